@@ -1,0 +1,56 @@
+"""ftcore: fine-tune an image network; every decision is one plugin's answer to one hook.
+
+These are the names for plugin authors. Importing this package imports neither torch nor any plugin.
+"""
+
+from .errors import DataError, UserError, listed, nearest
+from .events import EpochEnded, Event, Observer, RunEnded, RunFailed, RunStarted, StepLogged
+from .hooks import HOOK_API, hookimpl
+from .parts import (
+    Backbone,
+    Context,
+    Data,
+    FreezePlan,
+    HeadSlot,
+    InputSpec,
+    Loss,
+    ParamGroup,
+    Placement,
+    Precision,
+    Samples,
+    Schedule,
+    Table,
+    Task,
+    Transforms,
+)
+
+__all__ = [
+    "HOOK_API",
+    "Backbone",
+    "Context",
+    "Data",
+    "DataError",
+    "EpochEnded",
+    "Event",
+    "FreezePlan",
+    "HeadSlot",
+    "InputSpec",
+    "Loss",
+    "Observer",
+    "ParamGroup",
+    "Placement",
+    "Precision",
+    "RunEnded",
+    "RunFailed",
+    "RunStarted",
+    "Samples",
+    "Schedule",
+    "StepLogged",
+    "Table",
+    "Task",
+    "Transforms",
+    "UserError",
+    "hookimpl",
+    "listed",
+    "nearest",
+]

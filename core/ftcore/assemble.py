@@ -1,0 +1,171 @@
+"""Config and plugins become `Parts`: straight code, in the order that is correct."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attrs import evolve, frozen
+from torch import nn
+
+from . import freezing
+from .errors import UserError, nearest
+from .heads import attach, choose_head, derive_backbone
+from .loading import Prepared, default_workers, key, make_batches, seed_everything
+from .loop import Parts
+from .parts import Backbone
+
+if TYPE_CHECKING:
+    import torch
+
+    from .calls import Calls
+    from .config import ModelConfig, RunConfig
+    from .parts import Data, InputSpec, ParamGroup, Task, Transforms
+
+
+@frozen(eq=False)
+class Network:
+    """A network with its new head and the transforms that feed it.
+
+    Attributes:
+        module: images (N, C, H, W) float32, normalised -> outputs (N, task.outputs).
+        heads: paths of the new heads.
+        spec: what the images must look like.
+        transforms: PIL image -> tensor.
+    """
+
+    module: nn.Module
+    heads: tuple[str, ...]
+    spec: InputSpec
+    transforms: Transforms
+
+
+@frozen(eq=False)
+class Assembly:
+    """A run that is ready to start.
+
+    Attributes:
+        parts: what the loop needs.
+        network: the network, before it was wrapped.
+        groups: the optimizer's parameter groups.
+    """
+
+    parts: Parts
+    network: Network
+    groups: tuple[ParamGroup, ...]
+
+
+def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
+    """Build everything that a run needs, and start nothing.
+
+    Raises:
+        UserError: a plugin's answer is missing or wrong, or a setting has nothing to act on.
+    """
+    network = build_network(config, calls, data.task)
+    model = network.module
+    plan = calls.freeze(model, network.heads, data.task)
+    freezing.apply(model, plan, epoch=0)
+    placement = calls.wrap_devices(model)
+    precision = calls.precision_context(placement)
+    groups = calls.param_groups(freezing.ever_learning(model, plan), model, network.heads)
+    optimizer = calls.make_optimizer(groups)
+    train, val = _splits(config, data, network.transforms, placement.device)
+    steps = -(-len(train) // config.train.accumulate)
+    schedule = calls.make_schedule(optimizer, config.train.epochs, steps)
+    loss = calls.make_loss(data.task)
+    if isinstance(loss.function, nn.Module):
+        loss.function.to(placement.device)
+    metrics = {name: metric.to(placement.device) for name, metric in calls.make_metrics(data.task).items()}
+    parts = Parts(
+        train=train,
+        val=val,
+        task=data.task,
+        plan=plan,
+        placement=placement,
+        precision=precision,
+        optimizer=optimizer,
+        schedule=schedule,
+        loss=loss,
+        metrics=metrics,
+        monitor=_monitor(config, metrics),
+        observers=calls.make_observers(),
+        settings=config.train,
+    )
+    _check_used(calls)
+    return Assembly(parts, network, tuple(groups))
+
+
+def build_network(config: RunConfig, calls: Calls, task: Task) -> Network:
+    """Build the pre-trained network, and put the new head in its place."""
+    seed_everything(key("model", config.train.seed))
+    answer = calls.build_model(config.model.name, config.model.weights)
+    backbone = answer if isinstance(answer, Backbone) else derive_backbone(answer, config.model.head)
+    backbone = choose_head(backbone, config.model.head)
+    backbone = evolve(backbone, input=_input(backbone.input, config.model))
+    transforms = calls.make_transforms(backbone.input, task)
+    seed_everything(key("head", config.train.seed))
+    module = backbone.module
+    for slot in backbone.heads:
+        module = attach(module, slot, calls.build_head(slot, backbone, task))
+    return Network(module, tuple(slot.path for slot in backbone.heads), backbone.input, transforms)
+
+
+def _input(spec: InputSpec, model: ModelConfig) -> InputSpec:
+    """Let the ``[model]`` section beat what came with the weights."""
+    channels = model.channels or spec.channels
+    size = (model.image_size, model.image_size) if model.image_size else spec.size
+    values = {"mean": model.mean, "std": model.std}
+    given: dict[str, Any] = {
+        name: (value,) * channels if isinstance(value, float) else value
+        for name, value in values.items()
+        if value is not None
+    }
+    changed = evolve(spec, size=size, channels=channels, **given)
+    for name in ("mean", "std"):
+        if len(getattr(changed, name)) != channels:
+            raise UserError(
+                f"model.{name} has {len(getattr(changed, name))} values for {channels} channels: "
+                f"{getattr(changed, name)}; give one number, or one for each channel"
+            )
+    if min(changed.std) <= 0:
+        raise UserError(f"model.std must be > 0, got {changed.std}")
+    return changed
+
+
+def _splits(config: RunConfig, data: Data, transforms: Transforms, device: torch.device) -> Any:
+    """Make the loaders of both splits; only training is shuffled and augmented."""
+    workers = default_workers(device) if config.train.workers is None else config.train.workers
+    train = Prepared(data.train, transforms.train, data.task, seed=config.train.seed)
+    val = Prepared(data.val, transforms.evaluate, data.task)
+    return tuple(make_batches(split, config.train.batch_size, workers, device) for split in (train, val))
+
+
+def _monitor(config: RunConfig, metrics: dict[str, Any]) -> str:
+    """Return the name of the metric that decides which epoch is best."""
+    scalars = ["loss", *(name for name, metric in metrics.items() if metric.higher_is_better is not None)]
+    name = config.train.monitor
+    if name is None:
+        return scalars[1] if len(scalars) > 1 else "loss"
+    if name not in scalars:
+        origin = config.origins["train.monitor"]
+        raise UserError(
+            f"train.monitor = {name!r} is no metric of this run{nearest(name, scalars)}; "
+            f"there are {', '.join(scalars)} ({origin})"
+        )
+    return name
+
+
+def _check_used(calls: Calls) -> None:
+    """Refuse a run in which a plugin that was named did nothing, or options were set for one that was not asked."""
+    used = calls.host.used()
+    for plugin in calls.host.plugins:
+        if plugin in used:
+            continue
+        hooks = ", ".join(sorted({impl.hook for impl in plugin.hooks}))
+        values = calls.host.config.options.get(plugin.name, {})
+        if not plugin.is_default:
+            raise UserError(
+                f"plugin {plugin} was named but answers nothing in this run; of its hooks, {hooks}, none fits"
+            )
+        if values:
+            origin = calls.host.config.origins[f"plugin.{plugin.name}.{next(iter(values))}"]
+            raise UserError(f"plugin {plugin.name!r} has options but answers nothing in this run ({origin})")

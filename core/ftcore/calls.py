@@ -1,0 +1,191 @@
+"""One typed method per hook: asks the host, checks the answer, and names the plugin when it is wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from attrs import frozen
+
+from .errors import UserError, nearest
+from .parts import Backbone, Data, FreezePlan, Loss, ParamGroup, Placement, Precision, Schedule, Transforms
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from .events import Observer
+    from .host import Host
+    from .parts import HeadSlot, InputSpec, Task
+
+T = TypeVar("T")
+
+
+@frozen
+class Calls:
+    """The hooks of a run, typed."""
+
+    host: Host
+
+    def build_data(self, source: str | None) -> Data:
+        """See `ftcore.hooks.build_data`."""
+        return self._one("build_data", Data, _data_asked(source), source=source)
+
+    def build_model(self, name: str | None, weights: str) -> Backbone | nn.Module:
+        """See `ftcore.hooks.build_model`."""
+        from torch import nn
+
+        answer: Backbone | nn.Module = self._one("build_model", object, _model_asked(name), name=name, weights=weights)
+        self._expect("build_model", [answer], Backbone, nn.Module)
+        return answer
+
+    def make_transforms(self, spec: InputSpec, task: Task) -> Transforms:
+        """See `ftcore.hooks.make_transforms`."""
+        return self._one("make_transforms", Transforms, f"a {task.kind} task", spec=spec, task=task)
+
+    def build_head(self, slot: HeadSlot, backbone: Backbone, task: Task) -> nn.Module:
+        """See `ftcore.hooks.build_head`."""
+        from torch import nn
+
+        return self._one("build_head", nn.Module, str(slot), slot=slot, backbone=backbone, task=task)
+
+    def freeze(self, model: nn.Module, heads: tuple[str, ...], task: Task) -> FreezePlan:
+        """See `ftcore.hooks.freeze`."""
+        plan = self._one("freeze", FreezePlan, "this model", model=model, heads=heads, task=task)
+        _check_names(self._who("freeze"), plan, model)
+        return plan
+
+    def wrap_devices(self, model: nn.Module) -> Placement:
+        """See `ftcore.hooks.wrap_devices`."""
+        placement = self._one("wrap_devices", Placement, "this machine", model=model)
+        if placement.unwrap(placement.model) is not model:
+            raise UserError(f"{self._who('wrap_devices')}: unwrap(model) is not the model that was wrapped")
+        return placement
+
+    def precision_context(self, placement: Placement) -> Precision:
+        """See `ftcore.hooks.precision_context`."""
+        return self._one("precision_context", Precision, f"device {placement.device}", placement=placement)
+
+    def param_groups(
+        self, learning: Mapping[str, nn.Parameter], model: nn.Module, heads: tuple[str, ...]
+    ) -> list[ParamGroup]:
+        """See `ftcore.hooks.param_groups`."""
+        arguments = {"learning": learning, "model": model, "heads": heads}
+        groups = list(self._one("param_groups", Sequence, "this model", **arguments))
+        self._expect("param_groups", groups, ParamGroup)
+        placed = Counter(name for group in groups for name in group.params)
+        wrong = {name for name, times in placed.items() if times > 1} | (set(learning) ^ set(placed))
+        if wrong:
+            raise UserError(
+                f"{self._who('param_groups')} must put every parameter that learns into exactly one group; "
+                f"wrong for {', '.join(sorted(wrong)[:5])}"
+            )
+        return groups
+
+    def make_optimizer(self, param_groups: Sequence[ParamGroup]) -> Optimizer:
+        """See `ftcore.hooks.make_optimizer`."""
+        from torch.optim import Optimizer
+
+        optimizer = self._one("make_optimizer", Optimizer, "these groups", param_groups=param_groups)
+        given = {id(p): name for group in param_groups for name, p in group.params.items()}
+        has = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        if set(has) != set(given):
+            missing = [name for key, name in given.items() if key not in set(has)]
+            raise UserError(
+                f"{self._who('make_optimizer')} must hold exactly the parameters of its groups; "
+                f"missing {', '.join(missing[:5]) or 'none'}, strange {len(set(has) - set(given))}"
+            )
+        return optimizer
+
+    def make_schedule(self, optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> Schedule:
+        """See `ftcore.hooks.make_schedule`."""
+        arguments = {"optimizer": optimizer, "epochs": epochs, "steps_per_epoch": steps_per_epoch}
+        return self._one("make_schedule", Schedule, "this optimizer", **arguments)
+
+    def make_loss(self, task: Task) -> Loss:
+        """See `ftcore.hooks.make_loss`."""
+        answer = self._one("make_loss", object, f"a {task.kind} task", task=task)
+        if isinstance(answer, Loss):
+            return answer
+        if callable(answer):
+            return Loss(answer)
+        raise UserError(f"{self._who('make_loss')} returned {_kind(answer)}; expected a Loss or a callable")
+
+    def make_metrics(self, task: Task) -> dict[str, Any]:
+        """See `ftcore.hooks.make_metrics`."""
+        metrics: dict[str, Any] = {}
+        answers = self._all("make_metrics", Mapping, task=task)
+        for plugin, answer in zip(self.host.record["make_metrics"].answered, answers, strict=True):
+            for name in answer:
+                if name in metrics or name in {"loss", "epoch"}:
+                    raise UserError(f"make_metrics: {name!r} of {plugin} is taken; give the metric another name")
+            metrics |= answer
+        return metrics
+
+    def make_observers(self) -> list[Observer]:
+        """See `ftcore.hooks.make_observers`."""
+        return [observer for answer in self._all("make_observers", Sequence) for observer in answer]
+
+    def _one(self, hook: str, kind: type[T], given: str, **arguments: Any) -> T:
+        answer: T | None = self.host.ask(hook, **arguments)
+        if answer is None:
+            raise UserError(self._nobody(hook, given))
+        self._expect(hook, [answer], kind)
+        return answer
+
+    def _all(self, hook: str, kind: type[T], **arguments: Any) -> list[T]:
+        answers = self.host.ask(hook, **arguments)
+        self._expect(hook, answers, kind)
+        return list(answers)
+
+    def _expect(self, hook: str, answers: Sequence[object], *kinds: type) -> None:
+        for answer in answers:
+            if not isinstance(answer, kinds):
+                expected = " or ".join(kind.__name__ for kind in kinds)
+                raise UserError(f"{self._who(hook)} returned {_kind(answer)}; expected {expected}")
+
+    def _who(self, hook: str) -> str:
+        """Name the plugins that made an answer, with the lines to look at."""
+        record = self.host.record[hook]
+        makers = [*record.answered, *record.wrapped]
+        places = [impl.where for plugin in makers for impl in plugin.hooks if impl.hook == hook]
+        return f"{' and '.join(f'{plugin.name}.{hook}' for plugin in makers)} ({', '.join(places)})"
+
+    def _nobody(self, hook: str, given: str) -> str:
+        asked = ", ".join(str(plugin) for plugin in self.host.record[hook].passed) or "nobody"
+        return f"no plugin answered {hook} for {given}; asked: {asked}"
+
+
+def _data_asked(source: str | None) -> str:
+    if source is None:
+        return "the data, because data.source is not set: --data FOLDER, or a data set by name"
+    path = Path(source).absolute()
+    there = "is there, but no plugin reads it" if path.exists() else "does not exist"
+    return f"data.source = {source!r} ({path} {there})"
+
+
+def _model_asked(name: str | None) -> str:
+    if name is None:
+        return "the network, because model.name is not set: --model PROVIDER/NETWORK, e.g. timm/resnet50"
+    return f"model.name = {name!r}, which is written PROVIDER/NETWORK, e.g. timm/resnet50"
+
+
+def _kind(value: object) -> str:
+    return f"{type(value).__name__} {value!r:.80}"
+
+
+def _check_names(who: str, plan: FreezePlan, model: nn.Module) -> None:
+    parameters = {name for name, _ in model.named_parameters()}
+    modules = {name for name, _ in model.named_modules()}
+    later = {name for names in plan.unfreeze_at.values() for name in names}
+    wrong = (plan.frozen - parameters) | (plan.held - modules) | (later - parameters - modules)
+    if wrong:
+        first = min(wrong)
+        raise UserError(
+            f"{who}: the plan names {len(wrong)} parameters or modules that do not exist: "
+            f"{', '.join(sorted(wrong)[:5])}{nearest(first, parameters | modules)}"
+        )
+    if plan.frozen == parameters and not plan.unfreeze_at:
+        raise UserError(f"{who}: the plan freezes every parameter, so nothing could learn")

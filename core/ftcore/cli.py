@@ -1,0 +1,130 @@
+"""The commands. A `UserError` is one message on standard error and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .config import RunConfig
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+class _Commands(click.Group):
+    """Prints a `UserError` instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"ftcore: {error}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="ftcore")
+def main() -> None:
+    """Fine-tune an image network; every decision is one plugin's answer to one hook."""
+
+
+def _run_options(command: F) -> F:
+    """Add the arguments that say what to run."""
+    decorators = [
+        click.argument("config", required=False, type=click.Path(path_type=Path)),
+        click.option("--model", metavar="PROVIDER/NETWORK", help="model.name, e.g. timm/resnet50"),
+        click.option("--data", metavar="SOURCE", help="data.source: a folder per class, or a data set by name"),
+        click.option("--plugin", "plugins", multiple=True, metavar="PLUGIN", help="NAME, module[:Class] or file.py"),
+        click.option("--without", multiple=True, metavar="NAME", help="leave out a plugin of the config or a default"),
+        click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="e.g. train.epochs=3 or sgd.lr=0.1"),
+    ]
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
+
+
+def _load(config: Path | None, model: str | None, data: str | None, **flags: tuple[str, ...]) -> RunConfig:
+    from .config import Flags, load
+
+    return load(config, Flags(model, data, **flags))
+
+
+@main.command()
+@_run_options
+@click.option("--json", "as_json", is_flag=True, help="print the report as one JSON object on standard output")
+def run(*, as_json: bool, **options: Any) -> None:
+    """Fine-tune, as CONFIG (a TOML file) and the flags say; flags win."""
+    from .log import RunLog
+    from .run import run as run_config
+
+    config, log = _load(**options), RunLog()
+    report = run_config(config, [log.observe])
+    if as_json:
+        from .checkpoint import to_json
+
+        click.echo(to_json(report))
+
+
+@main.command()
+@_run_options
+@click.option("--static", is_flag=True, help="only who would be asked: reads no data and builds no network")
+def explain(*, static: bool, **options: Any) -> None:
+    """Say who answers which hook and why, what is frozen, and the parameter groups; same arguments as run."""
+    from .console import console, show_table
+    from .explain import explain as explain_config
+    from .explain import explain_statically
+
+    config = _load(**options)
+    out = console(sys.stdout)
+    for table in explain_statically(config) if static else explain_config(config):
+        show_table(out, table)
+        out.print()
+
+
+@main.command()
+@_run_options
+@click.option("--json", "as_json", is_flag=True, help="print a JSON list")
+def plugins(*, as_json: bool, **options: Any) -> None:
+    """List every installed plugin; with the arguments of run, which of them that run would activate."""
+    from .listing import plugin_rows
+
+    rows = plugin_rows(_load(**options))
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object a picture")
+def predict(run: Path, pictures: tuple[Path, ...], *, as_json: bool) -> None:
+    """Say what the network of the folder RUN sees in PICTURES (files and folders): class and probability."""
+    from .predict import Prediction, load
+    from .predict import predict as predict_all
+
+    model, bad = load(run), []
+    for answer in predict_all(model, pictures):
+        if not isinstance(answer, Prediction):
+            bad.append(str(answer))
+        elif as_json:
+            click.echo(json.dumps({"path": str(answer.path), "values": answer.values}))
+        elif model.task.kind == "classification":
+            name, probability = next(iter(answer.values.items()))
+            click.echo(f"{answer.path}\t{name}\t{probability:.4f}")
+        else:
+            click.echo("\t".join([str(answer.path), *(f"{n}={v:.6g}" for n, v in answer.values.items())]))
+    if bad:
+        raise UserError("\n".join(bad))

@@ -1,0 +1,259 @@
+"""A TOML file and flags become one frozen `RunConfig`; every value knows where it was set."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+from attrs import field, frozen, validators
+
+from .errors import UserError, nearest
+from .lint import SPECS
+from .structure import Flag, structure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_positive = validators.gt(0)
+_not_negative = validators.ge(0)
+
+
+@frozen
+class ModelConfig:
+    """The ``[model]`` section.
+
+    Attributes:
+        name: ``provider/network``, e.g. ``timm/resnet50``.
+        weights: ``default``, ``none``, an entry that the provider names, or a .safetensors or .pth file.
+        head: path of the module to replace, where ftcore cannot find it by itself.
+        image_size: pixels, height and width; by default the weights' own.
+        channels: colour channels of the input; by default the network's own.
+        mean: per channel or one for all, of pixel values in [0, 1]; by default the weights' own.
+        std: as `mean`.
+    """
+
+    name: str | None = None
+    weights: str = "default"
+    head: str | None = None
+    image_size: int | None = field(default=None, validator=validators.optional(_positive))
+    channels: int | None = field(default=None, validator=validators.optional(_positive))
+    mean: float | tuple[float, ...] | None = None
+    std: float | tuple[float, ...] | None = None
+
+
+@frozen
+class DataConfig:
+    """The ``[data]`` section.
+
+    Attributes:
+        source: a folder, or ``provider:what``.
+        task: ``classification`` or ``regression``.
+        val_fraction: share of the images that is held out where the source has no split of its own, in (0, 1).
+        split_seed: which images are held out; the same for all runs that are to be compared.
+    """
+
+    source: str | None = None
+    task: Literal["classification", "regression"] = "classification"
+    val_fraction: float = field(default=0.2, validator=[_positive, validators.lt(1)])
+    split_seed: int = field(default=0, validator=_not_negative)
+
+
+@frozen
+class TrainConfig:
+    """The ``[train]`` section.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_size: images per forward pass.
+        accumulate: forward passes per optimizer step.
+        clip_norm: largest norm of the gradient, 0 disables.
+        seed: of the head's initial values, the sample order, augmentation and dropout.
+        workers: loader processes; by default none on a CPU, else up to 8. Never changes a result.
+        log_every: optimizer steps between two loss values for observers.
+        monitor: name of the validation metric that decides which epoch is best; by default the first.
+    """
+
+    epochs: int = field(default=10, validator=_positive)
+    batch_size: int = field(default=32, validator=_positive)
+    accumulate: int = field(default=1, validator=_positive)
+    clip_norm: float = field(default=0.0, validator=_not_negative)
+    seed: int = field(default=0, validator=_not_negative)
+    workers: int | None = field(default=None, validator=validators.optional(_not_negative))
+    log_every: int = field(default=10, validator=_positive)
+    monitor: str | None = None
+
+
+@frozen
+class FolderConfig:
+    """The ``[run]`` section.
+
+    Attributes:
+        folder: the run folder, which must not exist yet; by default a new one under ``runs/``.
+    """
+
+    folder: str | None = None
+
+
+SECTIONS = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig, "run": FolderConfig}
+LISTS = ("plugins", "without")
+RESERVED = frozenset({*SECTIONS, "hooks", "plugin", *LISTS})
+"""Words that `--set` takes for sections of the core, so no plugin may have them as its name."""
+
+
+@frozen
+class Named:
+    """A plugin as the user named it.
+
+    Attributes:
+        text: e.g. ``weighted_ce`` or ``./hooks.py``.
+        origin: e.g. ``run.toml plugins[0]`` or ``--plugin``.
+        base: folder that a relative file is relative to.
+    """
+
+    text: str
+    origin: str
+    base: Path
+
+
+@frozen
+class RunConfig:
+    """What was asked for.
+
+    Attributes:
+        model: see `ModelConfig`.
+        data: see `DataConfig`.
+        train: see `TrainConfig`.
+        run: see `FolderConfig`.
+        plugins: in the order in which they were named.
+        without: names of default plugins that were switched off.
+        hooks: hook -> names of plugins, in the order in which they are asked.
+        options: plugin name -> option -> value as given.
+        origins: ``section.key`` or ``plugin.name.key`` -> where the value was set; absent means default.
+    """
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    run: FolderConfig = FolderConfig()
+    plugins: tuple[Named, ...] = ()
+    without: tuple[str, ...] = ()
+    hooks: Mapping[str, tuple[str, ...]] = field(factory=dict)
+    options: Mapping[str, Mapping[str, Any]] = field(factory=dict)
+    origins: Mapping[str, str] = field(factory=dict)
+
+
+@frozen
+class Flags:
+    """The command line's share of the configuration.
+
+    Attributes:
+        model: `model.name`.
+        data: `data.source`.
+        plugins: texts of ``--plugin``.
+        without: texts of ``--without``.
+        sets: texts of ``--set``, ``section.key=value`` or ``plugin.key=value``.
+    """
+
+    model: str | None = None
+    data: str | None = None
+    plugins: Sequence[str] = ()
+    without: Sequence[str] = ()
+    sets: Sequence[str] = ()
+
+
+def load(file: Path | None = None, flags: Flags | None = None) -> RunConfig:
+    """Read a TOML file, let flags beat it, and check every key and value of the core's sections.
+
+    Raises:
+        UserError: unreadable file, unknown key, wrong type, or a value out of range.
+    """
+    flags = flags or Flags()
+    tree, origins = _from_file(file) if file else ({}, {})
+    named = _named(tree.pop("plugins", []), file)
+    without = [name.text for name in _named(tree.pop("without", []), file)]
+    named += [Named(text, f"--plugin {text}", Path.cwd()) for text in flags.plugins]
+    for key, value, origin in _from_flags(flags):
+        section, option = key.rsplit(".", 1)
+        tree.setdefault(section, {})[option] = value
+        origins[key] = origin
+    sections = {name: structure(tree.pop(name, {}), cls, name, origins) for name, cls in SECTIONS.items()}
+    hooks = _hook_orders(tree.pop("hooks", {}), origins)
+    options = {name.removeprefix("plugin."): values for name, values in tree.items()}
+    return RunConfig(
+        **sections,
+        plugins=tuple(named),
+        without=(*without, *flags.without),
+        hooks=hooks,
+        options=options,
+        origins=origins,
+    )
+
+
+def _from_file(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read a file into ``section -> key -> value`` and the origin of each key."""
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"config file not found: {file} (looked at {file.absolute()})") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"cannot read {file}: {error}") from None
+    allowed = [*SECTIONS, "hooks", "plugin", *LISTS]
+    for key in raw:
+        if key not in allowed:
+            raise UserError(f"unknown key {key!r} in {file}{nearest(key, allowed)}; allowed: {', '.join(allowed)}")
+    tree = {key: value for key, value in raw.items() if key != "plugin"}
+    tree |= {f"plugin.{name}": values for name, values in raw.get("plugin", {}).items()}
+    for name, values in tree.items():
+        if name not in LISTS and not isinstance(values, dict):
+            raise UserError(f"{name} in {file} must be a table: [{name}]")
+    origins = {f"{name}.{key}": str(file) for name, values in tree.items() if name not in LISTS for key in values}
+    return tree, origins
+
+
+def _named(texts: Any, file: Path | None) -> list[Named]:
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f'plugins in {file} must be a list of names such as ["weighted_ce", "sgd"], got {texts!r}')
+    base = file.absolute().parent if file else Path.cwd()
+    return [Named(text, f"{file} plugins[{index}]", base) for index, text in enumerate(texts)]
+
+
+def _from_flags(flags: Flags) -> list[tuple[str, Flag, str]]:
+    """Return ``(section.key, value, origin)`` for each flag, in the order in which they count."""
+    found = []
+    if flags.model is not None:
+        found.append(("model.name", Flag(flags.model), f"--model {flags.model}"))
+    if flags.data is not None:
+        found.append(("data.source", Flag(flags.data), f"--data {flags.data}"))
+    for text in flags.sets:
+        key, equals, value = text.partition("=")
+        if not equals or key.count(".") != 1 or not all(key.split(".")):
+            raise UserError(f"--set {text}: expected SECTION.KEY=VALUE or PLUGIN.KEY=VALUE, e.g. train.epochs=3")
+        known = key.split(".")[0] in {*SECTIONS, "hooks"}
+        found.append((key if known else f"plugin.{key}", Flag(value), f"--set {text}"))
+    return found
+
+
+def _hook_orders(values: Mapping[str, Any], origins: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    orders = {}
+    for hook, value in values.items():
+        names = value.value() if isinstance(value, Flag) else value
+        origin = origins[f"hooks.{hook}"]
+        if hook not in SPECS:
+            raise UserError(f"no such hook {hook!r} in [hooks]{nearest(hook, SPECS)} ({origin})")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f'hooks.{hook} must be a list of plugin names such as ["focal"], got {names!r} ({origin})')
+        orders[hook] = tuple(names)
+    return orders
+
+
+def defaulted(config: RunConfig, demo: Mapping[str, Mapping[str, str]]) -> RunConfig:
+    """Fill in the model and the data where the user named neither."""
+    if config.model.name is not None or config.data.source is not None:
+        return config
+    return attrs.evolve(
+        config,
+        model=attrs.evolve(config.model, **demo["model"]),
+        data=attrs.evolve(config.data, **demo["data"]),
+    )

@@ -1,0 +1,51 @@
+"""Text for people: tables on a stream, as wide as it is."""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .parts import Table
+
+WIDTH = 160
+"""Columns where the stream is no terminal."""
+
+
+def console(stream: IO[str]) -> Console:
+    """Make a console that writes to `stream`; colour only on a terminal."""
+    return Console(file=stream, width=None if stream.isatty() else WIDTH, highlight=False, soft_wrap=False)
+
+
+def show_table(out: Console, table: Table) -> None:
+    """Print a table with its title."""
+    shown = RichTable(box=None, header_style="dim", pad_edge=False)
+    for column in table.columns:
+        shown.add_column(column, overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(Text(cell) for cell in row))
+    out.print(table.title, style="bold")
+    _print_trimmed(out, shown)
+
+
+def show_facts(out: Console, facts: Mapping[str, str]) -> None:
+    """Print names and values in two columns."""
+    shown = RichTable(box=None, show_header=False, pad_edge=False)
+    shown.add_column(style="dim")
+    shown.add_column(overflow="fold")
+    for name, value in facts.items():
+        shown.add_row(Text(name), Text(value))
+    _print_trimmed(out, shown)
+
+
+def _print_trimmed(out: Console, shown: RichTable) -> None:
+    """Print without the spaces that rich puts behind the last column."""
+    with out.capture() as captured:
+        out.print(shown)
+    lines = captured.get().splitlines()
+    out.file.write("".join(f"{line.rstrip()}\n" for line in lines))

@@ -1,0 +1,125 @@
+"""Find installed plugins without importing any: names from metadata, hooks from the source's syntax tree."""
+
+from __future__ import annotations
+
+import ast
+from importlib import metadata
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
+from pathlib import Path
+
+from attrs import frozen
+
+from .errors import UserError, listed, nearest
+
+GROUP = "ftcore.plugins"
+DEFAULTS_GROUP = "ftcore.defaults"
+
+
+@frozen(order=True)
+class Available:
+    """A plugin that is installed: seen in metadata, not imported.
+
+    Attributes:
+        name: the entry point's name, *the* name of the plugin.
+        distribution: what pip calls the package.
+        version: of the distribution.
+        target: ``package.module:Class`` or ``package.module``.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    target: str
+
+    @property
+    def source(self) -> str:
+        """Distribution and version, for messages."""
+        return f"{self.distribution} {self.version}"
+
+
+def discover() -> tuple[Available, ...]:
+    """List every plugin of every installed distribution, sorted; nothing is imported."""
+    found = {}
+    for dist in metadata.distributions():
+        for entry in dist.entry_points.select(group=GROUP):
+            plugin = Available(entry.name, dist.name, dist.version, entry.value)
+            found.setdefault((plugin.name, plugin.distribution), plugin)
+    return tuple(sorted(found.values()))
+
+
+def default_module() -> str:
+    """Return the module that lists the default plugins; only ftcore's own distribution may name it."""
+    try:
+        entries = metadata.distribution("ftcore").entry_points.select(group=DEFAULTS_GROUP)
+    except metadata.PackageNotFoundError:
+        raise UserError("ftcore is not installed, it has no metadata: pip install -e . in its folder") from None
+    return next(iter(entries)).value
+
+
+def select(name: str, distribution: str | None, available: tuple[Available, ...]) -> Available:
+    """Return the one plugin that `name` (and `distribution`, if given) means."""
+    named = [plugin for plugin in available if plugin.name == name]
+    found = [plugin for plugin in named if distribution in (None, plugin.distribution)]
+    if len(found) == 1:
+        return found[0]
+    if len(found) > 1:
+        sources = "\n".join(f"  {plugin.source}: {plugin.target}" for plugin in found)
+        raise UserError(
+            f"plugin name {name!r} is provided by {len(found)} installed packages:\n{sources}\n"
+            f"choose one, e.g. --plugin {name}@{found[0].distribution}"
+        )
+    if named:
+        raise UserError(
+            f"plugin {name!r} is not in distribution {distribution!r}; it is in {listed(p.distribution for p in named)}"
+        )
+    known = {plugin.name for plugin in available}
+    raise UserError(
+        f"no plugin named {name!r}{nearest(name, known)}\n"
+        f"installed: {listed(known)}\n"
+        "a module is written acme.hooks, a class acme.losses:Focal, a file ./hooks.py"
+    )
+
+
+def source_file(module: str) -> Path | None:
+    """Return the file that a module would be loaded from, importing neither it nor its parents."""
+    top, *rest = module.split(".")
+    try:
+        spec = find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    for part in rest:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))
+    return Path(spec.origin) if spec and spec.origin and spec.has_location else None
+
+
+def static_hooks(target: str) -> tuple[str, ...] | None:
+    """Read the names of a plugin's hooks from its source; None where there is no readable source."""
+    module, _, attribute = target.partition(":")
+    path = source_file(module)
+    try:
+        tree = ast.parse(path.read_bytes()) if path else None
+    except (OSError, SyntaxError):
+        return None
+    if tree is None:
+        return None
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    if attribute and attribute not in classes:
+        return None
+    return tuple(sorted(_hooks_in(classes[attribute], classes) if attribute else _hooks_in(tree, {})))
+
+
+def _hooks_in(scope: ast.Module | ast.ClassDef, classes: dict[str, ast.ClassDef]) -> set[str]:
+    """Names of hooks implemented in a module or in a class and its bases in the same file."""
+    names = {node.name for node in scope.body if isinstance(node, ast.FunctionDef) and _is_marked(node)}
+    for base in scope.bases if isinstance(scope, ast.ClassDef) else []:
+        if isinstance(base, ast.Name) and base.id in classes:
+            names |= _hooks_in(classes[base.id], classes)
+    return names
+
+
+def _is_marked(function: ast.FunctionDef) -> bool:
+    decorators = [d.func if isinstance(d, ast.Call) else d for d in function.decorator_list]
+    return any(ast.unparse(decorator).split(".")[-1] == "hookimpl" for decorator in decorators)

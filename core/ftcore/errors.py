@@ -1,0 +1,36 @@
+"""Errors that a user can mend, and the nearest-name hint that they carry.
+
+UserError
+└── DataError    an image or a table that cannot be used; carries no traceback into the terminal either
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something that the user can mend: printed as one message, exit code 2, no traceback.
+
+    The text says what was wrong, the value that was given, what is allowed or nearest, and where
+    it was set.
+    """
+
+
+class DataError(UserError):
+    """A file of the user's data cannot be used; the message names its path and the reason."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest of `known`, or ``""``."""
+    close = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return the words sorted and joined by commas, or ``none``."""
+    return ", ".join(sorted(words)) or "none"

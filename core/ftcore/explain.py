@@ -1,0 +1,112 @@
+"""Say which plugin answers which hook and why, what is frozen, and which parameters share a learning rate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attrs import asdict, evolve
+
+from . import hooks
+from .lint import SPECS
+from .parts import Table
+
+if TYPE_CHECKING:
+    from .config import RunConfig
+    from .host import Host
+    from .plugins import Plugin
+    from .run import Ready
+
+
+def explain(config: RunConfig) -> list[Table]:
+    """Assemble the run as `run` would, but with random weights, and describe it; nothing is written or trained.
+
+    Raises:
+        UserError: as `ftcore.run.prepare`.
+    """
+    from .run import prepare
+
+    ready = prepare(evolve(config, model=evolve(config.model, weights="none")))
+    return [
+        _answers(ready.host),
+        _options(ready.host),
+        *ready.data.tables,
+        *ready.assembly.parts.loss.tables,
+        _learning(ready),
+        _groups(ready),
+    ]
+
+
+def explain_statically(config: RunConfig) -> list[Table]:
+    """Describe who would be asked, from names and options alone: no data, no network, no torch."""
+    from .run import activate
+
+    host = activate(config)
+    rows = [
+        (hook, _kind(hook), ", ".join(p.name for p, _ in host.answering(hook)), _names(host.wrapping(hook)))
+        for hook in SPECS
+    ]
+    return [Table("who would be asked, in this order", ("hook", "takes", "asked", "wrapped by"), tuple(rows))]
+
+
+def _kind(hook: str) -> str:
+    return "all" if hook in hooks.ALL else "one"
+
+
+def _names(found: list[tuple[Plugin, Any]]) -> str:
+    return ", ".join(plugin.name for plugin, _ in found)
+
+
+def _answers(host: Host) -> Table:
+    rows = []
+    for hook, record in host.record.items():
+        places = {p.name: impl.where for p, impl in host.answering(hook)}
+        for plugin in record.answered:
+            others = {"wrapped by": record.wrapped, "passed": record.passed, "not asked": record.not_asked}
+            notes = "; ".join(f"{what} {', '.join(p.name for p in who)}" for what, who in others.items() if who)
+            rows.append((hook, plugin.name, plugin.reference.source, plugin.origin, places[plugin.name], notes))
+    return Table("who answers", ("hook", "plugin", "from", "named by", "code", "others"), tuple(rows))
+
+
+def _options(host: Host) -> Table:
+    rows = [
+        (
+            f"{plugin.name}.{key}",
+            str(value),
+            host.config.origins.get(f"plugin.{plugin.name}.{key}", "default"),
+        )
+        for plugin in host.used()
+        if plugin.config is not None
+        for key, value in asdict(plugin.config).items()
+    ]
+    return Table("options", ("option", "value", "set by"), tuple(rows))
+
+
+def _learning(ready: Ready) -> Table:
+    """One row for each child of the network, with what learns in it."""
+    parts = ready.assembly.parts
+    rows = []
+    for name, child in parts.network.named_children():
+        numbers = [(p.numel(), p.requires_grad) for p in child.parameters()]
+        total, learns = sum(n for n, _ in numbers), sum(n for n, learning in numbers if learning)
+        held = sum(1 for held in parts.plan.held if held == name or held.startswith(f"{name}."))
+        state = "learns" if learns == total else "frozen" if not learns else "partly frozen"
+        rows.append((name, state if total else "no parameters", f"{total:,}", f"{learns:,}", str(held)))
+    columns = ("module", "state", "parameters", "learning", "modules held in eval")
+    return Table("what learns", columns, tuple(rows))
+
+
+def _groups(ready: Ready) -> Table:
+    optimizer = ready.assembly.parts.optimizer
+    rows = [
+        (
+            group.name,
+            str(len(group.params)),
+            f"{sum(p.numel() for p in group.params.values()):,}",
+            f"{settings.get('initial_lr', settings['lr']):g}",
+            f"{settings.get('weight_decay', 0):g}",
+            ", ".join(list(group.params)[:3]) + (" ..." if len(group.params) > 3 else ""),
+        )
+        for group, settings in zip(ready.assembly.groups, optimizer.param_groups, strict=True)
+    ]
+    columns = ("group", "tensors", "parameters", "lr", "weight decay", "names")
+    return Table(f"parameter groups of {type(optimizer).__name__}", columns, tuple(rows))

@@ -1,0 +1,139 @@
+"""The hook specs. Each docstring is the hook's contract.
+
+An implementation takes any subset of a spec's arguments, by name, without defaults. Every hook can also take
+`config` (the whole `RunConfig`) and `ctx` (a `Context`). Returning None means "not me". Where a hook takes one
+answer, two plugins that both give one are an error unless ``[hooks]`` puts them in order. ``hookimpl(wrapper=True)``
+goes round a hook: it yields once, receives the answer (the list of answers, where all are used) and returns it,
+changed or not.
+
+Hooks run once each, in the order of this file, before the first step; the loop calls none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from .config import RunConfig
+    from .events import Observer
+    from .parts import (
+        Backbone,
+        Context,
+        Data,
+        FreezePlan,
+        HeadSlot,
+        InputSpec,
+        Loss,
+        ParamGroup,
+        Placement,
+        Precision,
+        Schedule,
+        Task,
+        Transforms,
+    )
+
+HOOK_API = (1, 0)
+"""Version of the specs below: a new hook or argument raises the second number, anything else the first."""
+
+PROJECT = "ftcore"
+hookimpl = pluggy.HookimplMarker(PROJECT)
+_hookspec = pluggy.HookspecMarker(PROJECT)
+
+ALL = frozenset({"make_metrics", "make_observers"})
+"""Hooks whose answers are all used; every other hook takes one."""
+
+
+@_hookspec
+def build_data(source: str | None, config: RunConfig, ctx: Context) -> Data | None:
+    """Index the images; decode none.
+
+    Called first, so that a mistake in the data is found before anything heavy is imported. Answer only for the
+    form of `source` that is yours (``digits:5-9``, a folder); `source` is None when the user named none.
+    """
+
+
+@_hookspec
+def build_model(name: str | None, weights: str, config: RunConfig, ctx: Context) -> Backbone | nn.Module | None:
+    """Build the pre-trained network with its own head.
+
+    `name` is ``provider/network``: answer only for your provider. `weights` is ``default``, ``none``, a named entry
+    or a file (`ftcore.load_weights` reads one). For a bare module the host takes the last Linear or Conv2d, or
+    ``model.head``, as the head. `predict` calls this hook with ``none`` and loads the run's own weights.
+    """
+
+
+@_hookspec
+def make_transforms(spec: InputSpec, task: Task, config: RunConfig, ctx: Context) -> Transforms | None:
+    """Make the functions from PIL image to tensor; `spec` holds size, mean and std of the weights."""
+
+
+@_hookspec
+def build_head(slot: HeadSlot, backbone: Backbone, task: Task, config: RunConfig, ctx: Context) -> nn.Module | None:
+    """Build the new head: features as `slot` describes them -> `task.outputs` numbers.
+
+    Called once for each slot of the backbone; the host puts the module in place. The initial scale is yours: small.
+    """
+
+
+@_hookspec
+def freeze(model: nn.Module, heads: tuple[str, ...], task: Task, config: RunConfig, ctx: Context) -> FreezePlan | None:
+    """Say which parameters do not learn; `heads` are the paths of the new heads. The host applies the plan."""
+
+
+@_hookspec
+def wrap_devices(model: nn.Module, config: RunConfig, ctx: Context) -> Placement | None:
+    """Move the network to its device and wrap it; ``requires_grad`` is final for the first epoch."""
+
+
+@_hookspec
+def precision_context(placement: Placement, config: RunConfig, ctx: Context) -> Precision | None:
+    """Choose the arithmetic: an autocast factory and a gradient scaler for the placement's device."""
+
+
+@_hookspec
+def param_groups(
+    learning: Mapping[str, nn.Parameter],
+    model: nn.Module,
+    heads: tuple[str, ...],
+    config: RunConfig,
+    ctx: Context,
+) -> Sequence[ParamGroup] | None:
+    """Put each of `learning`, the parameters that learn now or after unfreezing, into exactly one group."""
+
+
+@_hookspec
+def make_optimizer(param_groups: Sequence[ParamGroup], config: RunConfig, ctx: Context) -> Optimizer | None:
+    """Make the optimizer over exactly the parameters of the groups, honouring their `lr_scale` and `decay`."""
+
+
+@_hookspec
+def make_schedule(
+    optimizer: Optimizer, epochs: int, steps_per_epoch: int, config: RunConfig, ctx: Context
+) -> Schedule | None:
+    """Make the learning-rate schedule; ``epochs * steps_per_epoch`` optimizer steps will be taken."""
+
+
+@_hookspec
+def make_loss(task: Task, config: RunConfig, ctx: Context) -> Loss | Any | None:
+    """Make the loss; a bare callable ``(outputs, targets) -> scalar`` counts as a mean over samples."""
+
+
+@_hookspec
+def make_metrics(task: Task, config: RunConfig, ctx: Context) -> Mapping[str, Any] | None:
+    """Make validation metrics: name -> `torchmetrics.Metric`, updated with outputs and targets in the target's unit.
+
+    The first metric of the first answer is monitored unless ``train.monitor`` names another. All answers are used.
+    """
+
+
+@_hookspec
+def make_observers(config: RunConfig, ctx: Context) -> Sequence[Observer] | None:
+    """Make callables that are told what happens (see `ftcore.events`). All answers are used."""

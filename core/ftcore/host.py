@@ -1,0 +1,183 @@
+"""The plugins of one run, asked through pluggy, with a record of who answered.
+
+Each implementation becomes one small adapter in pluggy, so that every hook has its own order and its own record.
+For a hook that takes one answer, an innermost wrapper turns pluggy's list of results into that answer: plugins'
+own wrappers, which are outside it, see the answer and not a list.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+import structlog
+from attrs import define, field
+
+from . import hooks
+from .errors import UserError, nearest
+from .lint import SPECS, Implementation
+from .parts import Context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+    from pathlib import Path
+
+    from .config import RunConfig
+    from .plugins import Plugin
+
+_ANSWER = "the answer of"
+
+
+@define
+class Record:
+    """What happened when a hook was called; lists hold plugins in the order in which they were asked."""
+
+    answered: list[Plugin] = field(factory=list)
+    passed: list[Plugin] = field(factory=list)
+    wrapped: list[Plugin] = field(factory=list)
+    not_asked: list[Plugin] = field(factory=list)
+
+
+class _Adapter:
+    """What pluggy registers: an object whose only attribute is one hook implementation."""
+
+    def __init__(self, hook: str, function: Callable[..., Any], *, wrapper: bool) -> None:
+        setattr(self, hook, hooks.hookimpl(wrapper=wrapper)(function))
+
+
+class Host:
+    """Asks the activated plugins of a run.
+
+    Attributes:
+        config: handed to every hook that wants it.
+        plugins: named ones in the user's order, then defaults.
+        record: hook -> what happened; empty until the hook is called.
+    """
+
+    def __init__(self, config: RunConfig, plugins: Sequence[Plugin], folder: Path) -> None:
+        self.config = config
+        self.plugins = tuple(plugins)
+        self.record: dict[str, Record] = {}
+        self._folder = folder
+        self._manager = pluggy.PluginManager(hooks.PROJECT)
+        self._manager.add_hookspecs(hooks)
+        for hook in SPECS:
+            self._register(hook)
+
+    def answering(self, hook: str) -> list[tuple[Plugin, Implementation]]:
+        """Return the implementations of a hook that may answer it, in the order in which they are asked."""
+        found = [(plugin, impl) for plugin, impl in self._implementing(hook) if not impl.wrapper]
+        order = self.config.hooks.get(hook, ())
+        self._check_order(hook, order, [plugin for plugin, _ in found])
+        found.sort(key=lambda pair: order.index(pair[0].name) if pair[0].name in order else len(order))
+        if hook in hooks.ALL:
+            found.sort(key=lambda pair: not pair[0].is_default)
+        return found
+
+    def wrapping(self, hook: str) -> list[tuple[Plugin, Implementation]]:
+        """Return the wrappers of a hook, innermost first."""
+        return [(plugin, impl) for plugin, impl in self._implementing(hook) if impl.wrapper]
+
+    def ask(self, hook: str, **arguments: Any) -> Any:
+        """Call a hook and return its one answer, or None; for a hook of kind *all*, the list of answers."""
+        self.record[hook] = Record()
+        arguments |= {"config": self.config, "ctx": None}
+        return getattr(self._manager.hook, hook)(**{name: arguments[name] for name in SPECS[hook]})
+
+    def used(self) -> list[Plugin]:
+        """Return the plugins that answered or wrapped a hook that was called."""
+        names = {p.name for record in self.record.values() for p in [*record.answered, *record.wrapped]}
+        return [plugin for plugin in self.plugins if plugin.name in names]
+
+    def _implementing(self, hook: str) -> list[tuple[Plugin, Implementation]]:
+        return [(plugin, impl) for plugin in self.plugins for impl in plugin.hooks if impl.hook == hook]
+
+    def _check_order(self, hook: str, order: Sequence[str], plugins: Sequence[Plugin]) -> None:
+        names = [plugin.name for plugin in plugins]
+        for name in order:
+            if name not in names:
+                raise UserError(
+                    f"[hooks] {hook} names {name!r}, which is no active plugin that answers it"
+                    f"{nearest(name, names)}; candidates: {', '.join(names) or 'none'}"
+                )
+
+    def _register(self, hook: str) -> None:
+        """Register in reverse, because pluggy asks the last one first; wrappers outwards from the rule."""
+        if hook not in hooks.ALL:
+            self._add(f"{_ANSWER} {hook}", hook, self._one_answer(), wrapper=True)
+        for plugin, impl in self.wrapping(hook):
+            self._add(f"{plugin.name}.{hook} wrapper", hook, self._wrapper(plugin, impl), wrapper=True)
+        for plugin, impl in reversed(self.answering(hook)):
+            self._add(f"{plugin.name}.{hook}", hook, self._answer(plugin, impl), wrapper=False)
+
+    def _add(self, name: str, hook: str, function: Callable[..., Any], *, wrapper: bool) -> None:
+        self._manager.register(_Adapter(hook, function, wrapper=wrapper), name=name)
+
+    def _one_answer(self) -> Callable[..., Any]:
+        def one_answer() -> Generator[None, list[Any], Any]:
+            results = yield
+            return results[0] if results else None
+
+        return one_answer
+
+    def _answer(self, plugin: Plugin, impl: Implementation) -> Callable[..., Any]:
+        """Ask a plugin and note what it did; a default is not asked once somebody has answered."""
+        ordered = plugin.name in self.config.hooks.get(impl.hook, ())
+
+        @wraps(impl.function)
+        def answer(*arguments: Any) -> Any:
+            record = self.record[impl.hook]
+            taken = bool(record.answered) and impl.hook not in hooks.ALL
+            if taken and (plugin.is_default or ordered):
+                record.not_asked.append(plugin)
+                return None
+            result = impl.function(*self._with_context(plugin, impl, arguments))
+            (record.passed if result is None else record.answered).append(plugin)
+            if result is not None and taken:
+                raise UserError(_conflict(impl.hook, record.answered))
+            return result
+
+        return answer
+
+    def _wrapper(self, plugin: Plugin, impl: Implementation) -> Callable[..., Any]:
+        @wraps(impl.function)
+        def wrapper(*arguments: Any) -> Generator[None, Any, Any]:
+            self.record[impl.hook].wrapped.append(plugin)
+            inner = impl.function(*self._with_context(plugin, impl, arguments))
+            next(inner)
+            result = yield
+            try:
+                inner.send(result)
+            except StopIteration as stop:
+                if stop.value is None and result is not None:
+                    raise UserError(
+                        f"wrapper {plugin.name}.{impl.hook} ({impl.where}) returned None and would discard the "
+                        f"result {result!r}; end it with 'return result'"
+                    ) from None
+                return stop.value
+            raise UserError(f"wrapper {plugin.name}.{impl.hook} ({impl.where}) yielded twice; it must yield once")
+
+        return wrapper
+
+    def _with_context(self, plugin: Plugin, impl: Implementation, arguments: tuple[Any, ...]) -> list[Any]:
+        """Fill in `ctx`, whose log carries the names of plugin and hook."""
+        log = structlog.get_logger(plugin=plugin.name, hook=impl.hook)
+        context = Context(folder=self._folder, log=log)
+        named = zip(impl.arguments, arguments, strict=True)
+        return [context if name == "ctx" else value for name, value in named]
+
+
+def _conflict(hook: str, plugins: Sequence[Plugin]) -> str:
+    lines = "\n".join(f"  {plugin}" for plugin in plugins)
+    order = ", ".join(f'"{plugin.name}"' for plugin in plugins)
+    return (
+        f"{len(plugins)} plugins answer {hook}, which takes one answer:\n{lines}\n"
+        f"keep one, or set the order in which they are asked:  [hooks] {hook} = [{order}]"
+    )
+
+
+def summary(host: Host) -> dict[str, Any]:
+    """Return hook -> name of the plugin that answered, a list of names for hooks that take all answers."""
+    names = {hook: [plugin.name for plugin in record.answered] for hook, record in host.record.items()}
+    return {hook: found if hook in hooks.ALL else found[0] for hook, found in names.items() if found}

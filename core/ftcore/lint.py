@@ -1,0 +1,116 @@
+"""What is wrong with a plugin, found before pluggy sees it: pluggy lets most of these pass in silence."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from . import hooks
+from .errors import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+OPTIONS = f"{hooks.PROJECT}_impl"
+
+
+def _signature(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
+
+
+SPECS: dict[str, tuple[str, ...]] = {
+    name: _signature(function) for name, function in vars(hooks).items() if hasattr(function, f"{hooks.PROJECT}_spec")
+}
+"""Hook name -> names of its arguments, in the order in which a run calls the hooks."""
+
+
+@frozen
+class Implementation:
+    """One hook implementation of a plugin.
+
+    Attributes:
+        hook: name of the hook.
+        function: the bound function.
+        arguments: the subset of the spec's arguments that it takes.
+        wrapper: whether it goes round the hook.
+    """
+
+    hook: str
+    function: Callable[..., Any]
+    arguments: tuple[str, ...]
+    wrapper: bool
+
+    @property
+    def where(self) -> str:
+        """``file:line`` of the function."""
+        code = inspect.unwrap(self.function).__code__
+        return f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def members(plugin: object) -> Iterator[tuple[str, Any]]:
+    """Yield public functions of a plugin by name, without evaluating any of its properties."""
+    for name in dir(plugin):
+        if not name.startswith("_") and inspect.isroutine(inspect.getattr_static(plugin, name)):
+            yield name, getattr(plugin, name)
+
+
+def implementations(plugin: object) -> list[Implementation]:
+    """Return the hook implementations of a plugin that has no `problems`."""
+    return [
+        Implementation(options.get("specname") or name, function, _signature(function), bool(options["wrapper"]))
+        for name, function in members(plugin)
+        if (options := getattr(function, OPTIONS, None))
+    ]
+
+
+def problems(plugin: object) -> list[str]:
+    """Return everything that is wrong with a plugin, one line each."""
+    found = [line for name, function in members(plugin) for line in _problems_of(name, function)]
+    marked = any(hasattr(function, OPTIONS) for _, function in members(plugin))
+    if not marked and not found:
+        found = ["no hooks found: nothing in it is marked with @ftcore.hookimpl"]
+    return found
+
+
+def _problems_of(name: str, function: Callable[..., Any]) -> Iterator[str]:
+    options = getattr(function, OPTIONS, None)
+    if options is None:
+        yield from _unmarked(name, function)
+        return
+    hook = options.get("specname") or name
+    if hook not in SPECS:
+        yield f"{hook}: no such hook {hook!r}{nearest(hook, SPECS)}"
+        return
+    if options.get("tryfirst") or options.get("trylast"):
+        yield f"{hook}: tryfirst and trylast are not used; the user orders plugins, in [hooks]"
+    if options.get("hookwrapper"):
+        yield f"{hook}: hookwrapper=True is pluggy's old style; use wrapper=True"
+    if options["wrapper"] and not inspect.isgeneratorfunction(inspect.unwrap(function)):
+        yield f"{hook}: a wrapper must yield once and return the result"
+    yield from _problems_of_arguments(hook, function)
+
+
+def _unmarked(name: str, function: Callable[..., Any]) -> Iterator[str]:
+    if name not in SPECS:
+        return
+    foreign = [key.removesuffix("_impl") for key in getattr(function, "__dict__", {}) if key.endswith("_impl")]
+    if foreign:
+        yield f"{name}: decorated with the hookimpl of {foreign[0]!r}, not of ftcore"
+    else:
+        yield f"{name}: has a hook's name but no @hookimpl, so it would never run"
+
+
+def _problems_of_arguments(hook: str, function: Callable[..., Any]) -> Iterator[str]:
+    takes = SPECS[hook]
+    for name, argument in inspect.signature(function).parameters.items():
+        if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
+            stars = "*" if argument.kind is argument.VAR_POSITIONAL else "**"
+            yield f"{hook}: {stars}{name} is never filled; name the arguments you need ({', '.join(takes)})"
+        elif argument.kind is argument.KEYWORD_ONLY:
+            yield f"{hook}: {name} is keyword-only, which is never passed; remove the '*'"
+        elif name not in takes:
+            yield f"{hook}: unknown argument {name!r}{nearest(name, takes)}; it may take {', '.join(takes)}"
+        elif argument.default is not argument.empty:
+            yield f"{hook}: {name} has a default; whether pluggy overrides it depends on its version, remove it"

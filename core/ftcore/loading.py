@@ -1,0 +1,214 @@
+"""Batches whose order and augmentation are pure functions of (seed, epoch) and (seed, epoch, index)."""
+
+from __future__ import annotations
+
+import os
+import random
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from attrs import define, frozen
+from torch.utils.data import DataLoader
+
+from .errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+    from .parts import Samples, Task
+
+
+class Batch(NamedTuple):
+    """One micro-batch.
+
+    Attributes:
+        images: (N, C, H, W) float32, normalised.
+        targets: (N,) int64 class indices, or (N, T) float32, standardised.
+        indices: (N,) int64, places in the split.
+    """
+
+    images: Tensor
+    targets: Tensor
+    indices: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy images and targets to a device, without waiting where memory is pinned."""
+        images = self.images.to(device, non_blocking=True)
+        return Batch(images, self.targets.to(device, non_blocking=True), self.indices)
+
+
+def key(*parts: int | str) -> int:
+    """Return 63 bits that depend on all parts and nothing else: BLAKE2b, stable across versions and machines."""
+    digest = blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def order(seed: int, epoch: int, size: int) -> list[int]:
+    """Return the permutation of 0..size-1 in which an epoch (from 0) visits the samples."""
+    generator = torch.Generator().manual_seed(key("order", seed, epoch))
+    return torch.randperm(size, generator=generator).tolist()
+
+
+def seed_everything(number: int) -> None:
+    """Seed the global generators that transforms and layers draw from; about 7 us."""
+    torch.default_generator.manual_seed(number)
+    random.seed(number)
+    np.random.seed(number % 2**32)  # noqa: NPY002 - transforms of other libraries draw from numpy's global state
+
+
+def seed_step(device: torch.device, number: int) -> None:
+    """Seed what dropout draws from in the coming step, so that a step depends on nothing before it."""
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)
+    elif device.type == "mps":
+        torch.mps.manual_seed(number)
+
+
+def batches(indices: list[int], size: int) -> list[list[int]]:
+    """Cut into batches of `size`; a lone last sample joins the batch before it, for batch norm needs two."""
+    cut = [indices[start : start + size] for start in range(0, len(indices), size)]
+    if len(cut) > 1 and len(cut[-1]) == 1 < size:
+        cut[-2:] = [cut[-2] + cut[-1]]
+    return cut
+
+
+@define
+class EpochSampler:
+    """Yields batches of ``(epoch, index)``; set `epoch` before each pass.
+
+    Attributes:
+        samples: size of the split.
+        batch_size: images per batch.
+        seed: of the order; None keeps the split's own order.
+        epoch: from 0.
+    """
+
+    samples: int
+    batch_size: int
+    seed: int | None = None
+    epoch: int = 0
+
+    def __len__(self) -> int:
+        return len(batches(list(range(self.samples)), self.batch_size))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        indices = list(range(self.samples))
+        if self.seed is not None:
+            indices = order(self.seed, self.epoch, self.samples)
+        for batch in batches(indices, self.batch_size):
+            yield [(self.epoch, index) for index in batch]
+
+
+@frozen(eq=False)
+class Prepared:
+    """A split with its transform, asked by ``(epoch, index)``.
+
+    A sample that cannot be read comes back as its `DataError`: raised in a worker process, it would reach the user
+    wrapped in a traceback.
+    """
+
+    samples: Samples
+    transform: Callable[[Any], Tensor]
+    task: Task
+    seed: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, Any, int] | DataError:
+        epoch, index = place
+        try:
+            image, target = self.samples[index]
+            if self.seed is not None:
+                seed_everything(key("augment", self.seed, epoch, index))
+            return self.transform(image), target, index
+        except DataError as error:
+            return error
+
+    def collate(self, items: list[tuple[Tensor, Any, int] | DataError]) -> Batch | DataError:
+        """Stack samples into a batch."""
+        for item in items:
+            if isinstance(item, DataError):
+                return item
+        images, targets, indices = zip(*items, strict=True)
+        return Batch(torch.stack(images), encode(targets, self.task), torch.tensor(indices))
+
+
+def encode(targets: tuple[Any, ...], task: Task) -> Tensor:
+    """Targets as the data gives them -> as the loss takes them."""
+    if task.kind == "classification":
+        return torch.tensor(targets, dtype=torch.int64)
+    numbers = torch.tensor(targets, dtype=torch.float64).reshape(len(targets), -1)
+    return ((numbers - torch.tensor(task.mean)) / torch.tensor(task.std)).float()
+
+
+def decode(values: Tensor, task: Task) -> Tensor:
+    """Standardised outputs or targets (N, T) -> the target's own unit; class scores stay as they are."""
+    if task.kind == "classification":
+        return values
+    return values * torch.tensor(task.std, device=values.device) + torch.tensor(task.mean, device=values.device)
+
+
+@frozen(eq=False)
+class Batches:
+    """A pass over a split in batches, again and again.
+
+    Attributes:
+        dataset: the split with its transform.
+        loader: gives `Batch` or the `DataError` of a sample.
+        sampler: whose `epoch` decides the order.
+        device: where batches go.
+    """
+
+    dataset: Prepared
+    loader: DataLoader[Any]
+    sampler: EpochSampler
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    @property
+    def samples(self) -> Samples:
+        """The split itself."""
+        return self.dataset.samples
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch (from 0).
+
+        Raises:
+            DataError: a sample cannot be read.
+        """
+        self.sampler.epoch = epoch
+        for batch in self.loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch.to(self.device)
+
+
+def make_batches(dataset: Prepared, batch_size: int, workers: int, device: torch.device) -> Batches:
+    """Make the loader of a split; `dataset.seed` None means: in order, nothing random."""
+    sampler = EpochSampler(len(dataset), batch_size, dataset.seed)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=dataset.collate,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),  # its own: the loader's draw must not shift the network's
+    )
+    return Batches(dataset, loader, sampler, device)
+
+
+def default_workers(device: torch.device) -> int:
+    """Loader processes where the user named no number: on a CPU they would take cores from the network."""
+    if device.type == "cpu":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)

@@ -1,0 +1,281 @@
+"""The values that hooks take and return. All are frozen; importing this module does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from attrs import field, frozen, validators
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import structlog
+    import torch
+    from torch import Tensor, nn
+
+
+@frozen
+class Context:
+    """What a hook may use of the run around it.
+
+    Attributes:
+        folder: the run folder; it exists once training starts, not before.
+        log: a structlog logger bound to the plugin and the hook; its events land in ``log.jsonl``.
+    """
+
+    folder: Path
+    log: structlog.typing.FilteringBoundLogger
+
+
+@frozen
+class Table:
+    """A few rows that a part wants to be shown at the start of a run, in `explain` and in reports."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@frozen
+class Task:
+    """What is to be learnt.
+
+    Attributes:
+        kind: ``classification`` (one class per image) or ``regression``.
+        names: class names, sorted, in the order of the targets 0..N-1; or the names of the regression targets.
+        counts: images per class in the training split; empty for regression.
+        mean: per regression target, in its own unit, over the training split; targets are standardised with it.
+        std: as `mean`; > 0.
+    """
+
+    kind: Literal["classification", "regression"]
+    names: tuple[str, ...]
+    counts: tuple[int, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the network gives per image."""
+        return len(self.names)
+
+
+class Samples(Protocol):
+    """A split of the data: any map-style dataset, picklable for worker processes.
+
+    An item is ``(image, target)``: a `PIL.Image.Image`, and an int class index or a float (a tuple of
+    floats for several regression targets) in its own unit. An item that cannot be read raises `DataError`
+    naming its path.
+    """
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+    def __getitem__(self, index: int, /) -> tuple[Any, Any]:
+        """Return image and target of one sample."""
+        ...
+
+    def name(self, index: int, /) -> str:
+        """Return what a person calls this sample: its path, or its place in the source."""
+        ...
+
+
+@frozen
+class Data:
+    """The answer of `build_data`.
+
+    Attributes:
+        train: samples to learn from.
+        val: samples to measure on.
+        task: classes or targets, taken from `train` alone.
+        fingerprint: SHA-256 in hex that changes when the samples or their labels do.
+        tables: shown at the start of the run.
+    """
+
+    train: Samples
+    val: Samples
+    task: Task
+    fingerprint: str
+    tables: tuple[Table, ...] = ()
+
+
+@frozen
+class InputSpec:
+    """What the network wants to see; comes with its weights.
+
+    Attributes:
+        size: (height, width) in pixels.
+        channels: 1 (greyscale) or 3 (RGB) for the built-in transforms.
+        mean: per channel, of pixel values in [0, 1].
+        std: per channel, as `mean`; > 0.
+        interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
+        crop_fraction: side of the centre crop over side of the resized image, in (0, 1].
+    """
+
+    size: tuple[int, int] = (224, 224)
+    channels: int = 3
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: str = "bilinear"
+    crop_fraction: float = field(default=0.875, validator=[validators.gt(0), validators.le(1)])
+
+
+@frozen
+class HeadSlot:
+    """Where a network's classifier sits: a Linear or Conv2d leaf that the host replaces.
+
+    Attributes:
+        path: dotted name of the module, e.g. ``classifier.1``.
+        in_features: features (or channels) that it sees.
+        convolutional: whether it is a Conv2d and sees (N, C, H, W) instead of (N, ..., C).
+    """
+
+    path: str
+    in_features: int
+    convolutional: bool = False
+
+
+@frozen
+class Backbone:
+    """The answer of `build_model`: a network with its old head still in place.
+
+    Attributes:
+        module: images (N, C, H, W) float32, normalised -> outputs (N, K).
+        heads: every place where a new head must go; most networks have one.
+        input: what the network wants to see.
+    """
+
+    module: nn.Module
+    heads: tuple[HeadSlot, ...]
+    input: InputSpec = InputSpec()
+
+    @property
+    def num_features(self) -> int:
+        """Features that the (first) head sees."""
+        return self.heads[0].in_features
+
+
+@frozen
+class Transforms:
+    """The answer of `make_transforms`: PIL image -> tensor (C, H, W) float32, normalised.
+
+    `train` may draw from torch's, numpy's and Python's global generators: they are seeded from
+    (seed, epoch, index) before each call. `evaluate` must be deterministic; `predict` uses it alone.
+    """
+
+    train: Callable[[Any], Tensor]
+    evaluate: Callable[[Any], Tensor]
+
+
+@frozen
+class FreezePlan:
+    """The answer of `freeze`; the host applies it, no plugin touches ``requires_grad``.
+
+    Attributes:
+        frozen: names of parameters that do not learn.
+        held: names of modules held in eval mode, they and all below them, so that running statistics stay.
+        unfreeze_at: epoch (from 0) -> modules or parameters that start to learn there, e.g. ``{3: {"layer4"}}``.
+    """
+
+    frozen: frozenset[str] = frozenset()
+    held: frozenset[str] = frozenset()
+    unfreeze_at: Mapping[int, frozenset[str]] = field(factory=dict)
+
+
+@frozen
+class ParamGroup:
+    """Parameters that share their optimizer settings.
+
+    Attributes:
+        name: shown by `explain`; unique.
+        params: parameter name -> parameter.
+        lr_scale: factor on the optimizer's learning rate; >= 0.
+        decay: whether the optimizer's weight decay applies.
+    """
+
+    name: str
+    params: Mapping[str, nn.Parameter]
+    lr_scale: float = 1.0
+    decay: bool = True
+
+
+def _batch_size(targets: Tensor) -> float:
+    return float(len(targets))
+
+
+@frozen
+class Loss:
+    """The answer of `make_loss`.
+
+    Attributes:
+        function: (outputs (N, K) float32, targets (N,) int64 or (N, K) float32, standardised) -> scalar, a mean.
+        weight: targets -> what that mean was divided by, a float or a scalar tensor. Means over several
+            batches (accumulation, ranks, an epoch) are combined with it. Default: the number of samples.
+        tables: shown at the start of the run.
+    """
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    weight: Callable[[Tensor], Tensor | float] = _batch_size
+    tables: tuple[Table, ...] = ()
+
+
+@frozen
+class Placement:
+    """The answer of `wrap_devices`: where the network runs.
+
+    Attributes:
+        device: where batches go.
+        model: the network, moved and perhaps wrapped.
+        unwrap: wrapped network -> the network as it was given, whose parameter names are saved.
+        rank: number of this process, from 0.
+        world_size: number of processes.
+        no_sync: entered for backward passes that need no gradient exchange.
+        reduce: tensor or number -> its sum over all processes.
+        note: one line for the user, e.g. a warning that the wrapper deserves.
+    """
+
+    device: torch.device
+    model: nn.Module
+    unwrap: Callable[[nn.Module], nn.Module]
+    rank: int = 0
+    world_size: int = 1
+    no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext
+    reduce: Callable[[Any], Any] = lambda amount: amount
+    note: str = ""
+
+
+@frozen
+class Precision:
+    """The answer of `precision_context`.
+
+    Attributes:
+        name: ``fp32``, ``bf16``, ...
+        autocast: makes the context that each forward pass and loss runs in.
+        scaler: always present; ``enabled=False`` where no scaling is needed.
+    """
+
+    name: str
+    autocast: Callable[[], AbstractContextManager[Any]]
+    scaler: torch.amp.GradScaler
+
+
+@frozen
+class Schedule:
+    """The answer of `make_schedule`.
+
+    Attributes:
+        scheduler: any scheduler of `torch.optim.lr_scheduler` that steps without arguments.
+        per: whether it steps after each optimizer step or after each epoch.
+    """
+
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    per: Literal["step", "epoch"]
+
+
+Metrics = Mapping[str, Any]
+"""Metric name -> a float, or nested lists of numbers (a confusion matrix)."""
+
+Groups = Sequence[ParamGroup]

@@ -1,0 +1,235 @@
+"""From a plugin's name to a plugin that is imported, linted and configured."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from . import config as configuration
+from .discover import Available, select, source_file
+from .errors import UserError, nearest
+from .lint import Implementation, implementations, problems
+from .structure import structure
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from .config import Named, RunConfig
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+_ENTRY = re.compile(rf"({NAME.pattern})(?:@([A-Za-z0-9._-]+))?")
+_IMPORT = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(?::([A-Za-z_]\w*))?")
+
+
+@frozen
+class Reference:
+    """What a plugin's written form means; decided by the form alone, never by trial.
+
+    Attributes:
+        name: the plugin's name in options, messages and the manifest.
+        module: module to import.
+        attribute: class in it, or ``""`` for the module itself.
+        source: what provides it: ``ftcore 0.1.0`` or a file.
+        file: the hooks file, for the file form.
+    """
+
+    name: str
+    module: str
+    attribute: str
+    source: str
+    file: Path | None = None
+
+    @property
+    def target(self) -> str:
+        """``module:Class`` or ``module``."""
+        return f"{self.module}:{self.attribute}" if self.attribute else self.module
+
+
+@frozen(eq=False)
+class Plugin:
+    """An activated plugin.
+
+    Attributes:
+        reference: where it comes from.
+        origin: where the user named it, or ``default``.
+        config: its options, an attrs object, or None if it has none.
+        hooks: its implementations.
+    """
+
+    reference: Reference
+    origin: str
+    config: Any
+    hooks: tuple[Implementation, ...]
+
+    @property
+    def name(self) -> str:
+        """The plugin's one name."""
+        return self.reference.name
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it only answers where no named plugin does."""
+        return self.origin == "default"
+
+    def __str__(self) -> str:
+        """Name and source, for messages."""
+        return f"{self.name} ({self.reference.source}, {self.origin})"
+
+
+def resolve(named: Named, available: tuple[Available, ...]) -> Reference:
+    """Say what a written plugin means; imports nothing."""
+    text = named.text
+    path, _, attribute = text.partition(".py:")
+    if text.endswith(".py") or attribute or "/" in text or "\\" in text:
+        return _file(Path(f"{path}.py" if attribute else text), attribute, named)
+    if match := _ENTRY.fullmatch(text):
+        return _entry(select(match[1], match[2], available))
+    if match := _IMPORT.fullmatch(text):
+        module, attribute = match[1], match[2] or ""
+        name = _snake(attribute or module.rsplit(".", 1)[-1])
+        return Reference(name, module, attribute, source=f"module {module}")
+    raise UserError(
+        f"cannot parse plugin {text!r} ({named.origin}): "
+        "expected NAME, NAME@DISTRIBUTION, package.module[:Class] or path/to/file.py"
+    )
+
+
+def _entry(plugin: Available) -> Reference:
+    if not NAME.fullmatch(plugin.name) or plugin.name in configuration.RESERVED:
+        raise UserError(
+            f"{plugin.source} has a plugin called {plugin.name!r}: a plugin's name is a-z, 0-9 and _, "
+            f"starts with a letter and is none of {', '.join(sorted(configuration.RESERVED))}"
+        )
+    module, _, attribute = plugin.target.partition(":")
+    return Reference(plugin.name, module, attribute, plugin.source)
+
+
+def _file(path: Path, attribute: str, named: Named) -> Reference:
+    """A hooks file is imported by its stem, so that spawned workers can import it too."""
+    full = path if path.is_absolute() else named.base / path
+    if not full.is_file():
+        raise UserError(f"plugin file not found: {named.text} ({named.origin}; looked at {full})")
+    full, stem = full.resolve(), path.stem
+    if not stem.isidentifier():
+        raise UserError(f"plugin file {full} cannot be imported: {stem!r} is no Python name; rename the file")
+    taken = source_file(stem) or (Path(stem) if stem in sys.builtin_module_names else None)
+    if taken and taken.resolve() != full:
+        raise UserError(
+            f"plugin file {full} cannot be imported as {stem!r}: that name is already {taken}; rename the file"
+        )
+    return Reference(_snake(attribute or stem), stem, attribute, str(full), file=full)
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def activate(reference: Reference, origin: str, config: RunConfig) -> Plugin:
+    """Import, lint and configure one plugin.
+
+    Raises:
+        UserError: the import fails, a hook implementation is wrong, or an option does not fit.
+    """
+    options, plugin = _configured(_attribute(_import(reference), reference), reference, config)
+    faults = problems(plugin)
+    if faults:
+        lines = "\n".join(f"  {line}" for line in faults)
+        raise UserError(f"plugin {reference.name!r} ({reference.source}) cannot be used:\n{lines}")
+    return Plugin(reference, origin, options, tuple(implementations(plugin)))
+
+
+def _import(reference: Reference) -> ModuleType:
+    if reference.file and str(reference.file.parent) not in sys.path:
+        sys.path.append(str(reference.file.parent))
+    try:
+        return importlib.import_module(reference.module)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a third party's module raises on import is that plugin's fault
+        raise UserError(
+            f"plugin {reference.name!r} (from {reference.source}) failed to import {reference.module}: "
+            f"{type(error).__name__}: {error}\nnothing was run; `python -c 'import {reference.module}'` "
+            "shows the traceback"
+        ) from error
+
+
+def _attribute(module: ModuleType, reference: Reference) -> Any:
+    if not reference.attribute:
+        return module
+    found = getattr(module, reference.attribute, None)
+    if found is None:
+        hint = nearest(reference.attribute, vars(module))
+        raise UserError(f"plugin {reference.name!r}: {reference.module} has no {reference.attribute!r}{hint}")
+    if not inspect.isclass(found):
+        raise UserError(
+            f"plugin {reference.name!r}: {reference.target} is {type(found).__name__}; expected a module or a class"
+        )
+    return found
+
+
+def _configured(target: Any, reference: Reference, config: RunConfig) -> tuple[Any, object]:
+    """Return the plugin's options and the object whose methods are its hooks."""
+    values = config.options.get(reference.name, {})
+    cls = getattr(target, "Config", None) if inspect.isclass(target) else None
+    if cls is None and values:
+        origin = config.origins[f"plugin.{reference.name}.{next(iter(values))}"]
+        raise UserError(f"plugin {reference.name!r} has no options, but {sorted(values)} were set ({origin})")
+    if cls is None:
+        return None, target() if inspect.isclass(target) else target
+    options = structure(values, cls, f"plugin.{reference.name}", config.origins)
+    return options, target(options)
+
+
+def activate_all(config: RunConfig, available: tuple[Available, ...], defaults: tuple[str, ...]) -> tuple[Plugin, ...]:
+    """Activate the plugins that the user named, in their order, then the defaults.
+
+    Raises:
+        UserError: as `activate`; a plugin named twice; options or ``--without`` for a plugin that is not there.
+    """
+    references = [(resolve(named, available), named.origin) for named in config.plugins]
+    _check_twice(references)
+    named = {reference.name for reference, _ in references}
+    builtin = tuple(plugin for plugin in available if plugin.distribution == "ftcore")
+    others = [_entry(select(name, None, builtin)) for name in defaults if name not in named]
+    _check_without(config.without, named, {reference.name for reference in others})
+    references = [pair for pair in references if pair[0].name not in config.without]
+    references += [(reference, "default") for reference in others if reference.name not in config.without]
+    _check_options(config, {reference.name for reference, _ in references}, available)
+    return tuple(activate(reference, origin, config) for reference, origin in references)
+
+
+def _check_twice(references: list[tuple[Reference, str]]) -> None:
+    origins: dict[str, str] = {}
+    for reference, origin in references:
+        if reference.name in origins:
+            raise UserError(f"plugin {reference.name!r} is named twice ({origins[reference.name]}, {origin})")
+        origins[reference.name] = origin
+
+
+def _check_without(without: tuple[str, ...], named: set[str], defaults: set[str]) -> None:
+    for name in without:
+        if name not in named | defaults:
+            present = f"named: {', '.join(sorted(named)) or 'none'}; defaults: {', '.join(sorted(defaults))}"
+            raise UserError(f"--without {name}: not among the plugins{nearest(name, named | defaults)} ({present})")
+
+
+def _check_options(config: RunConfig, present: set[str], available: tuple[Available, ...]) -> None:
+    for name, values in config.options.items():
+        if name in present:
+            continue
+        origin = config.origins[f"plugin.{name}.{next(iter(values))}"] if values else f"[plugin.{name}]"
+        installed = {plugin.name for plugin in available}
+        if name in installed:
+            raise UserError(
+                f"plugin {name!r} has options but was not named, so nothing would read them ({origin}): "
+                f"add --plugin {name}, or remove them"
+            )
+        known = present | installed | set(configuration.SECTIONS)
+        raise UserError(f"{name!r} is neither a section nor a plugin{nearest(name, known)} ({origin})")

@@ -1,0 +1,138 @@
+"""Use a run's model on pictures, from the run folder alone."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from . import checkpoint, config
+from .errors import DataError, UserError
+from .images import find_images, read_image
+from .parts import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from .parts import Transforms
+
+
+@frozen
+class Prediction:
+    """What the network says about one picture.
+
+    Attributes:
+        path: the picture.
+        values: class name -> probability, most probable first; or target name -> value in its own unit.
+    """
+
+    path: Path
+    values: dict[str, float]
+
+
+@frozen(eq=False)
+class Model:
+    """A network as it was at the best epoch of its run, in eval mode.
+
+    Attributes:
+        module: images (N, C, H, W) float32, normalised -> outputs (N, task.outputs).
+        transforms: PIL image -> tensor; only `evaluate` is used.
+        task: what the outputs mean.
+    """
+
+    module: nn.Module
+    transforms: Transforms
+    task: Task
+
+
+def load(run: Path) -> Model:
+    """Build the network of a run folder again and load its weights.
+
+    Raises:
+        UserError: the folder is not that of a run with a finished epoch, or a plugin that built the network is gone.
+    """
+    file = run / "model" / "model.json"
+    if not file.is_file():
+        raise UserError(
+            f"{run} is no run folder with a model: there is no {file}; "
+            "`ftcore run` writes one when the first epoch is done"
+        )
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+        version = description["format"]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
+    if version != checkpoint.FORMAT:
+        raise UserError(f"{file} has format {version!r}; this ftcore reads format {checkpoint.FORMAT}")
+    return _build(file.parent, description)
+
+
+def _build(folder: Path, description: dict[str, Any]) -> Model:
+    from .assemble import build_network
+    from .calls import Calls
+    from .run import activate
+
+    origin = str(folder / "model.json")
+    options = {name: values for name, values in description["options"].items() if values}
+    asked = config.RunConfig(
+        model=config.ModelConfig(**_tuples(description["model"])),
+        plugins=tuple(config.Named(text, origin, folder) for text in description["plugins"]),
+        options=options,
+        origins={f"plugin.{name}.{key}": origin for name, values in options.items() for key in values},
+    )
+    task = Task(**_tuples(description["task"]))
+    network = build_network(asked, Calls(activate(asked)), task)
+    _load_tensors(network.module, folder / "model.safetensors")
+    return Model(network.module.eval(), network.transforms, task)
+
+
+def _load_tensors(module: nn.Module, file: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        load_model(module, file, strict=True)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"cannot load {file} into the network that {file.parent}/model.json describes: {error}"
+        ) from None
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists -> the tuples that the attrs classes hold."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def predict(model: Model, paths: Iterable[Path], batch_size: int = 32) -> Iterator[Prediction | DataError]:
+    """Yield a prediction for every picture, and the error in its place for one that cannot be read."""
+    batch: list[tuple[Path, Tensor]] = []
+    for path in find_images(paths):
+        try:
+            batch.append((path, model.transforms.evaluate(read_image(path))))
+        except DataError as error:
+            yield error
+        if len(batch) == batch_size:
+            yield from _predict_batch(model, batch)
+            batch = []
+    if batch:
+        yield from _predict_batch(model, batch)
+
+
+def _predict_batch(model: Model, batch: list[tuple[Path, Tensor]]) -> list[Prediction]:
+    import torch
+
+    from .loading import decode
+
+    with torch.inference_mode():
+        outputs = model.module(torch.stack([image for _, image in batch]))
+        values = outputs.softmax(dim=1) if model.task.kind == "classification" else decode(outputs, model.task)
+    return [Prediction(path, _named(row, model.task)) for (path, _), row in zip(batch, values.tolist(), strict=True)]
+
+
+def _named(row: list[float], task: Task) -> dict[str, float]:
+    pairs = list(zip(task.names, row, strict=True))
+    return dict(sorted(pairs, key=lambda pair: -pair[1]) if task.kind == "classification" else pairs)

@@ -1,0 +1,188 @@
+"""The run folder: everything that a run leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import tomlkit
+from attrs import asdict, define
+from safetensors.torch import save_model
+
+from . import checkpoint
+from .discover import source_file
+from .errors import UserError
+from .hooks import HOOK_API
+from .host import summary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .assemble import Assembly
+    from .config import RunConfig
+    from .events import EpochEnded
+    from .host import Host
+    from .loop import Progress
+    from .parts import Data
+    from .plugins import Plugin
+
+LIBRARIES = ("ftcore", "torch", "torchvision", "timm", "pluggy", "torchmetrics", "safetensors")
+
+
+def choose_folder(config: RunConfig) -> Path:
+    """Return the run folder's path: the one that was set, or a new one under ``runs/``; makes nothing.
+
+    Raises:
+        UserError: the folder exists and holds something.
+    """
+    if config.run.folder is None:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        names = (Path("runs") / (stamp + suffix) for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
+        return next(path for path in names if not path.exists())
+    folder = Path(config.run.folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"run.folder {folder} exists and is not empty ({config.origins['run.folder']}); choose another")
+    return folder
+
+
+@define
+class RunFolder:
+    """Writes a run folder while the run goes.
+
+    Attributes:
+        path: the folder.
+        model: the JSON of ``model/``, which `predict` reads.
+        assembly: the run.
+    """
+
+    path: Path
+    model: dict[str, Any]
+    assembly: Assembly
+
+    def save(self, event: EpochEnded, progress: Progress) -> None:
+        """Append to ``metrics.jsonl``, save a checkpoint, and the model if this epoch is the best."""
+        line = {k: v for k, v in asdict(event).items() if k not in {"best", "monitor"}}
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(checkpoint.to_json(line) + "\n")
+        checkpoint.save(self.path / "checkpoints", self.assembly.parts, progress)
+        if event.best:
+            description = {**self.model, "epoch": event.epoch, "metrics": dict(event.val)}
+            checkpoint.write_folder(self.path / "model", lambda aside: self._write_model(aside, description))
+
+    def discard(self) -> None:
+        """Remove the folder if no epoch was finished, so that nothing half-written stays."""
+        if not (self.path / "checkpoints").exists():
+            shutil.rmtree(self.path)
+
+    def _write_model(self, folder: Path, description: dict[str, Any]) -> None:
+        save_model(self.assembly.parts.network, str(folder / "model.safetensors"))
+        checkpoint.write_json(folder / "model.json", description)
+
+
+def create(path: Path, host: Host, data: Data, assembly: Assembly) -> RunFolder:
+    """Make the folder with ``config.toml`` and ``manifest.json``."""
+    config, versions = config_toml(host.config, host.used()), manifest(host, data)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.toml").write_text(config, encoding="utf-8")
+    checkpoint.write_json(path / "manifest.json", versions)
+    return RunFolder(path, describe_model(host, data, assembly), assembly)
+
+
+def config_toml(config: RunConfig, plugins: Sequence[Plugin]) -> str:
+    """Spell the resolved configuration, each value with its origin as a comment."""
+    document = tomlkit.document()
+    named = [plugin for plugin in plugins if not plugin.is_default]
+    document["plugins"] = [_written(plugin) for plugin in named]
+    if config.without:
+        document["without"] = list(config.without)
+    for section in ("model", "data", "train", "run"):
+        document[section] = _table(asdict(getattr(config, section)), section, config)
+    if config.hooks:
+        document["hooks"] = {hook: list(names) for hook, names in config.hooks.items()}
+    options = tomlkit.table(is_super_table=True)
+    for plugin in plugins:
+        if plugin.config is not None:
+            options[plugin.name] = _table(asdict(plugin.config), f"plugin.{plugin.name}", config)
+    document["plugin"] = options
+    return tomlkit.dumps(document)
+
+
+def _written(plugin: Plugin) -> str:
+    """Spell a plugin so that a config file means the same one."""
+    reference = plugin.reference
+    if reference.file:
+        return f"{reference.file}:{reference.attribute}" if reference.attribute else str(reference.file)
+    return reference.target if reference.source.startswith("module ") else reference.name
+
+
+def _table(values: dict[str, Any], place: str, config: RunConfig) -> tomlkit.items.Table:
+    table = tomlkit.table()
+    for key, value in values.items():
+        if value is not None:
+            item = tomlkit.item(list(value) if isinstance(value, tuple) else value)
+            item.comment(config.origins.get(f"{place}.{key}", "default"))
+            table.add(key, item)
+    return table
+
+
+def manifest(host: Host, data: Data) -> dict[str, Any]:
+    """Say what answered, and with which versions of everything."""
+    return {
+        "format": checkpoint.FORMAT,
+        "hook_api": list(HOOK_API),
+        "hooks": summary(host),
+        "wrappers": {hook: [p.name for p in record.wrapped] for hook, record in host.record.items() if record.wrapped},
+        "plugins": [_identity(plugin) for plugin in host.used()],
+        "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        "data": {
+            "source": host.config.data.source,
+            "fingerprint": data.fingerprint,
+            "train": len(data.train),
+            "val": len(data.val),
+        },
+        "git_commit": _git_commit(),
+    }
+
+
+def _identity(plugin: Plugin) -> dict[str, Any]:
+    file = plugin.reference.file or source_file(plugin.reference.module)
+    return {
+        "name": plugin.name,
+        "source": plugin.reference.source,
+        "target": plugin.reference.target,
+        "origin": plugin.origin,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest() if file else None,
+        "options": None if plugin.config is None else asdict(plugin.config),
+    }
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the user's working folder, None where there is none."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    found = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
+
+
+def describe_model(host: Host, data: Data, assembly: Assembly) -> dict[str, Any]:
+    """Say what `predict` needs to build the network again, and nothing else."""
+    building = ("build_model", "build_head", "make_transforms")
+    makers = {p.name for hook in building for p in [*host.record[hook].answered, *host.record[hook].wrapped]}
+    named = [plugin for plugin in host.plugins if plugin.name in makers and not plugin.is_default]
+    model = attrs.evolve(host.config.model, weights="none")
+    return {
+        "format": checkpoint.FORMAT,
+        "ftcore": metadata.version("ftcore"),
+        "model": asdict(model),
+        "plugins": [_written(plugin) for plugin in named],
+        "options": {p.name: asdict(p.config) for p in host.plugins if p.name in makers and p.config is not None},
+        "task": asdict(data.task),
+        "input": asdict(assembly.network.spec),
+    }

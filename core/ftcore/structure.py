@@ -1,0 +1,148 @@
+"""Build frozen attrs classes from TOML values and flags, strictly: nothing is coerced, nothing is dropped."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import attrs
+import cattrs
+from attrs import frozen
+
+from .errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+T = TypeVar("T")
+
+
+@frozen
+class Flag:
+    """A value as it was typed on the command line: a TOML value where the option wants one, else text."""
+
+    text: str
+
+    def value(self) -> Any:
+        """Return the TOML value that the text spells, or the text itself."""
+        try:
+            return tomllib.loads(f"value = {self.text}")["value"]
+        except tomllib.TOMLDecodeError:
+            return self.text
+
+    def string(self) -> str:
+        """Return the text, without the quotes if it is a quoted TOML string."""
+        value = self.value()
+        return value if isinstance(value, str) else self.text
+
+
+def structure(values: Mapping[str, Any], cls: type[T], place: str, origins: Mapping[str, str]) -> T:
+    """Build `cls` from `values`; every problem is reported at once.
+
+    Args:
+        values: option name -> TOML value or `Flag`.
+        cls: a frozen attrs class; its annotations and validators say what is allowed.
+        place: what the keys are below, e.g. ``train`` or ``plugin.sgd``.
+        origins: ``place.key`` -> where the value was set, for messages.
+
+    Raises:
+        UserError: unknown key, wrong type, or a value that a validator refuses.
+    """
+    known = {option.name: option for option in attrs.fields(attrs.resolve_types(cls))}
+    errors, built = [], {}
+    for key, value in values.items():
+        full = f"{place}.{key}"
+        if key not in known:
+            allowed = ", ".join(known) or "none, it has no options"
+            errors.append(f"unknown option {full!r}{nearest(key, known)} ({origins[full]}; allowed: {allowed})")
+            continue
+        try:
+            built[key] = _structured(value, known[key])
+        except (ValueError, TypeError) as error:
+            errors.append(f"{full}: {error} ({origins[full]})")
+    missing = [o.name for o in known.values() if o.default is attrs.NOTHING and o.name not in values]
+    errors += [f"{place}.{name} has no default and must be set" for name in missing]
+    if errors:
+        raise UserError("\n".join(errors))
+    return cls(**built)
+
+
+def _structured(value: Any, option: attrs.Attribute[Any]) -> Any:
+    """Give one value its option's type and put it before the option's validator."""
+    result = _converter().structure(value, option.type)
+    if option.validator is not None:
+        option.validator(None, option, result)
+    return result
+
+
+def shown(value: Any) -> str:
+    """Spell a value the way the user did."""
+    return repr(value.text if isinstance(value, Flag) else value)
+
+
+@cache
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(detailed_validation=False)
+    for kind, name in ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (str, "text")):
+        converter.register_structure_hook(kind, _primitive(kind, name))
+    converter.register_structure_hook(Path, lambda value, _: Path(_primitive(str, "a path")(value, str)))
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _literal)
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is tuple, _sequence)
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is dict, _mapping)
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) in (Union, UnionType), _union)
+    return converter
+
+
+def _primitive(kind: type, name: str) -> Callable[[Any, Any], Any]:
+    def convert(value: Any, _: Any) -> Any:
+        plain = (value.string() if kind is str else value.value()) if isinstance(value, Flag) else value
+        if type(plain) is kind:
+            return plain
+        if kind is float and type(plain) is int:
+            return float(plain)
+        raise ValueError(f"expected {name}, got {shown(value)}")
+
+    return convert
+
+
+def _literal(value: Any, kind: Any) -> Any:
+    plain = value.string() if isinstance(value, Flag) else value
+    allowed = get_args(kind)
+    if plain in allowed:
+        return plain
+    raise ValueError(f"{shown(value)} is not one of {', '.join(map(repr, allowed))}{nearest(str(plain), allowed)}")
+
+
+def _sequence(value: Any, kind: Any) -> tuple[Any, ...]:
+    plain = value.value() if isinstance(value, Flag) else value
+    if not isinstance(plain, list | tuple):
+        raise ValueError(f'expected a list such as [1, 2] or ["a", "b"], got {shown(value)}')
+    item = get_args(kind)[0]
+    return tuple(_converter().structure(element, item) for element in plain)
+
+
+def _mapping(value: Any, kind: Any) -> dict[str, Any]:
+    plain = value.value() if isinstance(value, Flag) else value
+    if not isinstance(plain, dict):
+        raise ValueError(f"expected a table such as {{name = 1.0}}, got {shown(value)}")
+    item = get_args(kind)[1]
+    return {key: _converter().structure(element, item) for key, element in plain.items()}
+
+
+def _union(value: Any, kind: Any) -> Any:
+    """Take the first member that the value fits; text comes last because a flag always fits it."""
+    plain = value.value() if isinstance(value, Flag) else value
+    members = sorted(get_args(kind), key=lambda member: member is str)
+    if plain is None and NoneType in members:
+        return None
+    reasons = []
+    for member in members:
+        try:
+            if member is not NoneType:
+                return _converter().structure(value, member)
+        except ValueError as error:
+            reasons.append(str(error))
+    raise ValueError("; or ".join(dict.fromkeys(reasons)))

@@ -1,0 +1,74 @@
+"""For tests of plugins: run ftcore in this process, on pictures made on the spot.
+
+Enable nothing: import what you need.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from attrs import frozen
+from click.testing import CliRunner
+from PIL import Image
+
+from .cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@frozen
+class Result:
+    """What a command did.
+
+    Attributes:
+        code: exit code; 2 for an error that a user can mend.
+        out: standard output.
+        err: standard error.
+    """
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The JSON object that ``ftcore run --json`` printed."""
+        report: dict[str, Any] = json.loads(self.out.splitlines()[-1])
+        return report
+
+
+def invoke(*arguments: str | Path) -> Result:
+    """Run an ftcore command, e.g. ``invoke("run", "--plugin", "focal", "--json")``.
+
+    Hooks files that it imports are forgotten afterwards. An error that is no `UserError` comes through.
+    """
+    path, modules = list(sys.path), set(sys.modules)
+    try:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    finally:
+        added = [folder for folder in sys.path if folder not in path]
+        sys.path[:] = path
+        for name in set(sys.modules) - modules:
+            if str(Path(getattr(sys.modules[name], "__file__", None) or ".").parent) in added:
+                del sys.modules[name]
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Result(result.exit_code, result.stdout, result.stderr)
+
+
+def image_folder(root: Path, classes: Sequence[str] = ("blue", "green", "red"), per_class: int = 6) -> Path:
+    """Fill a folder with JPEG pictures of 24 x 32 pixels, one shade a class with a little noise; return the folder."""
+    noise = np.random.default_rng(0)
+    for place, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        shade = np.zeros(3)
+        shade[place % 3] = 200 - 60 * (place // 3)
+        for number in range(per_class):
+            pixels = shade + noise.uniform(0, 40, size=(24, 32, 3))
+            Image.fromarray(pixels.astype("uint8")).save(root / name / f"{number}.jpg")
+    return root

@@ -1,0 +1,25 @@
+"""What a run uses where the user named nothing."""
+
+PLUGINS = (
+    "timm",
+    "torchvision",
+    "digits",
+    "folder",
+    "plain_transforms",
+    "linear",
+    "freeze_nothing",
+    "one_device",
+    "fp32",
+    "decay_groups",
+    "adamw",
+    "cosine",
+    "cross_entropy",
+    "mse",
+    "class_metrics",
+    "regression_metrics",
+    "progress",
+)
+"""Plugins that answer a hook that no named plugin answers."""
+
+DEMO = {"model": {"name": "digits/cnn"}, "data": {"source": "digits:5-9"}}
+"""Model and data where the user named neither."""

@@ -1,0 +1,107 @@
+"""scikit-learn's handwritten digits, and a small network with weights that ship with ftcore.
+
+The weights were trained by ftcore itself on the digits 0 to 4; ``digits_0_4.toml`` is the recipe.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from ftcore import Backbone, Data, HeadSlot, InputSpec, UserError, hookimpl
+from ftcore.weights import is_file, load_weights
+
+from .sampling import classification, count_table, fingerprint, hold_out, regression
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+    from ftcore.config import RunConfig
+
+WEIGHTS = Path(__file__).parent / "digits_0_4.safetensors"
+_SOURCE = re.compile(r"digits(?::(\d)(?:-(\d))?)?")
+
+
+@frozen(eq=False)
+class Scans:
+    """Digits in memory.
+
+    Attributes:
+        pixels: (N, 8, 8) uint8.
+        targets: class indices, or the digits as floats.
+        places: of each image in scikit-learn's order.
+    """
+
+    pixels: np.ndarray[Any, Any]
+    targets: tuple[Any, ...]
+    places: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Image, Any]:
+        from PIL import Image
+
+        return Image.fromarray(self.pixels[index]), self.targets[index]
+
+    def name(self, index: int) -> str:
+        """Return the image's place in scikit-learn's data set."""
+        return f"digits[{self.places[index]}]"
+
+
+class Digits:
+    """Answers for the data ``digits`` and ``digits:5-9``, and for the network ``digits/cnn``."""
+
+    @hookimpl
+    def build_data(self, source: str | None, config: RunConfig) -> Data | None:
+        """Load 1,797 images of 8 x 8 pixels, or those of a range of digits."""
+        match = _SOURCE.fullmatch(source or "")
+        if match is None:
+            return None
+        low, high = int(match[1] or 0), int(match[2] or match[1] or 9)
+        if low > high:
+            raise UserError(f"data.source = {source!r}: the range is empty; write the smaller digit first")
+        from sklearn.datasets import load_digits
+
+        images, digits = load_digits(return_X_y=True)
+        places = [place for place, digit in enumerate(digits) if low <= digit <= high]
+        labels = [str(digits[place]) for place in places]
+        train, val = hold_out(labels, config.data.val_fraction, config.data.split_seed)
+        here, there = [labels[index] for index in train], [labels[index] for index in val]
+        is_regression = config.data.task == "regression"
+        task = regression("digit", [float(label) for label in here]) if is_regression else classification(here)
+
+        def scans(chosen: list[int]) -> Scans:
+            rows = tuple(places[index] for index in chosen)
+            targets = tuple(float(digits[p]) if is_regression else task.names.index(str(digits[p])) for p in rows)
+            return Scans((images[list(rows)] * (255 / 16)).round().astype("uint8").reshape(-1, 8, 8), targets, rows)
+
+        return Data(
+            train=scans(train),
+            val=scans(val),
+            task=task,
+            fingerprint=fingerprint((place, images[place].tobytes().hex(), digits[place]) for place in places),
+            tables=(count_table(here, there),),
+        )
+
+    @hookimpl
+    def build_model(self, name: str | None, weights: str) -> Backbone | None:
+        """Build a network of three convolutions, 56 thousand parameters."""
+        if name is None or name.partition("/")[0] != "digits":
+            return None
+        if name != "digits/cnn":
+            raise UserError(f"digits has no network {name!r}; it has digits/cnn")
+        if weights not in {"default", "none"} and not is_file(weights):
+            raise UserError(f"digits/cnn has no weights {weights!r}; write default, none or a file")
+        from .digits_cnn import make_cnn
+
+        module = make_cnn(classes=5)
+        heads = (HeadSlot("head", 64),)
+        if weights != "none":
+            load_weights(module, WEIGHTS if weights == "default" else weights, heads)
+        spec = InputSpec(size=(8, 8), channels=1, mean=(0.3,), std=(0.38,), crop_fraction=1.0)
+        return Backbone(module, heads, spec)

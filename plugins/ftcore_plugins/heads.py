@@ -1,0 +1,96 @@
+"""New heads: one linear layer, or a small multi-layer perceptron."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen, validators
+
+from ftcore import hookimpl
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ftcore import HeadSlot, Task
+
+
+def _small_last_layer(slot: HeadSlot, features: int, outputs: int, std: float) -> nn.Module:
+    """Make the last layer with normal weights of `std` and no bias, so that the first loss is near ln(classes).
+
+    The libraries' own initial values depend on the architecture and reach +-0.7 for two classes, from which a frozen
+    network does not recover in a short run.
+    """
+    from torch import nn
+
+    last: nn.Linear | nn.Conv2d = (
+        nn.Conv2d(features, outputs, 1) if slot.convolutional else nn.Linear(features, outputs)
+    )
+    nn.init.normal_(last.weight, std=std)
+    if last.bias is not None:
+        nn.init.zeros_(last.bias)
+    return last
+
+
+@frozen
+class LinearConfig:
+    """Options of `linear`.
+
+    Attributes:
+        std: standard deviation of the initial weights, >= 0.
+    """
+
+    std: float = field(default=0.01, validator=validators.ge(0))
+
+
+class LinearHead:
+    """One linear layer (a 1x1 convolution where the old head was a convolution)."""
+
+    Config = LinearConfig
+
+    def __init__(self, config: LinearConfig) -> None:
+        self.config = config
+
+    @hookimpl
+    def build_head(self, slot: HeadSlot, task: Task) -> nn.Module:
+        """Answer for every slot."""
+        return _small_last_layer(slot, slot.in_features, task.outputs, self.config.std)
+
+
+@frozen
+class MlpHeadConfig:
+    """Options of `mlp_head`.
+
+    Attributes:
+        hidden: widths of the hidden layers, each > 0; at least one.
+        dropout: probability in [0, 1) behind each hidden layer.
+        std: standard deviation of the last layer's initial weights, >= 0.
+    """
+
+    hidden: tuple[int, ...] = field(
+        default=(256,),
+        validator=[validators.min_len(1), validators.deep_iterable(validators.gt(0))],
+    )
+    dropout: float = field(default=0.5, validator=[validators.ge(0), validators.lt(1)])
+    std: float = field(default=0.01, validator=validators.ge(0))
+
+
+class MlpHead:
+    """Hidden layers with ReLU and dropout, then a linear layer."""
+
+    Config = MlpHeadConfig
+
+    def __init__(self, config: MlpHeadConfig) -> None:
+        self.config = config
+
+    @hookimpl
+    def build_head(self, slot: HeadSlot, task: Task) -> nn.Module:
+        """Answer for every slot."""
+        from torch import nn
+
+        layers: list[nn.Module] = []
+        features = slot.in_features
+        for width in self.config.hidden:
+            layers.append(nn.Conv2d(features, width, 1) if slot.convolutional else nn.Linear(features, width))
+            layers += [nn.ReLU(), nn.Dropout(self.config.dropout)]
+            features = width
+        return nn.Sequential(*layers, _small_last_layer(slot, features, task.outputs, self.config.std))
