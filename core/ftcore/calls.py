@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from attrs import frozen
 
@@ -37,9 +37,9 @@ class Calls:
         """See `ftcore.hooks.build_model`."""
         from torch import nn
 
-        answer: Backbone | nn.Module = self._one("build_model", object, _model_asked(name), name=name, weights=weights)
+        answer: Any = self._one("build_model", object, _model_asked(name), name=name, weights=weights)
         self._expect("build_model", [answer], Backbone, nn.Module)
-        return answer
+        return cast("Backbone | nn.Module", answer)
 
     def make_transforms(self, spec: InputSpec, task: Task) -> Transforms:
         """See `ftcore.hooks.make_transforms`."""

@@ -56,7 +56,7 @@ class DataConfig:
 
     source: str | None = None
     task: Literal["classification", "regression"] = "classification"
-    val_fraction: float = field(default=0.2, validator=[_positive, validators.lt(1)])
+    val_fraction: float = field(default=0.2, validator=[validators.gt(0.0), validators.lt(1.0)])
     split_seed: int = field(default=0, validator=_not_negative)
 
 
@@ -78,7 +78,7 @@ class TrainConfig:
     epochs: int = field(default=10, validator=_positive)
     batch_size: int = field(default=32, validator=_positive)
     accumulate: int = field(default=1, validator=_positive)
-    clip_norm: float = field(default=0.0, validator=_not_negative)
+    clip_norm: float = field(default=0.0, validator=validators.ge(0.0))
     seed: int = field(default=0, validator=_not_negative)
     workers: int | None = field(default=None, validator=validators.optional(_not_negative))
     log_every: int = field(default=10, validator=_positive)
@@ -178,7 +178,9 @@ def load(file: Path | None = None, flags: Flags | None = None) -> RunConfig:
         section, option = key.rsplit(".", 1)
         tree.setdefault(section, {})[option] = value
         origins[key] = origin
-    sections = {name: structure(tree.pop(name, {}), cls, name, origins) for name, cls in SECTIONS.items()}
+    sections: dict[str, Any] = {
+        name: structure(tree.pop(name, {}), cls, name, origins) for name, cls in SECTIONS.items()
+    }
     hooks = _hook_orders(tree.pop("hooks", {}), origins)
     options = {name.removeprefix("plugin."): values for name, values in tree.items()}
     return RunConfig(
@@ -248,7 +250,7 @@ def _hook_orders(values: Mapping[str, Any], origins: Mapping[str, str]) -> dict[
     return orders
 
 
-def defaulted(config: RunConfig, demo: Mapping[str, Mapping[str, str]]) -> RunConfig:
+def defaulted(config: RunConfig, demo: Mapping[str, Mapping[str, Any]]) -> RunConfig:
     """Fill in the model and the data where the user named neither."""
     if config.model.name is not None or config.data.source is not None:
         return config

@@ -40,7 +40,7 @@ class Available:
 
 def discover() -> tuple[Available, ...]:
     """List every plugin of every installed distribution, sorted; nothing is imported."""
-    found = {}
+    found: dict[tuple[str, str], Available] = {}
     for dist in metadata.distributions():
         for entry in dist.entry_points.select(group=GROUP):
             plugin = Available(entry.name, dist.name, dist.version, entry.value)

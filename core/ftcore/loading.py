@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor
+    from torch.utils.data import Dataset
 
     from .parts import Samples, Task
 
@@ -194,8 +195,8 @@ class Batches:
 def make_batches(dataset: Prepared, batch_size: int, workers: int, device: torch.device) -> Batches:
     """Make the loader of a split; `dataset.seed` None means: in order, nothing random."""
     sampler = EpochSampler(len(dataset), batch_size, dataset.seed)
-    loader = DataLoader(
-        dataset,
+    loader: DataLoader[Any] = DataLoader(
+        cast("Dataset[Any]", dataset),
         batch_sampler=sampler,
         collate_fn=dataset.collate,
         num_workers=workers,

@@ -176,7 +176,7 @@ def train_step(parts: Parts, window: Sequence[Batch], progress: Progress) -> tup
                 outputs = placement.model(batch.images)
             loss = parts.loss.function(outputs.float(), batch.targets) * (weight / divisor)
             window_loss = window_loss + loss.detach()
-            precision.scaler.scale(loss * placement.world_size).backward()  # type: ignore[no-untyped-call]
+            precision.scaler.scale(loss * placement.world_size).backward()
     precision.scaler.unscale_(parts.optimizer)
     norm = clip(parts.optimizer, parts.settings.clip_norm)
     check_finite(parts, window, window_loss, norm, progress)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tomllib
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import attrs
 import cattrs
@@ -17,7 +17,7 @@ from .errors import UserError, nearest
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-T = TypeVar("T")
+T = TypeVar("T", bound=attrs.AttrsInstance)
 
 
 @frozen
@@ -72,7 +72,7 @@ def structure(values: Mapping[str, Any], cls: type[T], place: str, origins: Mapp
 
 def _structured(value: Any, option: attrs.Attribute[Any]) -> Any:
     """Give one value its option's type and put it before the option's validator."""
-    result = _converter().structure(value, option.type)
+    result: Any = _converter().structure(value, cast("type", option.type))
     if option.validator is not None:
         option.validator(None, option, result)
     return result
@@ -89,11 +89,14 @@ def _converter() -> cattrs.Converter:
     for kind, name in ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (str, "text")):
         converter.register_structure_hook(kind, _primitive(kind, name))
     converter.register_structure_hook(Path, lambda value, _: Path(_primitive(str, "a path")(value, str)))
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _literal)
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) is tuple, _sequence)
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) is dict, _mapping)
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) in (Union, UnionType), _union)
+    for origin, convert in ((Literal, _literal), (tuple, _sequence), (dict, _mapping), (Union, _union)):
+        converter.register_structure_hook_func(partial(_has_origin, origin), convert)
+    converter.register_structure_hook_func(partial(_has_origin, UnionType), _union)
     return converter
+
+
+def _has_origin(origin: Any, kind: Any) -> bool:
+    return get_origin(kind) is origin
 
 
 def _primitive(kind: type, name: str) -> Callable[[Any, Any], Any]:
