@@ -154,7 +154,7 @@ class Calls:
         return f"{' and '.join(f'{plugin.name}.{hook}' for plugin in makers)} ({', '.join(places)})"
 
     def _nobody(self, hook: str, given: str) -> str:
-        asked = ", ".join(str(plugin) for plugin in self.host.record[hook].passed) or "nobody"
+        asked = ", ".join(plugin.name for plugin in self.host.record[hook].passed) or "nobody"
         return f"no plugin answered {hook} for {given}; asked: {asked}"
 
 

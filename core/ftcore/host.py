@@ -63,6 +63,7 @@ class Host:
         self._manager = pluggy.PluginManager(hooks.PROJECT)
         self._manager.add_hookspecs(hooks)
         for hook in SPECS:
+            self._check_conflict(hook)
             self._register(hook)
 
     def answering(self, hook: str) -> list[tuple[Plugin, Implementation]]:
@@ -86,8 +87,9 @@ class Host:
         return getattr(self._manager.hook, hook)(**{name: arguments[name] for name in SPECS[hook]})
 
     def used(self) -> list[Plugin]:
-        """Return the plugins that answered or wrapped a hook that was called."""
+        """Return the plugins that answered or wrapped a hook, or that ``[hooks]`` put behind one that answered."""
         names = {p.name for record in self.record.values() for p in [*record.answered, *record.wrapped]}
+        names |= {name for order in self.config.hooks.values() for name in order}
         return [plugin for plugin in self.plugins if plugin.name in names]
 
     def _implementing(self, hook: str) -> list[tuple[Plugin, Implementation]]:
@@ -101,6 +103,20 @@ class Host:
                     f"[hooks] {hook} names {name!r}, which is no active plugin that answers it"
                     f"{nearest(name, names)}; candidates: {', '.join(names) or 'none'}"
                 )
+
+    def _check_conflict(self, hook: str) -> None:
+        """Find a certain conflict before anything heavy is imported: plugins that have this hook and no other.
+
+        If both answered it would be a conflict, and if one passed it would have been named for nothing.
+        """
+        order = self.config.hooks.get(hook, ())
+        rivals = [
+            plugin
+            for plugin, _ in self.answering(hook)
+            if len(plugin.hooks) == 1 and not plugin.is_default and plugin.name not in order
+        ]
+        if len(rivals) > 1 and hook not in hooks.ALL:
+            raise UserError(_conflict(hook, rivals))
 
     def _register(self, hook: str) -> None:
         """Register in reverse, because pluggy asks the last one first; wrappers outwards from the rule."""

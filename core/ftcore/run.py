@@ -12,6 +12,7 @@ from . import discover, plugins
 from .calls import Calls
 from .config import RunConfig, defaulted
 from .discover import default_module
+from .errors import UserError
 from .host import Host, summary
 
 if TYPE_CHECKING:
@@ -40,6 +41,22 @@ class Ready:
     assembly: Assembly
 
 
+def choose_folder(config: RunConfig) -> Path:
+    """Return the run folder's path: the one that was set, or a new one under ``runs/``; makes nothing.
+
+    Raises:
+        UserError: the folder exists and holds something.
+    """
+    if config.run.folder is None:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        names = (Path("runs") / (stamp + suffix) for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
+        return next(path for path in names if not path.exists())
+    folder = Path(config.run.folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"run.folder {folder} exists and is not empty ({config.origins['run.folder']}); choose another")
+    return folder
+
+
 def activate(config: RunConfig, folder: Path = Path()) -> Host:
     """Import, lint and configure the plugins of a run.
 
@@ -59,8 +76,6 @@ def prepare(config: RunConfig) -> Ready:
     Raises:
         UserError: something that the user can mend.
     """
-    from .runfolder import choose_folder
-
     folder = choose_folder(config)
     host = activate(config, folder)
     calls = Calls(host)

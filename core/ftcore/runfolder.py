@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
-import time
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -17,12 +15,12 @@ from safetensors.torch import save_model
 
 from . import checkpoint
 from .discover import source_file
-from .errors import UserError
 from .hooks import HOOK_API
 from .host import summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from .assemble import Assembly
     from .config import RunConfig
@@ -33,22 +31,6 @@ if TYPE_CHECKING:
     from .plugins import Plugin
 
 LIBRARIES = ("ftcore", "torch", "torchvision", "timm", "pluggy", "torchmetrics", "safetensors")
-
-
-def choose_folder(config: RunConfig) -> Path:
-    """Return the run folder's path: the one that was set, or a new one under ``runs/``; makes nothing.
-
-    Raises:
-        UserError: the folder exists and holds something.
-    """
-    if config.run.folder is None:
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        names = (Path("runs") / (stamp + suffix) for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
-        return next(path for path in names if not path.exists())
-    folder = Path(config.run.folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"run.folder {folder} exists and is not empty ({config.origins['run.folder']}); choose another")
-    return folder
 
 
 @define

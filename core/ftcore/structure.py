@@ -54,15 +54,15 @@ def structure(values: Mapping[str, Any], cls: type[T], place: str, origins: Mapp
     known = {option.name: option for option in attrs.fields(attrs.resolve_types(cls))}
     errors, built = [], {}
     for key, value in values.items():
-        full = f"{place}.{key}"
+        full, spelt = f"{place}.{key}", f"{place.removeprefix('plugin.')}.{key}"
         if key not in known:
             allowed = ", ".join(known) or "none, it has no options"
-            errors.append(f"unknown option {full!r}{nearest(key, known)} ({origins[full]}; allowed: {allowed})")
+            errors.append(f"unknown option {spelt!r}{nearest(key, known)} ({origins[full]}; allowed: {allowed})")
             continue
         try:
             built[key] = _structured(value, known[key])
         except (ValueError, TypeError) as error:
-            errors.append(f"{full}: {error} ({origins[full]})")
+            errors.append(f"{spelt}: {error} ({origins[full]})")
     missing = [o.name for o in known.values() if o.default is attrs.NOTHING and o.name not in values]
     errors += [f"{place}.{name} has no default and must be set" for name in missing]
     if errors:
