@@ -81,7 +81,9 @@ def explain(*, static: bool, **options: Any) -> None:
     from .console import console, show_table
     from .explain import explain as explain_config
     from .explain import explain_statically
+    from .log import RunLog
 
+    RunLog()
     config = _load(**options)
     out = console(sys.stdout)
     for table in explain_statically(config) if static else explain_config(config):
@@ -112,9 +114,11 @@ def plugins(*, as_json: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a picture")
 def predict(run: Path, pictures: tuple[Path, ...], *, as_json: bool) -> None:
     """Say what the network of the folder RUN sees in PICTURES (files and folders): class and probability."""
+    from .log import RunLog
     from .predict import Prediction, load
     from .predict import predict as predict_all
 
+    RunLog()
     model, bad = load(run), []
     for answer in predict_all(model, pictures):
         if not isinstance(answer, Prediction):

@@ -13,6 +13,7 @@ from .calls import Calls
 from .config import RunConfig, defaulted
 from .discover import default_module
 from .errors import UserError
+from .events import RunEnded, RunFailed, RunStarted
 from .host import Host, summary
 
 if TYPE_CHECKING:
@@ -96,15 +97,13 @@ def run(config: RunConfig, observers: Sequence[Observer] = ()) -> dict[str, Any]
     Raises:
         UserError: something that the user can mend; then nothing half-written is left.
     """
+    ready = prepare(config)
+
     from . import runfolder
-    from .events import RunEnded, RunFailed, RunStarted
     from .loop import Progress, fit
 
-    ready = prepare(config)
-    parts, progress = (
-        evolve(ready.assembly.parts, observers=(*observers, *ready.assembly.parts.observers)),
-        Progress(),
-    )
+    progress, parts = Progress(), ready.assembly.parts
+    parts = evolve(parts, observers=(*observers, *parts.observers))
     folder = runfolder.create(ready.folder, ready.host, ready.data, ready.assembly)
     started = RunStarted(
         folder=ready.folder,
