@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from importlib import metadata
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
@@ -98,17 +99,22 @@ def source_file(module: str) -> Path | None:
 def static_hooks(target: str) -> tuple[str, ...] | None:
     """Read the names of a plugin's hooks from its source; None where there is no readable source."""
     module, _, attribute = target.partition(":")
-    path = source_file(module)
-    try:
-        tree = ast.parse(path.read_bytes()) if path else None
-    except (OSError, SyntaxError):
-        return None
+    tree = _syntax_tree(module)
     if tree is None:
         return None
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     if attribute and attribute not in classes:
         return None
     return tuple(sorted(_hooks_in(classes[attribute], classes) if attribute else _hooks_in(tree, {})))
+
+
+@cache
+def _syntax_tree(module: str) -> ast.Module | None:
+    path = source_file(module)
+    try:
+        return ast.parse(path.read_bytes()) if path else None
+    except (OSError, SyntaxError):
+        return None
 
 
 def _hooks_in(scope: ast.Module | ast.ClassDef, classes: dict[str, ast.ClassDef]) -> set[str]:

@@ -9,13 +9,14 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import attrs
-import cattrs
 from attrs import frozen
 
 from .errors import UserError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    import cattrs
 
 T = TypeVar("T", bound=attrs.AttrsInstance)
 
@@ -85,6 +86,8 @@ def shown(value: Any) -> str:
 
 @cache
 def _converter() -> cattrs.Converter:
+    import cattrs
+
     converter = cattrs.Converter(detailed_validation=False)
     for kind, name in ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (str, "text")):
         converter.register_structure_hook(kind, _primitive(kind, name))

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from contextlib import chdir
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ftcore.config import Flags, load
+from ftcore.explain import explain, explain_statically
+from ftcore.testing import invoke
+
+if TYPE_CHECKING:
+    from ftcore import Table
+
+HOOKS = """
+from ftcore import hookimpl
+
+@hookimpl(wrapper=True)
+def make_loss():
+    return (yield)
+"""
+
+
+def explained(*plugins: str, without: tuple[str, ...] = (), sets: tuple[str, ...] = ()) -> dict[str, Table]:
+    tables = explain(load(None, Flags(plugins=plugins, without=without, sets=sets)))
+    return {table.title: table for table in tables}
+
+
+def rows(table: Table) -> dict[str, dict[str, str]]:
+    return {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+
+
+def test_it_says_who_answered_and_who_named_it_and_who_did_not() -> None:
+    answers = rows(explained("weighted_ce")["who answers"])
+
+    assert answers["make_loss"]["plugin"] == "weighted_ce"
+    assert answers["make_loss"]["named by"] == "--plugin weighted_ce"
+    assert answers["make_loss"]["from"].startswith("ftcore ")
+    assert answers["make_loss"]["others"] == "not asked cross_entropy, mse"
+    assert answers["build_model"]["others"] == "passed timm, torchvision"
+    assert answers["make_optimizer"]["named by"] == "default"
+
+
+def test_it_shows_the_line_of_the_code_that_answered() -> None:
+    place = rows(explained("weighted_ce")["who answers"])["make_loss"]["code"]
+
+    file, _, line = place.rpartition(":")
+    assert "hookimpl" in Path(file).read_text(encoding="utf-8").splitlines()[int(line) - 1]
+
+
+def test_it_shows_wrappers_and_hooks_files(tmp_path: Path) -> None:
+    file = tmp_path / "explained_hooks.py"
+    file.write_text(HOOKS, encoding="utf-8")
+
+    out = invoke("explain", "--plugin", file).out
+
+    (line,) = [line for line in out.splitlines() if line.startswith("make_loss")]
+    assert "wrapped by explained_hooks" in line
+    assert "cross_entropy" in line
+
+
+def test_it_shows_every_option_and_who_set_it() -> None:
+    options = rows(explained("sgd", sets=("sgd.lr=0.5",))["options"])
+
+    assert (options["sgd.lr"]["value"], options["sgd.lr"]["set by"]) == ("0.5", "--set sgd.lr=0.5")
+    assert (options["sgd.momentum"]["value"], options["sgd.momentum"]["set by"]) == ("0.9", "default")
+    assert "adamw.lr" not in options
+
+
+def test_it_says_what_is_frozen_and_what_is_held() -> None:
+    learning = rows(explained("freeze_backbone")["what learns"])
+
+    assert learning["layer1"] == {
+        "module": "layer1",
+        "state": "frozen",
+        "parameters": "352",
+        "learning": "0",
+        "modules held in eval": "4",
+    }
+    assert (learning["head"]["state"], learning["head"]["learning"]) == ("learns", "325")
+    assert learning["pool"]["state"] == "no parameters"
+
+
+def test_a_module_of_which_a_part_is_frozen_is_called_so() -> None:
+    learning = rows(explained("freeze_modules", sets=('freeze_modules.types=["Conv2d"]',))["what learns"])
+
+    assert (learning["layer1"]["state"], learning["layer1"]["learning"]) == ("partly frozen", "64")
+
+
+def test_it_shows_the_parameter_groups_with_what_the_optimizer_made_of_them() -> None:
+    sets = ("sgd.lr=0.5", "sgd.weight_decay=0.1")
+
+    groups = rows(explained("sgd", sets=sets)["parameter groups of SGD"])
+
+    assert {name: (group["lr"], group["weight decay"]) for name, group in groups.items()} == {
+        "decay": ("0.5", "0.1"),
+        "no_decay": ("0.5", "0"),
+    }
+    assert groups["decay"]["names"] == "layer1.0.weight, layer2.0.0.weight, layer3.0.weight ..."
+    assert sum(int(group["parameters"].replace(",", "")) for group in groups.values()) == 56_229
+
+
+def test_frozen_parameters_are_in_no_group() -> None:
+    groups = rows(explained("freeze_backbone")["parameter groups of AdamW"])
+
+    assert [(name, group["names"]) for name, group in groups.items()] == [
+        ("decay", "head.weight"),
+        ("no_decay", "head.bias"),
+    ]
+
+
+def test_the_tables_of_the_data_and_the_loss_are_shown() -> None:
+    tables = explained("weighted_ce")
+
+    assert rows(tables["images"])["5"] == {"class": "5", "train": "145", "val": "37"}
+    assert list(rows(tables["weighted_ce, divided by the weights of the samples"])) == ["5", "6", "7", "8", "9"]
+
+
+def test_statically_it_says_who_would_be_asked_in_which_order() -> None:
+    flags = Flags(plugins=["weighted_ce"], sets=['hooks.make_loss=["mse", "weighted_ce"]'], without=["timm"])
+
+    (table,) = explain_statically(load(None, flags))
+
+    asked = rows(table)
+    assert asked["make_loss"]["asked"] == "mse, weighted_ce, cross_entropy"
+    assert asked["build_model"]["asked"] == "torchvision, digits"
+    assert (asked["make_loss"]["takes"], asked["make_metrics"]["takes"]) == ("one", "all")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--static"]], ids=["full", "static"])
+def test_it_writes_nothing_to_disk(tmp_path: Path, arguments: list[str]) -> None:
+    with chdir(tmp_path):
+        result = invoke("explain", "--plugin", "freeze_backbone", *arguments)
+
+    assert (result.code, result.err) == (0, "")
+    assert "make_loss" in result.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_neither_makes_nor_touches_the_run_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+
+    result = invoke("explain", "--set", f"run.folder={folder}")
+
+    assert result.code == 0
+    assert not folder.exists()
+
+
+def test_it_needs_no_pretrained_weights() -> None:
+    result = invoke("explain", "--set", "model.weights=missing.safetensors")
+
+    assert (result.code, result.err) == (0, "")

@@ -1,0 +1,124 @@
+"""fp32, bf16 and fp16 go through one loop; only fp16 scales."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+import torch
+
+from ftcore import Loss, StepLogged
+from ftcore.config import Flags, load
+from ftcore.loop import Parts, Progress, fit, train_step
+from ftcore.run import prepare
+from ftcore.testing import invoke
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ftcore import Event
+
+
+def build(*sets: str, plugins: tuple[str, ...]) -> Parts:
+    flags = Flags("digits/cnn", "digits:5-6", plugins=plugins, sets=("train.epochs=2", "train.log_every=1", *sets))
+    return prepare(load(None, flags)).assembly.parts
+
+
+def first_step(parts: Parts) -> None:
+    train_step(parts, [next(parts.train.epoch(0))], Progress())
+
+
+def state_after_a_run(folder: Path, plugin: str) -> Any:
+    sets = ["--set", f"run.folder={folder}", "--set", "train.epochs=1"]
+    result = invoke("run", "--data", "digits:5-6", "--model", "digits/cnn", "--plugin", plugin, *sets)
+    assert result.code == 0, result.err
+    return json.loads((folder / "checkpoints" / "step-00000010" / "state.json").read_text())
+
+
+@pytest.mark.parametrize("plugin", ["fp16", "bf16", "fp32"])
+def test_each_precision_learns_on_a_cpu(plugin: str) -> None:
+    parts = build("adamw.lr=0.01", plugins=(plugin,))
+    events: list[Event] = []
+
+    fit(attrs.evolve(parts, observers=(events.append,)), Progress(), lambda _: None)
+
+    losses = [event.loss for event in events if isinstance(event, StepLogged)]
+    assert all(math.isfinite(loss) for loss in losses)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("plugin", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16), ("fp32", torch.float32)]
+)
+def test_the_network_computes_in_the_precision_and_the_loss_in_float32(plugin: str, dtype: torch.dtype) -> None:
+    parts = build(plugins=(plugin,))
+    inside, outside = [], []
+    parts.network.head.register_forward_hook(lambda *given: inside.append(given[2].dtype))
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        outside.append(outputs.dtype)
+        return torch.nn.functional.cross_entropy(outputs, targets)
+
+    first_step(attrs.evolve(parts, loss=Loss(loss)))
+
+    assert (inside, outside) == ([dtype], [torch.float32])
+    assert {p.dtype for p in parts.network.parameters()} == {torch.float32}
+
+
+def test_the_state_of_the_scaler_is_in_the_checkpoint(tmp_path: Path) -> None:
+    scaler = state_after_a_run(tmp_path / "run", "fp16")["scaler"]
+
+    assert scaler["scale"] == 65536.0
+    assert scaler["_growth_tracker"] == 10
+
+
+@pytest.mark.parametrize("plugin", ["fp32", "bf16"])
+def test_nothing_is_scaled_where_float32_has_the_range(tmp_path: Path, plugin: str) -> None:
+    assert build(plugins=(plugin,)).precision.scaler.is_enabled() is False
+    assert state_after_a_run(tmp_path / "run", plugin)["scaler"] == {}
+
+
+def test_an_overflow_skips_the_step_and_the_schedule_and_lowers_the_scale() -> None:
+    parts = build("fp16.init_scale=1e20", "cosine.warmup=0.5", plugins=("fp16", "cosine"))
+    before = {name: p.detach().clone() for name, p in parts.network.named_parameters()}
+    rate = parts.optimizer.param_groups[0]["lr"]
+
+    first_step(parts)
+
+    assert all(torch.equal(p, before[name]) for name, p in parts.network.named_parameters())
+    assert parts.precision.scaler.get_scale() == pytest.approx(0.5e20)
+    assert parts.optimizer.param_groups[0]["lr"] == rate
+
+
+def test_without_an_overflow_the_schedule_goes_on() -> None:
+    parts = build("cosine.warmup=0.5", plugins=("fp16", "cosine"))
+    rate = parts.optimizer.param_groups[0]["lr"]
+
+    first_step(parts)
+
+    assert parts.optimizer.param_groups[0]["lr"] > rate
+
+
+def test_the_gradient_is_clipped_without_its_scale() -> None:
+    parts = build("train.clip_norm=1e-3", "fp16.init_scale=1024", "sgd.lr=1", "sgd.momentum=0", plugins=("fp16", "sgd"))
+    norms = []
+
+    def measure(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norms.append(float(torch.nn.utils.get_total_norm(grads)))
+
+    parts.optimizer.register_step_pre_hook(measure)
+    first_step(parts)
+
+    assert norms == pytest.approx([1e-3], rel=1e-3)
+
+
+def test_the_recorded_loss_is_not_scaled() -> None:
+    scaled, plain = build(plugins=("fp16",)), build(plugins=("fp32",))
+
+    losses = [float(train_step(p, [next(p.train.epoch(0))], Progress())[0]) for p in (scaled, plain)]
+
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
