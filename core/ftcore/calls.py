@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from attrs import frozen
 
 from .errors import UserError, nearest
+from .freezing import is_under, thawed
 from .parts import Backbone, Data, FreezePlan, Loss, ParamGroup, Placement, Precision, Schedule, Transforms
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .events import Observer
     from .host import Host
     from .parts import HeadSlot, InputSpec, Task
+    from .plugins import Plugin
 
 T = TypeVar("T")
 
@@ -77,6 +79,7 @@ class Calls:
         self._expect("param_groups", groups, ParamGroup)
         placed = Counter(name for group in groups for name in group.params)
         wrong = {name for name, times in placed.items() if times > 1} | (set(learning) ^ set(placed))
+        wrong |= {name for g in groups for name, p in g.params.items() if learning.get(name) is not p}
         if wrong:
             raise UserError(
                 f"{self._who('param_groups')} must put every parameter that learns into exactly one group; "
@@ -115,18 +118,24 @@ class Calls:
 
     def make_metrics(self, task: Task) -> dict[str, Any]:
         """See `ftcore.hooks.make_metrics`."""
+        from torchmetrics import Metric
+
         metrics: dict[str, Any] = {}
         answers = self._all("make_metrics", Mapping, task=task)
         for plugin, answer in zip(self.host.record["make_metrics"].answered, answers, strict=True):
+            self._expect("make_metrics", list(answer.values()), Metric, by=plugin)
             for name in answer:
-                if name in metrics or name in {"loss", "epoch"}:
+                if name in metrics or name in {"loss", "train_loss", "epoch"}:
                     raise UserError(f"make_metrics: {name!r} of {plugin} is taken; give the metric another name")
             metrics |= answer
         return metrics
 
     def make_observers(self) -> list[Observer]:
         """See `ftcore.hooks.make_observers`."""
-        return [observer for answer in self._all("make_observers", Sequence) for observer in answer]
+        answers = self._all("make_observers", Sequence)
+        for plugin, answer in zip(self.host.record["make_observers"].answered, answers, strict=True):
+            self._expect("make_observers", answer, Callable, by=plugin)
+        return [observer for answer in answers for observer in answer]
 
     def _one(self, hook: str, kind: type[T], given: str, **arguments: Any) -> T:
         answer: T | None = self.host.ask(hook, **arguments)
@@ -137,19 +146,20 @@ class Calls:
 
     def _all(self, hook: str, kind: type[T], **arguments: Any) -> list[T]:
         answers = self.host.ask(hook, **arguments)
-        self._expect(hook, answers, kind)
+        for plugin, answer in zip(self.host.record[hook].answered, answers, strict=True):
+            self._expect(hook, [answer], kind, by=plugin)
         return list(answers)
 
-    def _expect(self, hook: str, answers: Sequence[object], *kinds: type) -> None:
+    def _expect(self, hook: str, answers: Sequence[object], *kinds: Any, by: Plugin | None = None) -> None:
         for answer in answers:
             if not isinstance(answer, kinds):
                 expected = " or ".join(kind.__name__ for kind in kinds)
-                raise UserError(f"{self._who(hook)} returned {_kind(answer)}; expected {expected}")
+                raise UserError(f"{self._who(hook, by)} returned {_kind(answer)}; expected {expected}")
 
-    def _who(self, hook: str) -> str:
-        """Name the plugins that made an answer, with the lines to look at."""
+    def _who(self, hook: str, by: Plugin | None = None) -> str:
+        """Name the plugins that made an answer (or one of the answers), with the lines to look at."""
         record = self.host.record[hook]
-        makers = [*record.answered, *record.wrapped]
+        makers = [*([by] if by else record.answered), *record.wrapped]
         places = [impl.where for plugin in makers for impl in plugin.hooks if impl.hook == hook]
         return f"{' and '.join(f'{plugin.name}.{hook}' for plugin in makers)} ({', '.join(places)})"
 
@@ -187,5 +197,6 @@ def _check_names(who: str, plan: FreezePlan, model: nn.Module) -> None:
             f"{who}: the plan names {len(wrong)} parameters or modules that do not exist: "
             f"{', '.join(sorted(wrong)[:5])}{nearest(first, parameters | modules)}"
         )
-    if plan.frozen == parameters and not plan.unfreeze_at:
-        raise UserError(f"{who}: the plan freezes every parameter, so nothing could learn")
+    released = thawed(plan, 0)
+    if all(name in plan.frozen and not is_under(name, released) for name in parameters):
+        raise UserError(f"{who}: the plan freezes every parameter, so nothing could learn in the first epoch")

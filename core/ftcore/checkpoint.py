@@ -36,11 +36,15 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
     aside, old = (target.with_name(f".{kind}-{target.name}-{mark}") for kind in ("new", "old"))
     target.parent.mkdir(parents=True, exist_ok=True)
     aside.mkdir()
-    write(aside)
-    for file in aside.iterdir():
-        file.chmod(aside.stat().st_mode & 0o666)  # safetensors makes files for the owner alone
-        _sync(file)
-    _sync(aside)
+    try:
+        write(aside)
+        for file in aside.iterdir():
+            file.chmod(aside.stat().st_mode & 0o666)  # safetensors makes files for the owner alone
+            _sync(file)
+        _sync(aside)
+    except BaseException:
+        shutil.rmtree(aside)
+        raise
     if target.exists():
         target.rename(old)
     aside.rename(target)

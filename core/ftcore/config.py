@@ -171,8 +171,8 @@ def load(file: Path | None = None, flags: Flags | None = None) -> RunConfig:
     """
     flags = flags or Flags()
     tree, origins = _from_file(file) if file else ({}, {})
-    named = _named(tree.pop("plugins", []), file)
-    without = [name.text for name in _named(tree.pop("without", []), file)]
+    named = _named("plugins", tree, file)
+    without = [name.text for name in _named("without", tree, file)]
     named += [Named(text, f"--plugin {text}", Path.cwd()) for text in flags.plugins]
     for key, value, origin in _from_flags(flags):
         section, option = key.rsplit(".", 1)
@@ -206,7 +206,10 @@ def _from_file(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
         if key not in allowed:
             raise UserError(f"unknown key {key!r} in {file}{nearest(key, allowed)}; allowed: {', '.join(allowed)}")
     tree = {key: value for key, value in raw.items() if key != "plugin"}
-    tree |= {f"plugin.{name}": values for name, values in raw.get("plugin", {}).items()}
+    plugins = raw.get("plugin", {})
+    if not isinstance(plugins, dict):
+        raise UserError(f"plugin in {file} must be a table of each plugin's options: [plugin.NAME]; got {plugins!r}")
+    tree |= {f"plugin.{name}": values for name, values in plugins.items()}
     for name, values in tree.items():
         if name not in LISTS and not isinstance(values, dict):
             raise UserError(f"{name} in {file} must be a table: [{name}]")
@@ -214,11 +217,12 @@ def _from_file(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return tree, origins
 
 
-def _named(texts: Any, file: Path | None) -> list[Named]:
+def _named(key: str, tree: dict[str, Any], file: Path | None) -> list[Named]:
+    texts = tree.pop(key, [])
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise UserError(f'plugins in {file} must be a list of names such as ["weighted_ce", "sgd"], got {texts!r}')
+        raise UserError(f'{key} in {file} must be a list of names such as ["weighted_ce", "sgd"], got {texts!r}')
     base = file.absolute().parent if file else Path.cwd()
-    return [Named(text, f"{file} plugins[{index}]", base) for index, text in enumerate(texts)]
+    return [Named(text, f"{file} {key}[{index}]", base) for index, text in enumerate(texts)]
 
 
 def _from_flags(flags: Flags) -> list[tuple[str, Flag, str]]:

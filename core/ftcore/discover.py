@@ -99,7 +99,13 @@ def source_file(module: str) -> Path | None:
 def static_hooks(target: str) -> tuple[str, ...] | None:
     """Read the names of a plugin's hooks from its source; None where there is no readable source."""
     module, _, attribute = target.partition(":")
-    tree = _syntax_tree(module)
+    path = source_file(module)
+    return file_hooks(path, attribute) if path else None
+
+
+def file_hooks(path: Path, attribute: str) -> tuple[str, ...] | None:
+    """Read the names of the hooks of a file, or of a class in it; None where it cannot be read."""
+    tree = _syntax_tree(path)
     if tree is None:
         return None
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
@@ -109,10 +115,9 @@ def static_hooks(target: str) -> tuple[str, ...] | None:
 
 
 @cache
-def _syntax_tree(module: str) -> ast.Module | None:
-    path = source_file(module)
+def _syntax_tree(path: Path) -> ast.Module | None:
     try:
-        return ast.parse(path.read_bytes()) if path else None
+        return ast.parse(path.read_bytes())
     except (OSError, SyntaxError):
         return None
 

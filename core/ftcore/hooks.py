@@ -65,7 +65,7 @@ def build_model(name: str | None, weights: str, config: RunConfig, ctx: Context)
     """Build the pre-trained network with its own head.
 
     `name` is ``provider/network``: answer only for your provider. `weights` is ``default``, ``none``, a named entry
-    or a file (`ftcore.load_weights` reads one). For a bare module the host takes the last Linear or Conv2d, or
+    or a file (`ftcore.weights.load_weights` reads one). For a bare module the host takes the last Linear or Conv2d, or
     ``model.head``, as the head. `predict` calls this hook with ``none`` and loads the run's own weights.
     """
 

@@ -161,7 +161,9 @@ class Host:
         def wrapper(*arguments: Any) -> Generator[None, Any, Any]:
             self.record[impl.hook].wrapped.append(plugin)
             inner = impl.function(*self._with_context(plugin, impl, arguments))
-            next(inner)
+            wrong = UserError(f"wrapper {plugin.name}.{impl.hook} ({impl.where}) must yield, and it must yield once")
+            if next(inner, wrong) is wrong:
+                raise wrong
             result = yield
             try:
                 inner.send(result)

@@ -174,7 +174,7 @@ def train_step(parts: Parts, window: Sequence[Batch], progress: Progress) -> tup
         with exchange:
             with precision.autocast():
                 outputs = placement.model(batch.images)
-            loss = parts.loss.function(outputs.float(), batch.targets) * (weight / divisor)
+            loss = parts.loss.function(in_float32(outputs), batch.targets) * (weight / divisor)
             window_loss = window_loss + loss.detach()
             precision.scaler.scale(loss * placement.world_size).backward()
     precision.scaler.unscale_(parts.optimizer)
@@ -184,6 +184,16 @@ def train_step(parts: Parts, window: Sequence[Batch], progress: Progress) -> tup
         parts.schedule.scheduler.step()
     parts.optimizer.zero_grad(set_to_none=True)
     return placement.reduce(window_loss), divisor
+
+
+def in_float32(outputs: Any) -> Tensor:
+    """Outputs as the network gives them -> (N, K) float32, in which the loss is taken whatever the precision."""
+    if not isinstance(outputs, torch.Tensor):
+        raise UserError(
+            f"the network returns a {type(outputs).__name__} and not one tensor (N, K); "
+            "a build_model plugin can wrap it in a module that does"
+        )
+    return outputs.float()
 
 
 def clip(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
@@ -235,7 +245,7 @@ def evaluate(parts: Parts) -> dict[str, Any]:
     for batch in parts.val.epoch(0):
         with parts.precision.autocast():
             outputs = model(batch.images)
-        outputs = outputs.float()
+        outputs = in_float32(outputs)
         divisor = parts.loss.weight(batch.targets)
         total = total + parts.loss.function(outputs, batch.targets) * divisor
         weight = weight + divisor

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from . import config as configuration
-from .discover import Available, select, source_file
+from .discover import Available, select
 from .errors import UserError, nearest
 from .lint import Implementation, implementations, problems
 from .structure import structure
@@ -37,6 +37,7 @@ class Reference:
         module: module to import.
         attribute: class in it, or ``""`` for the module itself.
         source: what provides it: ``ftcore 0.1.0`` or a file.
+        written: the form that means the same from any folder.
         file: the hooks file, for the file form.
     """
 
@@ -44,6 +45,7 @@ class Reference:
     module: str
     attribute: str
     source: str
+    written: str
     file: Path | None = None
 
     @property
@@ -85,30 +87,36 @@ class Plugin:
 
 def resolve(named: Named, available: tuple[Available, ...]) -> Reference:
     """Say what a written plugin means; imports nothing."""
+    reference = _reference(named, available)
+    may_have_options = reference.attribute or _ENTRY.fullmatch(named.text)
+    if may_have_options and (not NAME.fullmatch(reference.name) or reference.name in configuration.RESERVED):
+        raise UserError(
+            f"{reference.source} has a plugin called {reference.name!r}: a plugin's name is a-z, 0-9 and _, "
+            f"starts with a letter and is none of {', '.join(sorted(configuration.RESERVED))}"
+        )
+    return reference
+
+
+def _reference(named: Named, available: tuple[Available, ...]) -> Reference:
     text = named.text
     path, _, attribute = text.partition(".py:")
     if text.endswith(".py") or attribute or "/" in text or "\\" in text:
         return _file(Path(f"{path}.py" if attribute else text), attribute, named)
     if match := _ENTRY.fullmatch(text):
-        return _entry(select(match[1], match[2], available))
+        return _entry(select(match[1], match[2], available), text)
     if match := _IMPORT.fullmatch(text):
         module, attribute = match[1], match[2] or ""
         name = _snake(attribute or module.rsplit(".", 1)[-1])
-        return Reference(name, module, attribute, source=f"module {module}")
+        return Reference(name, module, attribute, source=f"module {module}", written=text)
     raise UserError(
         f"cannot parse plugin {text!r} ({named.origin}): "
         "expected NAME, NAME@DISTRIBUTION, package.module[:Class] or path/to/file.py"
     )
 
 
-def _entry(plugin: Available) -> Reference:
-    if not NAME.fullmatch(plugin.name) or plugin.name in configuration.RESERVED:
-        raise UserError(
-            f"{plugin.source} has a plugin called {plugin.name!r}: a plugin's name is a-z, 0-9 and _, "
-            f"starts with a letter and is none of {', '.join(sorted(configuration.RESERVED))}"
-        )
+def _entry(plugin: Available, written: str) -> Reference:
     module, _, attribute = plugin.target.partition(":")
-    return Reference(plugin.name, module, attribute, plugin.source)
+    return Reference(plugin.name, module, attribute, plugin.source, written)
 
 
 def _file(path: Path, attribute: str, named: Named) -> Reference:
@@ -119,12 +127,19 @@ def _file(path: Path, attribute: str, named: Named) -> Reference:
     full, stem = full.resolve(), path.stem
     if not stem.isidentifier():
         raise UserError(f"plugin file {full} cannot be imported: {stem!r} is no Python name; rename the file")
-    taken = source_file(stem) or (Path(stem) if stem in sys.builtin_module_names else None)
-    if taken and taken.resolve() != full:
+    taken = importlib.util.find_spec(stem)
+    if taken:
+        _check_same(full, stem, taken.origin)
+    written = f"{full}:{attribute}" if attribute else str(full)
+    return Reference(_snake(attribute or stem), stem, attribute, str(full), written, file=full)
+
+
+def _check_same(file: Path, stem: str, found: str | None) -> None:
+    """Refuse a hooks file whose stem already means another module."""
+    if found is None or Path(found).resolve() != file:
         raise UserError(
-            f"plugin file {full} cannot be imported as {stem!r}: that name is already {taken}; rename the file"
+            f"plugin file {file} cannot be imported as {stem!r}: that name is already {found}; rename the file"
         )
-    return Reference(_snake(attribute or stem), stem, attribute, str(full), file=full)
 
 
 def _snake(name: str) -> str:
@@ -149,7 +164,7 @@ def _import(reference: Reference) -> ModuleType:
     if reference.file and str(reference.file.parent) not in sys.path:
         sys.path.append(str(reference.file.parent))
     try:
-        return importlib.import_module(reference.module)
+        module = importlib.import_module(reference.module)
     except UserError:
         raise
     except Exception as error:  # whatever a third party's module raises on import is that plugin's fault
@@ -158,6 +173,9 @@ def _import(reference: Reference) -> ModuleType:
             f"{type(error).__name__}: {error}\nnothing was run; `python -c 'import {reference.module}'` "
             "shows the traceback"
         ) from error
+    if reference.file:
+        _check_same(reference.file, reference.module, module.__file__)
+    return module
 
 
 def _attribute(module: ModuleType, reference: Reference) -> Any:
@@ -197,7 +215,7 @@ def activate_all(config: RunConfig, available: tuple[Available, ...], defaults: 
     _check_twice(references)
     named = {reference.name for reference, _ in references}
     builtin = tuple(plugin for plugin in available if plugin.distribution == "ftcore")
-    others = [_entry(select(name, None, builtin)) for name in defaults if name not in named]
+    others = [_entry(select(name, None, builtin), name) for name in defaults if name not in named]
     _check_without(config.without, named, {reference.name for reference in others})
     references = [pair for pair in references if pair[0].name not in config.without]
     references += [(reference, "default") for reference in others if reference.name not in config.without]

@@ -64,27 +64,32 @@ def load(run: Path) -> Model:
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
         version = description["format"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        if version != checkpoint.FORMAT:
+            raise UserError(f"{file} has format {version!r}; this ftcore reads format {checkpoint.FORMAT}")
+        asked, task = _read(description, file)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
-    if version != checkpoint.FORMAT:
-        raise UserError(f"{file} has format {version!r}; this ftcore reads format {checkpoint.FORMAT}")
-    return _build(file.parent, description)
+    return _build(file.parent, asked, task)
 
 
-def _build(folder: Path, description: dict[str, Any]) -> Model:
+def _read(description: dict[str, Any], file: Path) -> tuple[config.RunConfig, Task]:
+    """Turn ``model.json`` into what was asked for and what was learnt."""
+    origin = str(file)
+    options = {name: values for name, values in description["options"].items() if values}
+    asked = config.RunConfig(
+        model=config.ModelConfig(**_tuples(description["model"])),
+        plugins=tuple(config.Named(text, origin, file.parent) for text in description["plugins"]),
+        options=options,
+        origins={f"plugin.{name}.{key}": origin for name, values in options.items() for key in values},
+    )
+    return asked, Task(**_tuples(description["task"]))
+
+
+def _build(folder: Path, asked: config.RunConfig, task: Task) -> Model:
     from .assemble import build_network
     from .calls import Calls
     from .run import activate
 
-    origin = str(folder / "model.json")
-    options = {name: values for name, values in description["options"].items() if values}
-    asked = config.RunConfig(
-        model=config.ModelConfig(**_tuples(description["model"])),
-        plugins=tuple(config.Named(text, origin, folder) for text in description["plugins"]),
-        options=options,
-        origins={f"plugin.{name}.{key}": origin for name, values in options.items() for key in values},
-    )
-    task = Task(**_tuples(description["task"]))
     network = build_network(asked, Calls(activate(asked)), task)
     _load_tensors(network.module, folder / "model.safetensors")
     return Model(network.module.eval(), network.transforms, task)

@@ -14,9 +14,10 @@ from attrs import asdict, define
 from safetensors.torch import save_model
 
 from . import checkpoint
-from .discover import source_file
+from .discover import discover, source_file
 from .hooks import HOOK_API
 from .host import summary
+from .plugins import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +60,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove the folder if no epoch was finished, so that nothing half-written stays."""
-        if not (self.path / "checkpoints").exists():
+        if not any(self.path.glob("checkpoints/step-*")):
             shutil.rmtree(self.path)
 
     def _write_model(self, folder: Path, description: dict[str, Any]) -> None:
@@ -80,9 +81,12 @@ def config_toml(config: RunConfig, plugins: Sequence[Plugin]) -> str:
     """Spell the resolved configuration, each value with its origin as a comment."""
     document = tomlkit.document()
     named = [plugin for plugin in plugins if not plugin.is_default]
-    document["plugins"] = [_written(plugin) for plugin in named]
-    if config.without:
-        document["without"] = list(config.without)
+    document["plugins"] = [plugin.reference.written for plugin in named]
+    available = discover()
+    left_out = {resolve(name, available).name for name in config.plugins}
+    without = [name for name in config.without if name not in left_out]
+    if without:
+        document["without"] = without
     for section in ("model", "data", "train", "run"):
         document[section] = _table(asdict(getattr(config, section)), section, config)
     if config.hooks:
@@ -95,20 +99,12 @@ def config_toml(config: RunConfig, plugins: Sequence[Plugin]) -> str:
     return tomlkit.dumps(document)
 
 
-def _written(plugin: Plugin) -> str:
-    """Spell a plugin so that a config file means the same one."""
-    reference = plugin.reference
-    if reference.file:
-        return f"{reference.file}:{reference.attribute}" if reference.attribute else str(reference.file)
-    return reference.target if reference.source.startswith("module ") else reference.name
-
-
 def _table(values: dict[str, Any], place: str, config: RunConfig) -> tomlkit.items.Table:
     table = tomlkit.table()
     for key, value in values.items():
         if value is not None:
             item = tomlkit.item(list(value) if isinstance(value, tuple) else value)
-            item.comment(config.origins.get(f"{place}.{key}", "default"))
+            item.comment(" ".join(config.origins.get(f"{place}.{key}", "default").split()))
             table.add(key, item)
     return table
 
@@ -163,7 +159,7 @@ def describe_model(host: Host, data: Data, assembly: Assembly) -> dict[str, Any]
         "format": checkpoint.FORMAT,
         "ftcore": metadata.version("ftcore"),
         "model": asdict(model),
-        "plugins": [_written(plugin) for plugin in named],
+        "plugins": [plugin.reference.written for plugin in named],
         "options": {p.name: asdict(p.config) for p in host.plugins if p.name in makers and p.config is not None},
         "task": asdict(data.task),
         "input": asdict(assembly.network.spec),

@@ -92,7 +92,8 @@ def _converter() -> cattrs.Converter:
     for kind, name in ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (str, "text")):
         converter.register_structure_hook(kind, _primitive(kind, name))
     converter.register_structure_hook(Path, lambda value, _: Path(_primitive(str, "a path")(value, str)))
-    for origin, convert in ((Literal, _literal), (tuple, _sequence), (dict, _mapping), (Union, _union)):
+    origins = ((Literal, _literal), (tuple, _sequence), (list, _sequence), (dict, _mapping), (Union, _union))
+    for origin, convert in origins:
         converter.register_structure_hook_func(partial(_has_origin, origin), convert)
     converter.register_structure_hook_func(partial(_has_origin, UnionType), _union)
     return converter
@@ -115,19 +116,27 @@ def _primitive(kind: type, name: str) -> Callable[[Any, Any], Any]:
 
 
 def _literal(value: Any, kind: Any) -> Any:
-    plain = value.string() if isinstance(value, Flag) else value
     allowed = get_args(kind)
-    if plain in allowed:
-        return plain
-    raise ValueError(f"{shown(value)} is not one of {', '.join(map(repr, allowed))}{nearest(str(plain), allowed)}")
+    spelt = [value.string(), value.value()] if isinstance(value, Flag) else [value]
+    for plain in spelt:
+        for choice in allowed:
+            if type(plain) is type(choice) and plain == choice:
+                return choice
+    near = nearest(str(spelt[0]), [choice for choice in allowed if isinstance(choice, str)])
+    raise ValueError(f"{shown(value)} is not one of {', '.join(map(repr, allowed))}{near}")
 
 
-def _sequence(value: Any, kind: Any) -> tuple[Any, ...]:
+def _sequence(value: Any, kind: Any) -> tuple[Any, ...] | list[Any]:
     plain = value.value() if isinstance(value, Flag) else value
     if not isinstance(plain, list | tuple):
         raise ValueError(f'expected a list such as [1, 2] or ["a", "b"], got {shown(value)}')
-    item = get_args(kind)[0]
-    return tuple(_converter().structure(element, item) for element in plain)
+    items = get_args(kind)
+    if get_origin(kind) is list or items[-1] is ...:
+        items = (items[0],) * len(plain)
+    if len(items) != len(plain):
+        raise ValueError(f"expected {len(items)} values, got {len(plain)}: {shown(value)}")
+    built = [_converter().structure(element, item) for element, item in zip(plain, items, strict=True)]
+    return built if get_origin(kind) is list else tuple(built)
 
 
 def _mapping(value: Any, kind: Any) -> dict[str, Any]:

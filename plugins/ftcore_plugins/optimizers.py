@@ -115,14 +115,7 @@ class AdamConfig:
     """
 
     lr: float = field(default=0.001, validator=_positive)
-    betas: tuple[float, ...] = field(
-        default=(0.9, 0.999),
-        validator=[
-            validators.min_len(2),
-            validators.max_len(2),
-            validators.deep_iterable(_share),
-        ],
-    )
+    betas: tuple[float, float] = field(default=(0.9, 0.999), validator=validators.deep_iterable(_share))
     eps: float = field(default=1e-8, validator=_positive)
     weight_decay: float = field(default=0.0, validator=_not_negative)
 

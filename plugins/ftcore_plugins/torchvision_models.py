@@ -32,10 +32,12 @@ class Torchvision:
             raise UserError(f"torchvision's networks take 3 channels, not model.channels = {config.model.channels}")
         heads = find_heads(lambda classes: _build(network, num_classes=classes))
         entry = _entry(network, weights)
-        module = _without_rectified_head(_download(network, entry), network)
+        module = _download(network, entry)
         if is_file(weights):
             load_weights(module, weights, heads)
-        return Backbone(module, heads, _input(network, entry))
+        _leave_out(module, network)
+        present = dict(module.named_modules())
+        return Backbone(module, tuple(slot for slot in heads if slot.path in present), _input(network, entry))
 
 
 def _build(network: str, **options: Any) -> nn.Module:
@@ -74,13 +76,21 @@ def _download(network: str, entry: Any) -> nn.Module:
         ) from error
 
 
-def _without_rectified_head(module: nn.Module, network: str) -> nn.Module:
-    """Take away the ReLU behind SqueezeNet's classifier: it would cut off every negative logit of the new head."""
+def _leave_out(module: Any, network: str) -> None:
+    """Take away what a new head cannot use.
+
+    SqueezeNet's ReLU behind the classifier would cut off every negative logit. The auxiliary classifiers of GoogLeNet
+    and Inception only serve training from scratch, as torchvision's own ``aux_logits=False`` has it.
+    """
     from torch import nn
 
     if network.startswith("squeezenet"):
         module.set_submodule("classifier.2", nn.Identity())
-    return module
+    if network in {"googlenet", "inception_v3"}:
+        module.aux_logits = False
+        for name in ("aux1", "aux2", "AuxLogits"):
+            if hasattr(module, name):
+                setattr(module, name, None)
 
 
 def _input(network: str, entry: Any) -> InputSpec:

@@ -8,9 +8,8 @@ every ten steps; it checks nothing and counts nothing.
 from __future__ import annotations
 
 import statistics
-import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from attrs import evolve, frozen
@@ -18,12 +17,12 @@ from torch.nn import functional
 
 from ftcore import loop
 from ftcore.config import Flags, load
-from ftcore.loading import Batch
 from ftcore.run import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ftcore.loading import Batch, Batches
     from ftcore.parts import Samples
 
 ROUNDS = 9
@@ -56,7 +55,7 @@ def hand_written(parts: loop.Parts) -> None:
     total = 0.0
     for step, (images, targets, _) in enumerate(parts.train.epoch(0), start=1):
         outputs = model(images)
-        loss = functional.cross_entropy(outputs, targets)
+        loss: Any = functional.cross_entropy(outputs, targets)
         loss.backward()
         optimizer.step()
         scheduler.step()
@@ -79,8 +78,9 @@ def parts_for(arguments: list[str]) -> loop.Parts:
         sets=[*model, "model.weights=none", "train.epochs=1000000"],
     )
     parts = prepare(load(flags=flags)).assembly.parts
-    batches = [batch for batch in parts.train.epoch(0)][:30]
-    return evolve(parts, train=InMemory(tuple(batches), parts.train.samples), observers=())
+    batches = list(parts.train.epoch(0))[:30]
+    in_memory = InMemory(tuple(batches), parts.train.samples)
+    return evolve(parts, train=cast("Batches", in_memory), observers=())
 
 
 def main() -> None:
@@ -106,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -24,7 +24,7 @@ TASK = Task("classification", ("cat", "dog"), (3, 4))
 def answering(hook: str, answer: Callable[..., Any], name: str = "acme") -> Plugin:
     """Make a plugin of one function."""
     made = type("Acme", (), {hook: staticmethod(hookimpl(answer))})()
-    reference = Reference(name, __name__, "Acme", f"{name} 1.0")
+    reference = Reference(name, __name__, "Acme", f"{name} 1.0", name)
     return Plugin(reference, f"--plugin {name}", None, tuple(implementations(made)))
 
 
@@ -99,7 +99,7 @@ def test_a_wrapper_that_spoils_an_answer_is_named_beside_its_maker() -> None:
         return 42
 
     made = type("Spoiler", (), {"make_loss": staticmethod(hookimpl(wrapper=True)(spoil))})()
-    reference = Reference("spoiler", __name__, "Spoiler", "spoiler 1.0")
+    reference = Reference("spoiler", __name__, "Spoiler", "spoiler 1.0", "spoiler")
     spoiler = Plugin(reference, "--plugin spoiler", None, tuple(implementations(made)))
 
     with pytest.raises(UserError, match=r"acme\.make_loss and spoiler\.make_loss \(.*, .*\) returned int 42"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ftcore import UserError
 from ftcore.config import SECTIONS, DataConfig, Flags, FolderConfig, ModelConfig, Named, RunConfig, TrainConfig, load
-from ftcore.discover import discover
+from ftcore.discover import Available, discover
 from ftcore.plugins import Plugin, Reference, activate, activate_all, resolve
 from ftcore.runfolder import config_toml
 from ftcore.structure import structure
@@ -282,7 +282,7 @@ OPTIONS = st.builds(
 def test_a_config_that_was_written_and_read_again_is_the_same(
     tmp_path_factory: pytest.TempPathFactory, config: RunConfig, options: AcmeConfig
 ) -> None:
-    plugin = Plugin(Reference("acme", "acme.hooks", "Acme", "acme 1.0"), "--plugin acme", options, ())
+    plugin = Plugin(Reference("acme", "acme.hooks", "Acme", "acme 1.0", "acme"), "--plugin acme", options, ())
 
     again = load(written(tmp_path_factory.getbasetemp(), config_toml(config, [plugin])))
 
@@ -332,7 +332,9 @@ def test_a_written_config_keeps_switched_off_defaults_and_orders(tmp_path: Path)
 
 
 def test_a_written_config_names_the_distribution_of_a_plugin_that_needed_it() -> None:
-    reference = Reference("focal", "acme.losses", "Focal", "acme-losses 1.0")
-    named = Plugin(reference, "--plugin focal@acme-losses", None, ())
+    available = (Available("focal", "acme-losses", "1.0", "acme:Focal"), Available("focal", "other", "2.0", "b:Focal"))
+    reference = resolve(Named("focal@acme-losses", "--plugin", Path()), available)
 
-    assert 'plugins = ["focal@acme-losses"]' in config_toml(RunConfig(), [named])
+    text = config_toml(RunConfig(), [Plugin(reference, "--plugin", None, ())])
+
+    assert 'plugins = ["focal@acme-losses"]' in text

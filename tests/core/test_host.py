@@ -72,7 +72,7 @@ class Asking:
 
 def plugin(made: object, origin: str = "") -> Plugin:
     name = type(made).__name__.lower()
-    reference = Reference(name, __name__, type(made).__name__, f"acme-{name} 1.0")
+    reference = Reference(name, __name__, type(made).__name__, f"acme-{name} 1.0", name)
     return Plugin(reference, origin or f"--plugin {name}", None, tuple(implementations(made)))
 
 

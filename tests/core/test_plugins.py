@@ -83,12 +83,12 @@ ACME = Available("focal", "acme-losses", "1.0", "acme.losses:Focal")
 @pytest.mark.parametrize(
     ("text", "reference"),
     [
-        ("focal", Reference("focal", "acme.losses", "Focal", "acme-losses 1.0")),
-        ("focal@acme-losses", Reference("focal", "acme.losses", "Focal", "acme-losses 1.0")),
-        ("acme.hooks", Reference("hooks", "acme.hooks", "", "module acme.hooks")),
-        ("acme.losses:Focal", Reference("focal", "acme.losses", "Focal", "module acme.losses")),
-        ("acme:FocalLoss", Reference("focal_loss", "acme", "FocalLoss", "module acme")),
-        ("Acme", Reference("acme", "Acme", "", "module Acme")),
+        ("focal", Reference("focal", "acme.losses", "Focal", "acme-losses 1.0", "focal")),
+        ("focal@acme-losses", Reference("focal", "acme.losses", "Focal", "acme-losses 1.0", "focal@acme-losses")),
+        ("acme.hooks", Reference("hooks", "acme.hooks", "", "module acme.hooks", "acme.hooks")),
+        ("acme.losses:Focal", Reference("focal", "acme.losses", "Focal", "module acme.losses", "acme.losses:Focal")),
+        ("acme:FocalLoss", Reference("focal_loss", "acme", "FocalLoss", "module acme", "acme:FocalLoss")),
+        ("Acme", Reference("acme", "Acme", "", "module Acme", "Acme")),
     ],
 )
 def test_the_form_alone_decides_what_a_plugin_means(text: str, reference: Reference) -> None:

@@ -114,7 +114,9 @@ def test_a_checkpoint_holds_network_optimizer_schedule_and_progress(tmp_path: Pa
 
     state = json.loads((folder / "state.json").read_text())
     torch.testing.assert_close(load_file(folder / "model.safetensors"), dict(parts.network.state_dict()))
-    assert load_file(folder / "optimizer.safetensors").keys() == optimizer_state(parts.network, parts.optimizer)[0].keys()
+    assert (
+        load_file(folder / "optimizer.safetensors").keys() == optimizer_state(parts.network, parts.optimizer)[0].keys()
+    )
     assert state["schedule"]["last_epoch"] == state["progress"]["step"] == 10
     assert state["progress"]["best"]["epoch"] == state["progress"]["epoch"] == 1
 
@@ -136,7 +138,10 @@ def test_only_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_number_that_is_not_finite_becomes_null() -> None:
-    assert json.loads(to_json({"r2": float("nan"), "scores": [1.0, float("inf")]})) == {"r2": None, "scores": [1.0, None]}
+    assert json.loads(to_json({"r2": float("nan"), "scores": [1.0, float("inf")]})) == {
+        "r2": None,
+        "scores": [1.0, None],
+    }
 
 
 def test_anything_but_plain_data_is_refused() -> None:

@@ -1,0 +1,186 @@
+"""Where the classifiers of real architectures are, and how new ones get there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torchvision.models import get_model
+
+from ftcore import Backbone, HeadSlot, UserError, hookimpl
+from ftcore.config import Flags, load
+from ftcore.heads import attach, choose_head, derive_backbone, find_heads, slot_at
+from ftcore.run import prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def of_timm(name: str) -> Callable[[int], nn.Module]:
+    return lambda classes: timm.create_model(name, num_classes=classes)
+
+
+def of_torchvision(name: str) -> Callable[[int], nn.Module]:
+    options = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
+    return lambda classes: get_model(name, num_classes=classes, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet18", [("fc", 512)]),
+        ("mobilenetv2_100", [("classifier", 1280)]),
+        ("mobilenetv3_small_050", [("classifier", 1024)]),
+        ("convnext_atto", [("head.fc", 320)]),
+        ("vit_tiny_patch16_224", [("head", 192)]),
+        ("deit_tiny_distilled_patch16_224", [("head", 192), ("head_dist", 192)]),
+        ("levit_128s", [("head.linear", 384), ("head_dist.linear", 384)]),
+    ],
+)
+def test_the_heads_of_timms_networks_are_found(name: str, expected: list[tuple[str, int]]) -> None:
+    assert find_heads(of_timm(name)) == tuple(HeadSlot(path, features) for path, features in expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet18", [("fc", 512)]),
+        ("mobilenet_v3_small", [("classifier.3", 1024)]),
+        ("convnext_tiny", [("classifier.2", 768)]),
+        ("vit_b_16", [("heads.head", 768)]),
+        ("swin_t", [("head", 768)]),
+        ("densenet121", [("classifier", 1024)]),
+        ("vgg11", [("classifier.6", 4096)]),
+        ("googlenet", [("aux1.fc2", 1024), ("aux2.fc2", 1024), ("fc", 1024)]),
+        ("inception_v3", [("AuxLogits.fc", 768), ("fc", 2048)]),
+    ],
+)
+def test_the_heads_of_torchvisions_networks_are_found(name: str, expected: list[tuple[str, int]]) -> None:
+    assert find_heads(of_torchvision(name)) == tuple(HeadSlot(path, features) for path, features in expected)
+
+
+def test_a_convolution_can_be_a_head() -> None:
+    assert find_heads(of_torchvision("squeezenet1_0")) == (HeadSlot("classifier.1", 512, convolutional=True),)
+
+
+def test_finding_heads_takes_no_memory() -> None:
+    devices = set()
+
+    def build(classes: int) -> nn.Module:
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, classes))
+        devices.update(p.device.type for p in model.parameters())
+        return model
+
+    assert find_heads(build) == (HeadSlot("1", 4),)
+    assert devices == {"meta"}
+
+
+def test_the_head_of_a_bare_module_is_its_last_linear_layer() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Flatten(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU())
+
+    backbone = derive_backbone(model, None)
+
+    assert backbone.module is model
+    assert backbone.heads == (HeadSlot("4", 6),)
+
+
+def test_a_bare_modules_head_can_be_named() -> None:
+    model = nn.ModuleDict({"head": nn.Linear(8, 5), "decoder": nn.Linear(5, 8)})
+
+    assert derive_backbone(model, "head").heads == (HeadSlot("head", 8),)
+
+
+def test_a_module_without_layers_has_no_head() -> None:
+    with pytest.raises(UserError, match="Flatten has no Linear or Conv2d, so there is no head to replace"):
+        derive_backbone(nn.Flatten(), None)
+
+
+def test_a_head_that_does_not_exist_is_an_error_with_the_candidates() -> None:
+    model = nn.Sequential()
+    model.features, model.classifier = nn.Conv2d(3, 8, 1), nn.Linear(8, 5)
+
+    with pytest.raises(UserError, match=r"'clasifier' does not exist; did you mean 'classifier'") as caught:
+        slot_at(model, "clasifier")
+
+    assert "features: Conv2d(3, 8" in str(caught.value)
+    assert "classifier: Linear(in_features=8" in str(caught.value)
+
+
+def test_a_head_of_another_kind_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"model.head = '1' is a ReLU"):
+        slot_at(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), "1")
+
+
+def test_the_named_head_beats_what_the_provider_found() -> None:
+    backbone = Backbone(nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 5)), (HeadSlot("1", 6),))
+
+    assert choose_head(backbone, "0").heads == (HeadSlot("0", 8),)
+    assert choose_head(backbone, None) is backbone
+
+
+def test_a_head_is_put_in_place_below_other_modules() -> None:
+    model, head = nn.Sequential(nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 5))), nn.Linear(6, 2)
+
+    assert attach(model, HeadSlot("0.1", 6), head) is model
+    assert model[0][1] is head
+
+
+def test_a_network_of_a_single_layer_is_replaced_as_a_whole() -> None:
+    head = nn.Linear(8, 2)
+    backbone = derive_backbone(nn.Linear(8, 5), None)
+
+    assert attach(backbone.module, backbone.heads[0], head) is head
+
+
+class Bare:
+    """A network that is no `Backbone`."""
+
+    @hookimpl
+    def build_model(self, name: str | None) -> nn.Module | None:
+        layers = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 7), nn.ReLU(), nn.Linear(7, 9))
+        return nn.Sequential(*layers) if name == "bare/net" else None
+
+
+def bare_network(*sets: str) -> nn.Module:
+    flags = Flags("bare/net", "digits:5-6", plugins=(f"{__name__}:Bare",), sets=("model.image_size=8", *sets))
+    return prepare(load(None, flags)).assembly.parts.network
+
+
+@pytest.mark.parametrize(("sets", "shape"), [((), (2, 7)), (("model.head=2",), (2, 3))])
+def test_a_plugins_bare_module_gets_a_head_for_the_classes(sets: tuple[str, ...], shape: tuple[int, int]) -> None:
+    model = bare_network(*sets)
+
+    weights = [tuple(p.shape) for name, p in model.named_parameters() if name.endswith("weight")]
+    assert shape in weights
+
+
+def test_a_wrong_model_head_names_the_candidates() -> None:
+    with pytest.raises(UserError, match=r"(?s)model.head = '3' is a ReLU.*2: Linear.*4: Linear"):
+        bare_network("model.head=3")
+
+
+@pytest.mark.parametrize("name", ["timm/levit_128s", "torchvision/googlenet", "torchvision/squeezenet1_0"])
+def test_every_head_of_a_network_gives_the_classes_of_the_data(name: str) -> None:
+    flags = Flags(name, "digits:5-7", sets=("model.weights=none",))
+
+    network = prepare(load(None, flags)).assembly.network
+
+    assert network.heads
+    for path in network.heads:
+        head = network.module.get_submodule(path)
+        assert head.weight.shape[0] == 3
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", ["timm/deit_tiny_distilled_patch16_224", "torchvision/googlenet"])
+def test_a_network_of_several_heads_gives_one_tensor(name: str, training: bool) -> None:  # noqa: FBT001 - a table
+    flags = Flags(name, "digits:5-7", sets=("model.weights=none",))
+    network = prepare(load(None, flags)).assembly.network
+
+    outputs = network.module.train(training)(torch.zeros(2, 3, *network.spec.size))
+
+    assert isinstance(outputs, torch.Tensor)
+    assert outputs.shape == (2, 3)

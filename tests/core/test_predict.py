@@ -1,0 +1,216 @@
+"""A run's model answers for pictures from the run folder alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import load_model
+
+from ftcore import UserError
+from ftcore.config import Flags
+from ftcore.config import load as load_config
+from ftcore.predict import Prediction, load, predict
+from ftcore.run import prepare
+from ftcore.testing import image_folder, invoke
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FRESH = """
+import json, sys
+from pathlib import Path
+import torch
+from ftcore.predict import load
+images = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+with torch.inference_mode():
+    print(json.dumps(load(Path(sys.argv[1])).module(images).tolist()))
+"""
+
+
+def train(folder: Path, *sets: str, source: Path | None = None, plugins: Sequence[str] = ()) -> Path:
+    """Train a tiny network on pictures, and return the run folder."""
+    data = source or image_folder(folder / "data")
+    small = [f"run.folder={folder / 'run'}", "model.weights=none", "model.image_size=32", "train.epochs=1", *sets]
+    options = [word for text in small for word in ("--set", text)]
+    options += [word for text in plugins for word in ("--plugin", text)]
+    result = invoke("run", "--data", data, "--model", "timm/test_resnet", *options)
+    assert result.code == 0, result.err
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("predict"), "adamw.lr=0.01", "train.epochs=12", "train.batch_size=5")
+
+
+def test_a_fresh_process_elsewhere_gives_the_logits_of_the_trained_network(tmp_path: Path) -> None:
+    folder = train(tmp_path, plugins=["mlp_head"])
+    trained = prepare(load_config(folder / "config.toml", Flags(sets=[f"run.folder={tmp_path / 'x'}"])))
+    load_model(trained.assembly.parts.network, next(folder.glob("checkpoints/*/model.safetensors")))
+    images = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+    moved = shutil.move(folder, tmp_path / "moved")
+    shutil.rmtree(tmp_path / "data")
+
+    answer = subprocess.run(
+        [sys.executable, "-c", FRESH, moved], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+
+    with torch.inference_mode():
+        expected = trained.assembly.parts.network.eval()(images)
+    torch.testing.assert_close(torch.tensor(json.loads(answer.stdout)), expected, rtol=0, atol=1e-6)
+
+
+def test_classes_come_with_probabilities_the_most_probable_first(run: Path) -> None:
+    answers = list(predict(load(run), [run.parent / "data" / "green"], batch_size=4))
+
+    assert len(answers) == 6
+    for answer in answers:
+        assert isinstance(answer, Prediction)
+        assert set(answer.values) == {"blue", "green", "red"}
+        assert sum(answer.values.values()) == pytest.approx(1, abs=1e-6)
+        assert list(answer.values.values()) == sorted(answer.values.values(), reverse=True)
+
+
+def test_the_command_prints_path_class_and_probability(run: Path) -> None:
+    pictures = [run.parent / "data" / name / "0.jpg" for name in ("blue", "green", "red")]
+
+    result = invoke("predict", run, *pictures)
+
+    rows = [line.split("\t") for line in result.out.splitlines()]
+    assert (result.code, result.err) == (0, "")
+    assert [(row[0], row[1]) for row in rows] == [(str(path), path.parent.name) for path in pictures]
+    assert all(1 / 3 < float(row[2]) <= 1 for row in rows)
+
+
+def test_json_has_one_object_a_picture(run: Path) -> None:
+    picture = run.parent / "data" / "red" / "0.jpg"
+
+    result = invoke("predict", run, picture, picture, "--json")
+
+    rows = [json.loads(line) for line in result.out.splitlines()]
+    assert [row["path"] for row in rows] == [str(picture), str(picture)]
+    assert next(iter(rows[0]["values"])) == "red"
+
+
+def test_the_model_folder_alone_is_enough(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "model", tmp_path / "alone" / "model")
+
+    result = invoke("predict", tmp_path / "alone", run.parent / "data" / "red" / "0.jpg")
+
+    assert result.out.split("\t")[1] == "red"
+
+
+@pytest.mark.parametrize("bad", ["damaged", "text", "missing"])
+def test_a_picture_that_cannot_be_read_is_named_while_the_others_are_answered(
+    run: Path, tmp_path: Path, bad: str
+) -> None:
+    good, broken = run.parent / "data" / "red" / "0.jpg", tmp_path / f"{bad}.jpg"
+    if bad != "missing":
+        broken.write_bytes(good.read_bytes()[:-300] if bad == "damaged" else b"no picture")
+
+    result = invoke("predict", run, good, broken, good)
+
+    assert [line.split("\t")[1] for line in result.out.splitlines()] == ["red", "red"]
+    assert result.code == 2
+    assert str(broken) in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no run folder with a model: there is no"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "cannot read .*model.json"), ("[]", "cannot read .*model.json"), ('{"format": 99}', "has format 99")],
+)
+def test_a_description_that_cannot_be_used_is_an_error(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.json").write_text(content)
+
+    with pytest.raises(UserError, match=message):
+        load(tmp_path)
+
+
+def test_damaged_weights_are_an_error(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "model", tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"damaged")
+
+    with pytest.raises(UserError, match=r"cannot load .*model\.safetensors into the network"):
+        load(tmp_path)
+
+
+def test_a_regression_answers_in_the_targets_own_unit(tmp_path: Path) -> None:
+    source = image_folder(tmp_path / "data", classes=("1000", "1500", "3000"))
+    sets = ("data.task=regression", "adamw.lr=0.01", "train.epochs=15", "train.batch_size=5", "train.monitor=rmse")
+    folder = train(tmp_path, *sets, source=source)
+
+    result = invoke("predict", folder, source / "1000" / "0.jpg", source / "3000" / "0.jpg", "--json")
+
+    low, high = (json.loads(line)["values"]["target"] for line in result.out.splitlines())
+    assert low == pytest.approx(1000, abs=400)
+    assert high == pytest.approx(3000, abs=400)
+    assert invoke("predict", folder, source / "1000" / "0.jpg").out.split("\t")[1] == f"target={low:.6g}"
+
+
+HOOKS = """
+from attrs import field, frozen
+from torch import nn
+
+from ftcore import Backbone, HeadSlot, InputSpec, hookimpl
+
+
+@frozen
+class Options:
+    width: int = 3
+    depth: int | None = None
+
+
+class Small:
+    Config = Options
+
+    def __init__(self, config):
+        self.config = config
+
+    @hookimpl
+    def build_model(self, name):
+        if name == "small/net":
+            layers = nn.Conv2d(3, self.config.width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 9)
+            layers[3].in_features = self.config.width
+            return Backbone(nn.Sequential(*layers), (HeadSlot("3", self.config.width),), InputSpec(size=(32, 32)))
+"""
+
+
+def test_a_network_of_a_hooks_file_is_built_again_with_its_options(tmp_path: Path) -> None:
+    hooks = tmp_path / "small_network.py"
+    hooks.write_text(HOOKS)
+    sets = ["train.epochs=1", "small.width=7", f"run.folder={tmp_path / 'run'}"]
+    options = [word for text in sets for word in ("--set", text)]
+    data = image_folder(tmp_path / "data")
+    assert invoke("run", "--data", data, "--model", "small/net", "--plugin", f"{hooks}:Small", *options).code == 0
+
+    model = load(tmp_path / "run")
+
+    assert [tuple(p.shape) for p in model.module.parameters()] == [(7, 3, 3, 3), (7,), (3, 7), (3,)]
+
+
+def test_a_hooks_file_that_is_gone_is_an_error_that_names_it(tmp_path: Path) -> None:
+    hooks = tmp_path / "gone_network.py"
+    hooks.write_text(HOOKS)
+    sets = ["--set", "train.epochs=1", "--set", f"run.folder={tmp_path / 'run'}"]
+    data = image_folder(tmp_path / "data")
+    assert invoke("run", "--data", data, "--model", "small/net", "--plugin", f"{hooks}:Small", *sets).code == 0
+    hooks.unlink()
+
+    result = invoke("predict", tmp_path / "run", data)
+
+    assert result.code == 2
+    assert "gone_network.py" in result.err
