@@ -1,8 +1,11 @@
 """ftcore: fine-tune an image network; every decision is one plugin's answer to one hook.
 
-These are the names for plugin authors. Importing this package imports neither torch nor any plugin.
+These are the names for plugin authors, together with the modules `ftcore.config`, `ftcore.console`, `ftcore.freezing`,
+`ftcore.heads`, `ftcore.images`, `ftcore.testing` and `ftcore.weights`; the other modules may change at any time.
+Importing this package imports neither torch nor any plugin.
 """
 
+from .config import RunConfig
 from .errors import DataError, UserError, listed, nearest
 from .events import EpochEnded, Event, Observer, RunEnded, RunFailed, RunStarted, StepLogged
 from .hooks import HOOK_API, hookimpl
@@ -40,6 +43,7 @@ __all__ = [
     "ParamGroup",
     "Placement",
     "Precision",
+    "RunConfig",
     "RunEnded",
     "RunFailed",
     "RunStarted",

@@ -146,7 +146,7 @@ def _monitor(config: RunConfig, metrics: dict[str, Any]) -> str:
     if name is None:
         return scalars[1] if len(scalars) > 1 else "loss"
     if name not in scalars:
-        origin = config.origins["train.monitor"]
+        origin = config.origin("train.monitor")
         raise UserError(
             f"train.monitor = {name!r} is no metric of this run{nearest(name, scalars)}; "
             f"there are {', '.join(scalars)} ({origin})"
@@ -167,5 +167,5 @@ def _check_used(calls: Calls) -> None:
                 f"plugin {plugin} was named but answers nothing in this run; of its hooks, {hooks}, none fits"
             )
         if values:
-            origin = calls.host.config.origins[f"plugin.{plugin.name}.{next(iter(values))}"]
+            origin = calls.host.config.origin(f"plugin.{plugin.name}.{next(iter(values))}")
             raise UserError(f"plugin {plugin.name!r} has options but answers nothing in this run ({origin})")

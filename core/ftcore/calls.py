@@ -77,6 +77,9 @@ class Calls:
         arguments = {"learning": learning, "model": model, "heads": heads}
         groups = list(self._one("param_groups", Sequence, "this model", **arguments))
         self._expect("param_groups", groups, ParamGroup)
+        names = Counter(group.name for group in groups)
+        if names and max(names.values()) > 1:
+            raise UserError(f"{self._who('param_groups')}: two groups are called {max(names, key=names.__getitem__)!r}")
         placed = Counter(name for group in groups for name in group.params)
         wrong = {name for name, times in placed.items() if times > 1} | (set(learning) ^ set(placed))
         wrong |= {name for g in groups for name, p in g.params.items() if learning.get(name) is not p}

@@ -143,6 +143,10 @@ class RunConfig:
     options: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     origins: Mapping[str, str] = field(factory=dict)
 
+    def origin(self, key: str) -> str:
+        """Say where a value was set, for messages and the written config."""
+        return self.origins.get(key, "default")
+
 
 @frozen
 class Flags:

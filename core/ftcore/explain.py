@@ -72,7 +72,7 @@ def _options(host: Host) -> Table:
         (
             f"{plugin.name}.{key}",
             str(value),
-            host.config.origins.get(f"plugin.{plugin.name}.{key}", "default"),
+            host.config.origin(f"plugin.{plugin.name}.{key}"),
         )
         for plugin in host.used()
         if plugin.config is not None

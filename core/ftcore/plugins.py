@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from attrs import frozen
 
 from . import config as configuration
@@ -197,12 +198,26 @@ def _configured(target: Any, reference: Reference, config: RunConfig) -> tuple[A
     values = config.options.get(reference.name, {})
     cls = getattr(target, "Config", None) if inspect.isclass(target) else None
     if cls is None and values:
-        origin = config.origins[f"plugin.{reference.name}.{next(iter(values))}"]
+        origin = config.origin(f"plugin.{reference.name}.{next(iter(values))}")
         raise UserError(f"plugin {reference.name!r} has no options, but {sorted(values)} were set ({origin})")
     if cls is None:
-        return None, target() if inspect.isclass(target) else target
+        return None, _made(target, reference) if inspect.isclass(target) else target
+    if not attrs.has(cls):
+        raise UserError(f"plugin {reference.name!r} ({reference.source}): {reference.target}.Config is no attrs class")
     options = structure(values, cls, f"plugin.{reference.name}", config.origins)
-    return options, target(options)
+    return options, _made(target, reference, options)
+
+
+def _made(cls: type, reference: Reference, *options: Any) -> object:
+    """Make the plugin; its class takes its options and nothing else."""
+    try:
+        inspect.signature(cls).bind(*options)
+    except TypeError as error:
+        wanted = "one argument, its Config" if options else "no argument, for it has no Config"
+        raise UserError(
+            f"plugin {reference.name!r} ({reference.source}): {reference.target} must take {wanted}: {error}"
+        ) from None
+    return cls(*options)
 
 
 def activate_all(config: RunConfig, available: tuple[Available, ...], defaults: tuple[str, ...]) -> tuple[Plugin, ...]:
@@ -242,7 +257,7 @@ def _check_options(config: RunConfig, present: set[str], available: tuple[Availa
     for name, values in config.options.items():
         if name in present:
             continue
-        origin = config.origins[f"plugin.{name}.{next(iter(values))}"] if values else f"[plugin.{name}]"
+        origin = config.origin(f"plugin.{name}.{next(iter(values))}") if values else f"[plugin.{name}]"
         installed = {plugin.name for plugin in available}
         if name in installed:
             raise UserError(

@@ -54,7 +54,7 @@ def choose_folder(config: RunConfig) -> Path:
         return next(path for path in names if not path.exists())
     folder = Path(config.run.folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"run.folder {folder} exists and is not empty ({config.origins['run.folder']}); choose another")
+        raise UserError(f"run.folder {folder} exists and is not empty ({config.origin('run.folder')}); choose another")
     return folder
 
 

@@ -104,7 +104,7 @@ def _table(values: dict[str, Any], place: str, config: RunConfig) -> tomlkit.ite
     for key, value in values.items():
         if value is not None:
             item = tomlkit.item(list(value) if isinstance(value, tuple) else value)
-            item.comment(" ".join(config.origins.get(f"{place}.{key}", "default").split()))
+            item.comment(" ".join(config.origin(f"{place}.{key}").split()))
             table.add(key, item)
     return table
 

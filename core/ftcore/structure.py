@@ -58,17 +58,23 @@ def structure(values: Mapping[str, Any], cls: type[T], place: str, origins: Mapp
         full, spelt = f"{place}.{key}", f"{place.removeprefix('plugin.')}.{key}"
         if key not in known:
             allowed = ", ".join(known) or "none, it has no options"
-            errors.append(f"unknown option {spelt!r}{nearest(key, known)} ({origins[full]}; allowed: {allowed})")
+            errors.append(
+                f"unknown option {spelt!r}{nearest(key, known)} ({_origin(full, origins)}; allowed: {allowed})"
+            )
             continue
         try:
             built[key] = _structured(value, known[key])
         except (ValueError, TypeError) as error:
-            errors.append(f"{spelt}: {error} ({origins[full]})")
+            errors.append(f"{spelt}: {error} ({_origin(full, origins)})")
     missing = [o.name for o in known.values() if o.default is attrs.NOTHING and o.name not in values]
-    errors += [f"{place}.{name} has no default and must be set" for name in missing]
+    errors += [f"{place.removeprefix('plugin.')}.{name} has no default and must be set" for name in missing]
     if errors:
         raise UserError("\n".join(errors))
     return cls(**built)
+
+
+def _origin(key: str, origins: Mapping[str, str]) -> str:
+    return origins.get(key, "set in Python")
 
 
 def _structured(value: Any, option: attrs.Attribute[Any]) -> Any:

@@ -14,7 +14,7 @@ from attrs import frozen
 from ftcore import Backbone, Data, HeadSlot, InputSpec, UserError, hookimpl
 from ftcore.weights import is_file, load_weights
 
-from .sampling import classification, count_table, fingerprint, hold_out, regression
+from .sampling import count_table, fingerprint, hold_out, task_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,17 +72,12 @@ class Digits:
         labels = [str(digits[place]) for place in places]
         train, val = hold_out(labels, config.data.val_fraction, config.data.split_seed)
         here, there = [labels[index] for index in train], [labels[index] for index in val]
-        is_regression = config.data.task == "regression"
-        task = regression("digit", [float(label) for label in here]) if is_regression else classification(here)
-
-        def scans(chosen: list[int]) -> Scans:
-            rows = tuple(places[index] for index in chosen)
-            targets = tuple(float(digits[p]) if is_regression else task.names.index(str(digits[p])) for p in rows)
-            return Scans((images[list(rows)] * (255 / 16)).round().astype("uint8").reshape(-1, 8, 8), targets, rows)
-
+        task, code = task_of(config.data.task, "digit", here)
+        pixels = (images * (255 / 16)).round().astype("uint8").reshape(-1, 8, 8)
+        rows = [[places[index] for index in split] for split in (train, val)]
         return Data(
-            train=scans(train),
-            val=scans(val),
+            train=Scans(pixels[rows[0]], tuple(map(code, here)), tuple(rows[0])),
+            val=Scans(pixels[rows[1]], tuple(map(code, there)), tuple(rows[1])),
             task=task,
             fingerprint=fingerprint((place, images[place].tobytes().hex(), digits[place]) for place in places),
             tables=(count_table(here, there),),

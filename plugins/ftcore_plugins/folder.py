@@ -10,7 +10,7 @@ from attrs import frozen
 from ftcore import Data, UserError, hookimpl
 from ftcore.images import check_image, is_image, read_image
 
-from .sampling import classification, count_table, fingerprint, hold_out, number, regression
+from .sampling import count_table, fingerprint, hold_out, task_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,16 +59,11 @@ class Folder:
         _check_classes(root, {label for _, label in train}, {label for _, label in val})
         for path, _ in [*train, *val]:
             check_image(root / path)
-        ignored = sum(1 for path in root.rglob("*") if path.is_file() and not is_image(path))
-        if ignored:
-            ctx.log.warning("files that are no pictures are left out", folder=str(root), files=ignored)
+        left_out = sum(1 for path in root.rglob("*") if path.is_file()) - len(train) - len(val)
+        if left_out:
+            ctx.log.warning("files that are no pictures of either split are left out", folder=str(root), files=left_out)
         labels, val_labels = [label for _, label in train], [label for _, label in val]
-        if config.data.task == "regression":
-            task = regression("target", [number(label) for label in labels])
-            code: Any = number
-        else:
-            task = classification(labels)
-            code = {name: index for index, name in enumerate(task.names)}.__getitem__
+        task, code = task_of(config.data.task, "target", labels)
         return Data(
             train=Pictures(root, tuple(path for path, _ in train), tuple(map(code, labels))),
             val=Pictures(root, tuple(path for path, _ in val), tuple(map(code, val_labels))),

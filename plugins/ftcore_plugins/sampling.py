@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import statistics
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftcore import Table, Task, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 
 def hold_out(labels: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
@@ -53,6 +53,20 @@ def regression(name: str, train: Sequence[float]) -> Task:
             f"regression needs targets that differ; all {len(train)} are {train[0] if train else 'missing'}"
         )
     return Task("regression", (name,), mean=(statistics.fmean(train),), std=(statistics.pstdev(train),))
+
+
+def task_of(kind: str, target: str, train: Sequence[str]) -> tuple[Task, Callable[[str], Any]]:
+    """Make the task from the training split's labels, and the function from a label to what a sample gives.
+
+    Args:
+        kind: ``classification`` or ``regression``.
+        target: name of a regression's target.
+        train: labels of the training split; numbers, for regression.
+    """
+    if kind == "regression":
+        return regression(target, [number(label) for label in train]), number
+    task = classification(train)
+    return task, {name: index for index, name in enumerate(task.names)}.__getitem__
 
 
 def number(label: str) -> float:

@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from ftcore import FreezePlan, UserError, hookimpl
@@ -14,28 +14,47 @@ from ftcore.config import Flags, load
 from ftcore.freezing import apply, ever_learning, hold, is_under, thawed
 from ftcore.loop import Parts, Progress, fit
 from ftcore.run import prepare
-from ftcore.testing import image_folder
+from ftcore.testing import image_folder, invoke
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from torch import Tensor
+
+SMALL = ("model.weights=none", "model.image_size=32", "train.epochs=2", "train.batch_size=5", "adamw.lr=0.01")
 
 
 def build(folder: Path, *sets: str, model: str, plugins: tuple[str, ...]) -> Parts:
-    small = ("model.weights=none", "model.image_size=32", "train.epochs=2", "train.batch_size=5", "adamw.lr=0.01")
     source = str(image_folder(folder / "data"))
-    return prepare(load(None, Flags(model, source, plugins=plugins, sets=(*small, *sets)))).assembly.parts
+    return prepare(load(None, Flags(model, source, plugins=plugins, sets=(*SMALL, *sets)))).assembly.parts
 
 
-def hashes(model: nn.Module) -> dict[str, str]:
+def hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """SHA-256 of every parameter and buffer."""
-    return {k: hashlib.sha256(v.numpy().tobytes()).hexdigest() for k, v in model.state_dict().items()}
+    return {k: hashlib.sha256(v.numpy().tobytes()).hexdigest() for k, v in tensors.items()}
 
 
 def changed(parts: Parts) -> set[str]:
-    before = hashes(parts.network)
+    before = hashes(parts.network.state_dict())
     fit(parts, Progress(), lambda _: None)
-    after = hashes(parts.network)
+    after = hashes(parts.network.state_dict())
     return {name for name in before if before[name] != after[name]}
+
+
+def test_a_runs_checkpoint_has_the_frozen_backbone_that_its_seed_built(tmp_path: Path) -> None:
+    before = hashes(
+        build(tmp_path, model="timm/test_resnet", plugins=("freeze_backbone", "adamw")).network.state_dict()
+    )
+    options = [word for text in (*SMALL, f"run.folder={tmp_path / 'run'}") for word in ("--set", text)]
+    plugins = ["--plugin", "freeze_backbone", "--plugin", "adamw"]
+    result = invoke("run", "--data", tmp_path / "data", "--model", "timm/test_resnet", *plugins, *options)
+    assert result.code == 0, result.err
+
+    after = hashes(load_file(max((tmp_path / "run" / "checkpoints").glob("step-*")) / "model.safetensors"))
+
+    assert before.keys() == after.keys()
+    assert {name for name in before if before[name] != after[name]} == {"fc.weight", "fc.bias"}
 
 
 @pytest.mark.parametrize(
@@ -61,7 +80,7 @@ def test_all_of_a_new_head_with_layers_learns_on_a_frozen_backbone(tmp_path: Pat
 def test_without_freezing_everything_changes_running_statistics_too(tmp_path: Path) -> None:
     parts = build(tmp_path, model="timm/test_resnet", plugins=("adamw",))
 
-    assert changed(parts) == set(hashes(parts.network))
+    assert changed(parts) == set(parts.network.state_dict())
 
 
 def test_freezing_a_type_leaves_its_modules_and_their_statistics(tmp_path: Path) -> None:
@@ -69,7 +88,7 @@ def test_freezing_a_type_leaves_its_modules_and_their_statistics(tmp_path: Path)
     parts = build(tmp_path, sets, model="timm/test_resnet", plugins=("freeze_modules", "adamw"))
     norms = [name for name, module in parts.network.named_modules() if isinstance(module, nn.BatchNorm2d)]
 
-    assert changed(parts) == {name for name in hashes(parts.network) if not is_under(name, norms)}
+    assert changed(parts) == {name for name in parts.network.state_dict() if not is_under(name, norms)}
 
 
 def test_only_what_ever_learns_is_in_the_optimizer(tmp_path: Path) -> None:
@@ -77,7 +96,7 @@ def test_only_what_ever_learns_is_in_the_optimizer(tmp_path: Path) -> None:
 
     held = {id(p) for group in parts.optimizer.param_groups for p in group["params"]}
 
-    assert held == {id(p) for p in parts.network.fc.parameters()}
+    assert held == {id(p) for p in parts.network.get_submodule("fc").parameters()}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +116,7 @@ def test_a_name_is_under_whole_segments(name: str, roots: list[str], expected: b
     assert is_under(name, roots) is expected
 
 
-def net() -> nn.Module:
+def net() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 2, 1), nn.Sequential(nn.BatchNorm2d(2), nn.Dropout()), nn.Linear(2, 2))
 
 
@@ -120,11 +139,12 @@ def test_requires_grad_follows_the_plan_in_both_directions() -> None:
 
 def test_held_modules_are_in_eval_mode_until_they_are_released() -> None:
     model = net()
+    block = model.get_submodule("1")
     training = []
     for epoch in (1, 2):
         model.train()
         hold(model, LATER, epoch)
-        training.append([module.training for module in (model[0], model[1], model[1][0], model[1][1], model[2])])
+        training.append([module.training for module in (model[0], block, *block.children(), model[2])])
 
     assert training == [[False, False, False, False, True], [False, True, True, True, True]]
 

@@ -67,7 +67,7 @@ def test_a_convolution_can_be_a_head() -> None:
 
 
 def test_finding_heads_takes_no_memory() -> None:
-    devices = set()
+    devices: set[str] = set()
 
     def build(classes: int) -> nn.Module:
         model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, classes))
@@ -125,7 +125,7 @@ def test_a_head_is_put_in_place_below_other_modules() -> None:
     model, head = nn.Sequential(nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 5))), nn.Linear(6, 2)
 
     assert attach(model, HeadSlot("0.1", 6), head) is model
-    assert model[0][1] is head
+    assert model.get_submodule("0.1") is head
 
 
 def test_a_network_of_a_single_layer_is_replaced_as_a_whole() -> None:
@@ -170,8 +170,7 @@ def test_every_head_of_a_network_gives_the_classes_of_the_data(name: str) -> Non
 
     assert network.heads
     for path in network.heads:
-        head = network.module.get_submodule(path)
-        assert head.weight.shape[0] == 3
+        assert network.module.get_parameter(f"{path}.weight").shape[0] == 3
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])

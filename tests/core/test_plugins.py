@@ -226,6 +226,24 @@ def test_a_class_that_is_called_like_a_section_is_refused_because_set_could_not_
         activated(f"{file}:{name}")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class Acme:\n    Config = dict\n", r"Config is no attrs class"),
+        ("class Acme:\n    def __init__(self, rate): ...\n", r"must take no argument, for it has no Config"),
+        (
+            "import attrs\n@attrs.frozen\nclass Options: ...\nclass Acme:\n    Config = Options\n",
+            r"must take one argument, its Config",
+        ),
+    ],
+)
+def test_a_class_that_cannot_be_made_says_what_it_must_take(write: Write, text: str, message: str) -> None:
+    file = write("unmade_hooks.py", text)
+
+    with pytest.raises(UserError, match=rf"plugin 'acme' .*unmade_hooks:Acme.*{message}"):
+        activated(f"{file}:Acme")
+
+
 def test_a_failing_import_names_plugin_file_and_cause(write: Write) -> None:
     file = write("failing_hooks.py", "import no_such_library\n")
     message = rf"plugin 'failing_hooks' \(from {file}\) failed to import failing_hooks: ModuleNotFoundError: No module"

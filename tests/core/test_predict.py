@@ -6,12 +6,13 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_model
+from sklearn.datasets import load_digits
 
 from ftcore import UserError
 from ftcore.config import Flags
@@ -22,13 +23,14 @@ from ftcore.testing import image_folder, invoke
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 FRESH = """
 import json, sys
 from pathlib import Path
 import torch
 from ftcore.predict import load
-images = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+images = torch.linspace(-2, 2, 2 * 8 * 8).reshape(2, 1, 8, 8)
 with torch.inference_mode():
     print(json.dumps(load(Path(sys.argv[1])).module(images).tolist()))
 """
@@ -37,24 +39,23 @@ with torch.inference_mode():
 def train(folder: Path, *sets: str, source: Path | None = None, plugins: Sequence[str] = ()) -> Path:
     """Train a tiny network on pictures, and return the run folder."""
     data = source or image_folder(folder / "data")
-    small = [f"run.folder={folder / 'run'}", "model.weights=none", "model.image_size=32", "train.epochs=1", *sets]
-    options = [word for text in small for word in ("--set", text)]
+    options = [word for text in (f"run.folder={folder / 'run'}", "train.epochs=1", *sets) for word in ("--set", text)]
     options += [word for text in plugins for word in ("--plugin", text)]
-    result = invoke("run", "--data", data, "--model", "timm/test_resnet", *options)
+    result = invoke("run", "--data", data, "--model", "digits/cnn", *options)
     assert result.code == 0, result.err
     return folder / "run"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("predict"), "adamw.lr=0.01", "train.epochs=12", "train.batch_size=5")
+    return train(tmp_path_factory.mktemp("predict"), "adamw.lr=0.01", "train.epochs=20", "train.batch_size=5")
 
 
 def test_a_fresh_process_elsewhere_gives_the_logits_of_the_trained_network(tmp_path: Path) -> None:
     folder = train(tmp_path, plugins=["mlp_head"])
     trained = prepare(load_config(folder / "config.toml", Flags(sets=[f"run.folder={tmp_path / 'x'}"])))
     load_model(trained.assembly.parts.network, next(folder.glob("checkpoints/*/model.safetensors")))
-    images = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+    images = torch.linspace(-2, 2, 2 * 8 * 8).reshape(2, 1, 8, 8)
     moved = shutil.move(folder, tmp_path / "moved")
     shutil.rmtree(tmp_path / "data")
 
@@ -149,16 +150,23 @@ def test_damaged_weights_are_an_error(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_regression_answers_in_the_targets_own_unit(tmp_path: Path) -> None:
-    source = image_folder(tmp_path / "data", classes=("1000", "1500", "3000"))
-    sets = ("data.task=regression", "adamw.lr=0.01", "train.epochs=15", "train.batch_size=5", "train.monitor=rmse")
-    folder = train(tmp_path, *sets, source=source)
+    digits = load_digits()
+    for digit in (5, 9):
+        picture = (digits.images[digits.target == digit][0] * (255 / 16)).round().astype("uint8")
+        Image.fromarray(picture).save(tmp_path / f"{digit}.png")
+    sets = [f"run.folder={tmp_path / 'run'}", "data.task=regression", "train.epochs=4"]
+    options = [word for text in sets for word in ("--set", text)]
+    assert invoke("run", "--data", "digits", "--model", "digits/cnn", *options).code == 0
 
-    result = invoke("predict", folder, source / "1000" / "0.jpg", source / "3000" / "0.jpg", "--json")
+    pictures = [tmp_path / "5.png", tmp_path / "9.png"]
+    values = [
+        json.loads(line)["values"]["digit"]
+        for line in invoke("predict", tmp_path / "run", *pictures, "--json").out.splitlines()
+    ]
 
-    low, high = (json.loads(line)["values"]["target"] for line in result.out.splitlines())
-    assert low == pytest.approx(1000, abs=400)
-    assert high == pytest.approx(3000, abs=400)
-    assert invoke("predict", folder, source / "1000" / "0.jpg").out.split("\t")[1] == f"target={low:.6g}"
+    assert values == [pytest.approx(5, abs=1.5), pytest.approx(9, abs=1.5)]
+    plain = [line.split("\t")[1] for line in invoke("predict", tmp_path / "run", *pictures).out.splitlines()]
+    assert plain == [f"digit={value:.6g}" for value in values]
 
 
 HOOKS = """

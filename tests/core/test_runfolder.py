@@ -51,7 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs with a hooks file and options."""
     folder = tmp_path_factory.mktemp("runfolder")
     (folder / "smooth_loss.py").write_text(HOOKS)
-    plugins = ["--plugin", "sgd", "--plugin", folder / "smooth_loss.py"]
+    plugins: list[str | Path] = ["--plugin", "sgd", "--plugin", folder / "smooth_loss.py"]
     digits(folder / "run", *plugins, sets=("train.epochs=2", "sgd.lr=0.05"))
     return folder / "run"
 

@@ -12,15 +12,21 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ftcore import HeadSlot, UserError
+from ftcore.config import Flags, load
+from ftcore.run import prepare
 from ftcore.weights import is_file, load_weights, read_weights
+from ftcore_plugins.digits import WEIGHTS
 
 HEAD = (HeadSlot("head", 6),)
 
 
-def net(classes: int = 4) -> nn.Module:
-    model = nn.Module()
-    model.body, model.norm, model.head = nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Linear(6, classes)
-    return model
+class Net(nn.Module):
+    """A body, a norm layer and a head."""
+
+    def __init__(self, classes: int = 4) -> None:
+        super().__init__()
+        self.body, self.norm, self.head = nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Linear(6, classes)
+        self.header = nn.Linear(2, 2)
 
 
 def saved(file: Path, state: dict[str, Any]) -> Path:
@@ -37,7 +43,7 @@ def outside_head(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "weights.pt", "weights.bin"])
 def test_a_file_of_tensors_is_loaded_bit_for_bit(tmp_path: Path, name: str) -> None:
-    given, model = net(), net()
+    given, model = Net(), Net()
     file = saved(tmp_path / name, given.state_dict())
 
     load_weights(model, file)
@@ -46,7 +52,7 @@ def test_a_file_of_tensors_is_loaded_bit_for_bit(tmp_path: Path, name: str) -> N
 
 
 def test_a_state_dict_inside_a_checkpoint_is_found(tmp_path: Path) -> None:
-    given, model = net(), net()
+    given, model = Net(), Net()
 
     load_weights(model, saved(tmp_path / "epoch.pth", {"state_dict": given.state_dict(), "epoch": 3}))
 
@@ -54,7 +60,7 @@ def test_a_state_dict_inside_a_checkpoint_is_found(tmp_path: Path) -> None:
 
 
 def test_the_old_heads_are_neither_loaded_nor_missed(tmp_path: Path) -> None:
-    given, model = net(classes=1000), net()
+    given, model = Net(classes=1000), Net()
     head = model.head.weight.detach().clone()
 
     load_weights(model, saved(tmp_path / "all.safetensors", given.state_dict()), HEAD)
@@ -65,9 +71,7 @@ def test_the_old_heads_are_neither_loaded_nor_missed(tmp_path: Path) -> None:
 
 
 def test_a_module_whose_name_only_starts_like_the_head_is_loaded(tmp_path: Path) -> None:
-    given, model = net(), net()
-    for each in (given, model):
-        each.header = nn.Linear(2, 2)
+    given, model = Net(), Net()
 
     load_weights(model, saved(tmp_path / "w.safetensors", given.state_dict()), HEAD)
 
@@ -75,20 +79,20 @@ def test_a_module_whose_name_only_starts_like_the_head_is_loaded(tmp_path: Path)
 
 
 def test_a_head_of_another_shape_is_an_error_where_it_is_not_replaced(tmp_path: Path) -> None:
-    file = saved(tmp_path / "w.safetensors", net(classes=1000).state_dict())
+    file = saved(tmp_path / "w.safetensors", Net(classes=1000).state_dict())
 
     with pytest.raises(UserError, match=r"2 of another shape: head.bias is \(1000,\), the network's is \(4,\)"):
-        load_weights(net(), file)
+        load_weights(Net(), file)
 
 
 def test_every_key_that_does_not_fit_is_reported_and_nothing_is_loaded(tmp_path: Path) -> None:
-    state = net().state_dict()
+    state = Net().state_dict()
     state["body.wieght"] = state.pop("body.weight")
     state["norm.bias"] = torch.zeros(7)
-    model = net()
+    model = Net()
     before = model.body.bias.detach().clone()
 
-    with pytest.raises(UserError, match="do not fit Module") as caught:
+    with pytest.raises(UserError, match="do not fit Net") as caught:
         load_weights(model, saved(tmp_path / "w.safetensors", state), HEAD)
 
     lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
@@ -115,7 +119,7 @@ def test_a_damaged_file_is_an_error(tmp_path: Path, name: str, content: bytes) -
 
 
 def test_a_cut_off_file_is_an_error(tmp_path: Path) -> None:
-    file = saved(tmp_path / "w.pth", net().state_dict())
+    file = saved(tmp_path / "w.pth", Net().state_dict())
     file.write_bytes(file.read_bytes()[:-200])
 
     with pytest.raises(UserError, match=r"weights .*w\.pth"):
@@ -163,3 +167,20 @@ def test_a_file_of_anything_but_named_tensors_is_an_error(tmp_path: Path, conten
 )
 def test_the_form_says_whether_weights_are_a_file(weights: str, expected: bool) -> None:  # noqa: FBT001 - a table
     assert is_file(weights) is expected
+
+
+@pytest.mark.parametrize("weights", ["default", "file"])
+def test_a_run_starts_from_the_pre_trained_tensors_bit_for_bit_outside_the_head(tmp_path: Path, weights: str) -> None:
+    shipped = read_weights(WEIGHTS)
+    if weights == "file":
+        shipped = {name: torch.rand_like(t) if t.is_floating_point() else t for name, t in shipped.items()}
+        weights = str(saved(tmp_path / "given.pth", shipped))
+    flags = Flags("digits/cnn", "digits:5-7", sets=(f"model.weights={weights}",))
+
+    network = prepare(load(None, flags)).assembly.parts.network
+
+    torch.testing.assert_close(
+        outside_head(network), {k: v for k, v in shipped.items() if "head" not in k}, rtol=0, atol=0
+    )
+    assert network.get_parameter("head.weight").shape == (3, 64)
+    assert shipped["head.weight"].shape == (5, 64)

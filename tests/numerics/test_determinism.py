@@ -50,7 +50,7 @@ def trained(folder: Path, *sets: str) -> bytes:
     hooks.write_text(HOOKS)
     options = [f"run.folder={folder}", "mlp_head.hidden=[16]", "train.epochs=2", *sets]
     words = [word for text in options for word in ("--set", text)]
-    plugins = ["--plugin", "mlp_head", "--plugin", hooks]
+    plugins = ["--plugin", "mlp_head", "--plugin", str(hooks)]
     result = invoke("run", "--data", "digits:5-6", "--model", "digits/cnn", *plugins, *words)
     assert result.code == 0, result.err
     return (folder / "checkpoints" / "step-00000020" / "model.safetensors").read_bytes()

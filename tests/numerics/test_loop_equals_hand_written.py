@@ -185,7 +185,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
         train(attrs.evolve(parts, loss=Loss(fails_in_the_third_step)))
 
     assert all(torch.equal(p, seen[2][name]) for name, p in parts.network.named_parameters())
-    assert not torch.equal(parts.network.head.weight, seen[1]["head.weight"])
+    assert not torch.equal(parts.network.get_parameter("head.weight"), seen[1]["head.weight"])
 
 
 def test_a_loss_that_is_not_finite_names_its_samples() -> None:

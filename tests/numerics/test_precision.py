@@ -57,7 +57,7 @@ def test_each_precision_learns_on_a_cpu(plugin: str) -> None:
 def test_the_network_computes_in_the_precision_and_the_loss_in_float32(plugin: str, dtype: torch.dtype) -> None:
     parts = build(plugins=(plugin,))
     inside, outside = [], []
-    parts.network.head.register_forward_hook(lambda *given: inside.append(given[2].dtype))
+    parts.network.get_submodule("head").register_forward_hook(lambda *given: inside.append(given[2].dtype))
 
     def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         outside.append(outputs.dtype)

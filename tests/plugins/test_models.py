@@ -1,0 +1,244 @@
+"""Networks of timm and torchvision."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from ftcore import Task, UserError
+from ftcore.assemble import Network, build_network
+from ftcore.calls import Calls
+from ftcore.config import Flags, ModelConfig, RunConfig, load
+from ftcore.run import activate
+from ftcore.testing import Result, invoke
+from ftcore_plugins.timm_models import Timm
+from ftcore_plugins.torchvision_models import Torchvision
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared folder with real pictures is not here")
+TASK = Task("classification", ("a", "b", "c"), (1, 1, 1))
+
+
+def network(name: str, *sets: str, weights: str | Path = "none") -> Network:
+    host = activate(load(None, Flags(name, "digits", sets=(f"model.weights={weights}", *sets))))
+    return build_network(host.config, Calls(host), TASK)
+
+
+def outputs(made: Network, images: int = 2) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = made.module.eval()(torch.randn(images, made.spec.channels, *made.spec.size))
+    return found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "timm/test_resnet",
+        "timm/test_vit",
+        "timm/test_efficientnet",
+        "torchvision/squeezenet1_1",
+        "torchvision/resnet18",
+    ],
+)
+def test_a_network_of_random_weights_gives_a_number_for_each_class(name: str) -> None:
+    assert outputs(network(name)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", [None, "resnet18", "digits/cnn", "Timm/resnet18", "torch/resnet18"])
+def test_a_network_of_another_provider_is_left_to_others(name: str | None) -> None:
+    assert Timm().build_model(name, "none", RunConfig()) is None
+    assert Torchvision().build_model(name, "none", RunConfig()) is None
+
+
+def test_the_input_of_a_timm_network_is_its_weights_own() -> None:
+    cfg = timm.get_pretrained_cfg("mobilenetv3_small_050")
+
+    spec = network("timm/mobilenetv3_small_050").spec
+
+    assert (spec.channels, *spec.size) == cfg.input_size
+    assert (spec.mean, spec.std) == (cfg.mean, cfg.std)
+    assert (spec.interpolation, spec.crop_fraction) == (cfg.interpolation, cfg.crop_pct)
+
+
+def test_the_input_of_a_torchvision_network_is_that_of_its_default_weights() -> None:
+    preset = torchvision.models.EfficientNet_B0_Weights.DEFAULT.transforms()
+
+    spec = network("torchvision/efficientnet_b0").spec
+
+    assert [*spec.size] == preset.crop_size * 2
+    assert ([*spec.mean], [*spec.std]) == (preset.mean, preset.std)
+    assert spec.interpolation == preset.interpolation.value
+    assert int(spec.size[0] / spec.crop_fraction) == preset.resize_size[0]
+
+
+def test_the_model_section_beats_what_comes_with_the_weights() -> None:
+    spec = network("timm/test_resnet", "model.image_size=64", "model.mean=0.5", "model.std=[0.1, 0.2, 0.3]").spec
+
+    assert (spec.size, spec.mean, spec.std) == ((64, 64), (0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_a_transformer_is_built_for_the_size_of_the_images(size: int) -> None:
+    made = network("timm/test_vit", f"model.image_size={size}")
+
+    assert outputs(made).shape == (2, 3)
+
+
+def pretrained(name: str) -> nn.Module:
+    provider, _, name = name.partition("/")
+    torch.manual_seed(7)
+    if provider == "timm":
+        return timm.create_model(name, num_classes=17)  # type: ignore[no-any-return]
+    return torchvision.models.get_model(name, num_classes=17)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("timm/test_resnet", "fc."),
+        ("timm/test_vit", "head."),
+        ("torchvision/squeezenet1_1", "classifier.1."),
+        ("torchvision/mobilenet_v3_small", "classifier.3."),
+    ],
+)
+def test_a_file_gives_every_bit_outside_the_head(tmp_path: Path, name: str, head: str, suffix: str) -> None:
+    state, file = pretrained(name).state_dict(), tmp_path / f"weights{suffix}"
+    (torch.save if suffix == ".pth" else save_file)(state, file)
+
+    found = network(name, weights=file).module.state_dict()
+
+    assert found.keys() == state.keys()
+    assert {key for key in state if not torch.equal(found[key], state[key])} == {f"{head}weight", f"{head}bias"}
+    assert found[f"{head}weight"].shape[0] == 3
+
+
+def test_a_file_of_another_network_is_an_error(tmp_path: Path) -> None:
+    torch.save(pretrained("timm/test_resnet").state_dict(), tmp_path / "other.pth")
+
+    with pytest.raises(UserError, match=r"other\.pth do not fit SqueezeNet:\n  \d+ missing: features\.0"):
+        network("torchvision/squeezenet1_1", weights=tmp_path / "other.pth")
+
+
+def test_a_timm_network_can_see_in_grey() -> None:
+    made = network("timm/test_resnet", "model.channels=1")
+
+    assert (made.spec.channels, len(made.spec.mean), len(made.spec.std)) == (1, 1, 1)
+    assert outputs(made).shape == (2, 3)
+
+
+def test_a_torchvision_network_cannot_see_in_grey() -> None:
+    with pytest.raises(UserError, match=r"take 3 channels, not model\.channels = 1"):
+        network("torchvision/resnet18", "model.channels=1")
+
+
+def test_a_torchvision_network_takes_the_three_channels_that_it_has() -> None:
+    assert network("torchvision/squeezenet1_1", "model.channels=3").spec.channels == 3
+
+
+def test_an_unknown_torchvision_network_shows_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"no classification network 'resnet5O'; did you mean 'resnet50'\?"):
+        network("torchvision/resnet5O")
+
+
+def test_a_torchvision_network_of_another_kind_is_refused() -> None:
+    with pytest.raises(UserError, match="no classification network 'fcn_resnet50'"):
+        network("torchvision/fcn_resnet50")
+
+
+def test_an_unknown_timm_network_shows_several_near_ones() -> None:
+    with pytest.raises(UserError, match=r"'mobilenetv3_smal'; nearest: timm/mobilenetv3_small_\d+, timm/\w+"):
+        network("timm/mobilenetv3_smal")
+
+
+def test_a_timm_network_that_is_like_no_other_says_so() -> None:
+    with pytest.raises(UserError, match="no network 'qqqqqq'; nearest: none"):
+        network("timm/qqqqqq")
+
+
+def test_unknown_torchvision_weights_show_the_nearest_and_the_list() -> None:
+    message = r"no weights 'IMAGENET1K_V3'; did you mean 'IMAGENET1K_V\d'\?; it has IMAGENET1K_V1, IMAGENET1K_V2"
+    with pytest.raises(UserError, match=message):
+        network("torchvision/resnet50", weights="IMAGENET1K_V3")
+
+
+def test_an_unknown_tag_of_a_timm_network_shows_the_nearest_and_the_list() -> None:
+    message = r"no weights 'resnet18\.a1_in2k'; did you mean 'resnet18\.a1_in1k'\?; it has .*resnet18\.tv_in1k"
+    with pytest.raises(UserError, match=message):
+        network("timm/resnet18.a1_in2k")
+
+
+def test_a_tag_of_a_timm_network_without_its_weights_is_the_network() -> None:
+    assert isinstance(Timm().build_model("timm/test_resnet.r160_in1k", "none", RunConfig()), object)
+    assert outputs(network("timm/test_resnet.r160_in1k")).shape == (2, 3)
+
+
+def test_a_weights_entry_of_timm_belongs_in_the_name() -> None:
+    with pytest.raises(
+        UserError, match=r"weights = 'a1_in1k': .* --model timm/resnet18\.TAG; it has resnet18\.a1_in1k"
+    ):
+        network("timm/resnet18", weights="a1_in1k")
+
+
+def test_the_logits_of_a_squeezenet_may_be_negative() -> None:
+    found = outputs(network("torchvision/squeezenet1_0"), images=4)
+
+    assert (found < 0).any()
+    assert (found != 0).all()
+
+
+def test_channels_are_handed_on_by_the_provider_alone() -> None:
+    backbone = Timm().build_model("timm/test_efficientnet", "none", RunConfig(model=ModelConfig(channels=5)))
+
+    assert backbone is not None
+    assert backbone.input.channels == 5
+    assert len(backbone.input.mean) == 5
+    with torch.no_grad():
+        assert len(backbone.module.eval()(torch.randn(1, 5, 64, 64))) == 1
+
+
+def few_pictures(folder: Path, per_class: int = 10) -> Path:
+    for source in sorted(path for path in (SHARED / "trashnet").iterdir() if path.is_dir()):
+        (folder / source.name).mkdir(parents=True)
+        for picture in sorted(source.glob("*.jpg"))[:per_class]:
+            shutil.copyfile(picture, folder / source.name / picture.name)
+    return folder
+
+
+def real_run(tmp_path: Path, model: str, weights: str, *sets: str) -> Result:
+    plugins = ("freeze_backbone", "weighted_ce", "adamw")
+    size = ("model.image_size=96", "train.epochs=3", "train.batch_size=8", "data.val_fraction=0.4", "adamw.lr=0.01")
+    given = (f"model.weights={SHARED / 'weights' / weights}", f"run.folder={tmp_path / 'run'}", *size, *sets)
+    flags = [flag for plugin in plugins for flag in ("--plugin", plugin)]
+    flags += [flag for text in given for flag in ("--set", text)]
+    return invoke("run", "--model", model, "--data", few_pictures(tmp_path / "data"), *flags, "--json")
+
+
+@needs_shared
+@pytest.mark.slow
+def test_real_timm_weights_tell_waste_apart_after_three_epochs(tmp_path: Path) -> None:
+    sets = ("model.mean=0.5", "model.std=0.5", "weighted_ce.weights=balanced")
+
+    result = real_run(tmp_path, "timm/mobilenetv2_100", "timm-mobilenetv2_100.safetensors", *sets)
+
+    assert result.code == 0
+    assert result.report["best"]["accuracy"] > 2.5 / 6
+
+
+@needs_shared
+@pytest.mark.slow
+def test_real_torchvision_weights_tell_waste_apart_after_three_epochs(tmp_path: Path) -> None:
+    result = real_run(tmp_path, "torchvision/squeezenet1_0", "torchvision-squeezenet1_0.safetensors")
+
+    assert result.code == 0
+    assert result.report["best"]["accuracy"] > 2.5 / 6
