@@ -10,7 +10,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -52,22 +51,20 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def find_images(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield the files among `paths`, and the pictures in its folders, sorted.
+def find_images(path: Path) -> list[Path]:
+    """Return the pictures in a folder, sorted; a file stands for itself.
 
     Raises:
         DataError: a path that does not exist, or a folder without pictures.
     """
-    for path in paths:
-        if not path.is_dir():
-            if not path.exists():
-                raise DataError(f"no such picture or folder: {path} (looked at {path.absolute()})")
-            yield path
-            continue
-        found = sorted(file for file in path.rglob("*") if file.is_file() and is_image(file))
-        if not found:
-            raise DataError(f"no pictures in folder {path}; looked for {', '.join(sorted(SUFFIXES))}")
-        yield from found
+    if not path.exists():
+        raise DataError(f"no such picture or folder: {path} (looked at {path.absolute()})")
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.is_file() and is_image(file))
+    if not found:
+        raise DataError(f"no pictures in folder {path}; looked for {', '.join(sorted(SUFFIXES))}")
+    return found
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

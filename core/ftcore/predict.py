@@ -115,16 +115,30 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 def predict(model: Model, paths: Iterable[Path], batch_size: int = 32) -> Iterator[Prediction | DataError]:
     """Yield a prediction for every picture, and the error in its place for one that cannot be read."""
     batch: list[tuple[Path, Tensor]] = []
-    for path in find_images(paths):
-        try:
-            batch.append((path, model.transforms.evaluate(read_image(path))))
-        except DataError as error:
-            yield error
+    for item in _decoded(model, paths):
+        if isinstance(item, DataError):
+            yield item
+            continue
+        batch.append(item)
         if len(batch) == batch_size:
             yield from _predict_batch(model, batch)
             batch = []
     if batch:
         yield from _predict_batch(model, batch)
+
+
+def _decoded(model: Model, paths: Iterable[Path]) -> Iterator[tuple[Path, Tensor] | DataError]:
+    for path in paths:
+        try:
+            files = find_images(path)
+        except DataError as error:
+            yield error
+            continue
+        for file in files:
+            try:
+                yield file, model.transforms.evaluate(read_image(file))
+            except DataError as error:
+                yield error
 
 
 def _predict_batch(model: Model, batch: list[tuple[Path, Tensor]]) -> list[Prediction]:

@@ -74,7 +74,7 @@ def test_a_run_in_data_parallel_saves_the_networks_own_names(tmp_path: Path) -> 
 
     result = invoke("run", "--plugin", "dp", "--data", "digits:5-6", "--model", "digits/cnn", *sets)
 
-    saved = [path for path in (tmp_path / "run").rglob("model.safetensors")]
+    saved = list((tmp_path / "run").rglob("model.safetensors"))
     assert result.code == 0
     assert len(saved) == 2
     assert all(load_file(path).keys() == make_cnn(classes=2).state_dict().keys() for path in saved)

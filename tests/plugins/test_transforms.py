@@ -91,7 +91,7 @@ def test_a_picture_of_the_inputs_own_size_is_only_normalised() -> None:
     torch.testing.assert_close(PlainTransform(spec)(image), pixels / 255, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("resized", range(224, 520))
+@pytest.mark.parametrize("resized", [224, 232, 256, 354, 375, 400])
 def test_the_resized_side_is_that_of_the_fraction_that_it_gave(resized: int) -> None:
     spec = InputSpec((224, 224), crop_fraction=224 / resized)
 
