@@ -19,7 +19,10 @@ WIDTH = 160
 
 def console(stream: IO[str]) -> Console:
     """Make a console that writes to `stream`; colour only on a terminal."""
-    return Console(file=stream, width=None if stream.isatty() else WIDTH, highlight=False, soft_wrap=False)
+    terminal = stream.isatty()
+    return Console(
+        file=stream, width=None if terminal else WIDTH, force_terminal=terminal, highlight=False, markup=False
+    )
 
 
 def show_table(out: Console, table: Table) -> None:

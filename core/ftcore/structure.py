@@ -70,7 +70,10 @@ def structure(values: Mapping[str, Any], cls: type[T], place: str, origins: Mapp
     errors += [f"{place.removeprefix('plugin.')}.{name} has no default and must be set" for name in missing]
     if errors:
         raise UserError("\n".join(errors))
-    return cls(**built)
+    try:
+        return cls(**built)
+    except ValueError as error:  # a rule over several options
+        raise UserError(f"{place.removeprefix('plugin.')}: {error}") from None
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str:

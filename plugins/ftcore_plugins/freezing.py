@@ -78,12 +78,14 @@ class FreezeModules:
 
 
 def _of_type(wanted: str, modules: dict[str, nn.Module]) -> list[str]:
-    """Names of the modules whose class, or a base of it, is called `wanted`."""
-    found = [name for name, module in modules.items() if wanted in {base.__name__ for base in type(module).__mro__}]
+    """Names of the modules with parameters of their own whose class, or a base of it, is called `wanted`."""
+    owners = {name: module for name, module in modules.items() if any(True for _ in module.parameters(recurse=False))}
+    found = [name for name, module in owners.items() if wanted in {base.__name__ for base in type(module).__mro__}]
     if not found:
-        types = {type(module).__name__ for module in modules.values()}
+        types = {type(module).__name__ for module in owners.values()}
         raise UserError(
-            f"freeze_modules.types: no module is a {wanted!r}{nearest(wanted, types)}; there are {listed(types)}"
+            f"freeze_modules.types: no module with parameters of its own is a {wanted!r}"
+            f"{nearest(wanted, types)}; there are {listed(types)}"
         )
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from attrs import field, frozen, validators
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _small_last_layer(slot: HeadSlot, features: int, outputs: int, std: float) -> nn.Module:
-    """Make the last layer with normal weights of `std` and no bias, so that the first loss is near ln(classes).
+    """Make the last layer with normal weights of `std` and zero bias, so that the first loss is near ln(classes).
 
     The libraries' own initial values depend on the architecture and reach +-0.7 for two classes, from which a frozen
     network does not recover in a short run.
@@ -26,8 +26,7 @@ def _small_last_layer(slot: HeadSlot, features: int, outputs: int, std: float) -
         nn.Conv2d(features, outputs, 1) if slot.convolutional else nn.Linear(features, outputs)
     )
     nn.init.normal_(last.weight, std=std)
-    if last.bias is not None:
-        nn.init.zeros_(last.bias)
+    nn.init.zeros_(cast("nn.Parameter", last.bias))
     return last
 
 

@@ -95,6 +95,10 @@ class SgdConfig:
     nesterov: bool = False
     weight_decay: float = field(default=0.0, validator=_not_negative)
 
+    def __attrs_post_init__(self) -> None:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov = true needs momentum > 0")
+
 
 class Sgd(_Optimizer):
     """`torch.optim.SGD`."""

@@ -74,7 +74,8 @@ class _Screen:
         star = " *" if event.best else ""
         self.out.print(
             f"epoch {event.epoch:>3}  train loss {event.train['loss']:.4f}  val {scores}  "
-            f"{event.seconds:.1f} s, {event.samples_per_second:.0f} images/s{star}"
+            f"{event.seconds:.1f} s, {event.samples_per_second:.0f} images/s{star}",
+            soft_wrap=True,
         )
         if self.bar:
             self.bar.update(self.bar.task_ids[0], completed=event.epoch * self.steps)
@@ -87,5 +88,6 @@ class _Screen:
         best, monitor = report["best"], report["monitor"]
         self.out.print(
             f"best {monitor} {best[monitor]:.4f} in epoch {best['epoch']} of {report['epochs']}, "
-            f"{report['seconds']:.1f} s; everything is in {report['folder']}"
+            f"{report['seconds']:.1f} s; everything is in {report['folder']}",
+            soft_wrap=True,
         )

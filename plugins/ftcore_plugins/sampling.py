@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import statistics
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -72,9 +73,12 @@ def task_of(kind: str, target: str, train: Sequence[str]) -> tuple[Task, Callabl
 def number(label: str) -> float:
     """Read a label as the target of a regression."""
     try:
-        return float(label)
+        value = float(label)
     except ValueError:
-        raise UserError(f"data.task = 'regression' needs numbers as labels, got {label!r}") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"data.task = 'regression' needs numbers as labels, got {label!r}")
+    return value
 
 
 def fingerprint(rows: Iterable[tuple[object, ...]]) -> str:

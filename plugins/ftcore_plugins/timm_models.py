@@ -40,7 +40,7 @@ class Timm:
             module = _with_weights(partial(build, num_classes=1), weights, network)
         if is_file(weights):
             load_weights(module, weights, heads)
-        return Backbone(module, heads, _input(module))
+        return Backbone(module, heads, _input(module, config.model.channels))
 
 
 def _check_name(network: str, models: list[str], pretrained: list[str], weights: str) -> None:
@@ -86,11 +86,12 @@ def _is_leaf(module: nn.Module, path: str) -> bool:
     return isinstance(dict(module.named_modules()).get(path), nn.Linear | nn.Conv2d)
 
 
-def _input(module: Any) -> InputSpec:
+def _input(module: Any, channels: int | None) -> InputSpec:
     from timm.data import resolve_model_data_config
 
     wanted = resolve_model_data_config(module)
-    channels, height, width = wanted["input_size"]
+    usual, height, width = wanted["input_size"]
+    channels = channels or usual
     return InputSpec(
         size=(height, width),
         channels=channels,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from attrs import evolve
+
 from ftcore import Backbone, InputSpec, UserError, hookimpl, nearest
 from ftcore.heads import find_heads
 from ftcore.weights import is_file, load_weights
@@ -37,7 +39,15 @@ class Torchvision:
             load_weights(module, weights, heads)
         _leave_out(module, network)
         present = dict(module.named_modules())
-        return Backbone(module, tuple(slot for slot in heads if slot.path in present), _input(network, entry))
+        spec = _input(network, entry)
+        fixed = getattr(module, "image_size", None)  # vision transformers take one size
+        if fixed and config.model.image_size not in {None, fixed}:
+            raise UserError(
+                f"torchvision/{network} takes {fixed} pixels, not model.image_size = {config.model.image_size}; "
+                "timm's transformers can be built for other sizes"
+            )
+        spec = evolve(spec, size=(fixed, fixed)) if fixed else spec
+        return Backbone(module, tuple(slot for slot in heads if slot.path in present), spec)
 
 
 def _build(network: str, **options: Any) -> nn.Module:

@@ -49,17 +49,12 @@ class PlainTransform:
         import torch
         from torchvision.transforms import InterpolationMode, v2
 
-        height, width = self.spec.size
-        fraction = self.spec.crop_fraction
-        resized = (
-            [int(min(self.spec.size) / fraction)]
-            if height == width
-            else [int(height / fraction), int(width / fraction)]
-        )
+        sides = [int(side / self.spec.crop_fraction + 1e-6) for side in self.spec.size]  # floored, but not by rounding
+        resized = sides[:1] if sides[0] == sides[1] else sides
         return v2.Compose(
             [
                 v2.Resize(resized, interpolation=InterpolationMode(self.spec.interpolation), antialias=True),
-                v2.CenterCrop([height, width]),
+                v2.CenterCrop(list(self.spec.size)),
                 v2.PILToTensor(),
                 v2.ToDtype(torch.float32, scale=True),
                 v2.Normalize(list(self.spec.mean), list(self.spec.std)),

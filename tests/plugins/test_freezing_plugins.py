@@ -110,7 +110,8 @@ def test_an_empty_name_does_not_mean_everything(model: nn.Module) -> None:
 
 def test_a_type_that_matches_nothing_is_an_error_with_the_nearest(model: nn.Module) -> None:
     with pytest.raises(
-        UserError, match=r"no module is a 'BatchNorm1d'; did you mean 'BatchNorm2d'\?; there are .*Conv2d"
+        UserError,
+        match=r"no module with .* is a 'BatchNorm1d'; did you mean 'BatchNorm2d'\?; there are .*Conv2d",
     ):
         plan(model, types=("BatchNorm1d",))
 
@@ -129,3 +130,11 @@ def test_the_backbone_is_all_but_the_heads_and_what_holds_them(model: nn.Module)
     assert learning == below("body.head", "aux.1")
     assert found.held.isdisjoint({"", "body", "body.head", "aux", "aux.1"})
     assert {"body.layer1", "body.layer1.1", "aux.0"} <= found.held
+
+
+def test_a_type_without_parameters_of_its_own_cannot_be_frozen() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(2, 2)), nn.ReLU())
+    plugin = FreezeModules(FreezeModulesConfig(types=("ReLU",)))
+
+    with pytest.raises(UserError, match=r"no module with parameters of its own is a 'ReLU'.*there are Linear"):
+        plugin.freeze(model)
