@@ -91,7 +91,7 @@ class Data:
         train: samples to learn from.
         val: samples to measure on.
         task: classes or targets, taken from `train` alone.
-        fingerprint: SHA-256 in hex that changes when the samples or their labels do.
+        fingerprint: SHA-256 in hex that changes when samples are added, removed, renamed, relabelled or change size.
         tables: shown at the start of the run.
     """
 

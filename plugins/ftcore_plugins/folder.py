@@ -56,7 +56,8 @@ class Folder:
         if source is None or not root.is_dir():
             return None
         train, val = _splits(root, config.data)
-        _check_classes(root, {label for _, label in train}, {label for _, label in val})
+        if config.data.task == "classification":
+            _check_classes(root, {label for _, label in train}, {label for _, label in val})
         for path, _ in [*train, *val]:
             check_image(root / path)
         left_out = sum(1 for path in root.rglob("*") if path.is_file()) - len(train) - len(val)
@@ -97,12 +98,12 @@ def _labelled(root: Path, split: Path) -> list[tuple[str, str]]:
         if not files:
             raise UserError(f"class folder {folder} has no pictures")
         found += [(path.relative_to(root).as_posix(), folder.name) for path in files]
-    if len(folders) < 2:
-        raise UserError(f"data folder {split} has one class, {folders[0].name!r}; it takes two to tell apart")
     return found
 
 
 def _check_classes(root: Path, train: set[str], val: set[str]) -> None:
+    if len(train) < 2:
+        raise UserError(f"data folder {root} has one class, {min(train)!r}; it takes two to tell apart")
     only = sorted(val - train)
     if only:
         raise UserError(f"data folder {root}: class {only[0]!r} is in validation but not in training")

@@ -221,3 +221,16 @@ def test_the_counts_of_both_splits_are_in_a_table(tmp_path: Path) -> None:
 
     assert table.columns == ("class", "train", "val")
     assert table.rows == (("cat", "4", "1"), ("dog", "4", "1"))
+
+
+def test_a_validation_number_need_not_be_one_that_was_trained_on(tmp_path: Path) -> None:
+    image_folder(tmp_path / "train", classes=("1", "2"))
+    image_folder(tmp_path / "val", classes=("1.5",))
+
+    result = invoke(
+        "run", "--data", tmp_path, "--model", "digits/cnn", "--set", "data.task=regression", "--set", "train.epochs=1",
+        "--set", f"run.folder={tmp_path / 'run'}", "--json",
+    )  # fmt: skip
+
+    assert result.code == 0, result.err
+    assert result.report["best"]["rmse"] < 3
