@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ftcore.cli import main
+from ftcore.config import load
+from ftcore.discover import discover
+from ftcore.lint import SPECS
+from ftcore.testing import invoke
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_the_hooks_file_of_the_readme_answers_and_wraps(tmp_path: Path) -> None:
+    (text,) = [block for block in blocks("python") if block.startswith("# hooks.py")]
+    (tmp_path / "hooks.py").write_text(text, encoding="utf-8")
+
+    result = invoke("explain", "--plugin", tmp_path / "hooks.py")
+
+    assert re.search(r"^make_loss +hooks ", result.out, flags=re.MULTILINE), result.err
+    assert re.search(r"^param_groups .* wrapped by hooks$", result.out, flags=re.MULTILINE)
+    assert re.search(r"^decay .* 0\.0001 ", result.out, flags=re.MULTILINE)
+
+
+def test_the_config_file_of_the_readme_is_one(tmp_path: Path) -> None:
+    (text,) = [block for block in blocks("toml") if "[model]" in block]
+    (tmp_path / "run.toml").write_text(text, encoding="utf-8")
+
+    config = load(tmp_path / "run.toml")
+
+    assert (config.model.name, config.train.epochs) == ("timm/resnet50", 10)
+    assert config.options == {"sgd": {"lr": 0.01, "momentum": 0.9}}
+
+
+def test_the_readme_names_every_hook_in_order() -> None:
+    assert tuple(re.findall(r"^\| `(\w+)` \|", README, flags=re.MULTILINE)) == tuple(SPECS)
+
+
+def test_commands_and_plugins_of_the_readme_exist() -> None:
+    commands = set(re.findall(r"ftcore (run|predict|plugins|explain|[a-z]+)\b(?= \.\.\.| RUN| --|`)", README))
+    plugins = set(re.findall(r"--plugin ([a-z0-9_]+)", README)) - {"focal"}
+
+    assert commands <= set(main.commands)
+    assert plugins <= {plugin.name for plugin in discover()}
