@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from attrs import evolve, frozen
 from torch import nn
 
@@ -15,8 +16,6 @@ from .loop import Parts
 from .parts import Backbone
 
 if TYPE_CHECKING:
-    import torch
-
     from .calls import Calls
     from .config import ModelConfig, RunConfig
     from .parts import Data, InputSpec, ParamGroup, Task, Transforms
@@ -97,6 +96,8 @@ def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
 def build_network(config: RunConfig, calls: Calls, task: Task) -> Network:
     """Build the pre-trained network, and put the new head in its place."""
     seed_everything(key("model", config.train.seed))
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
     answer = calls.build_model(config.model.name, config.model.weights)
     backbone = answer if isinstance(answer, Backbone) else derive_backbone(answer, config.model.head)
     backbone = choose_head(backbone, config.model.head)

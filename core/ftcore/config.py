@@ -71,6 +71,8 @@ class TrainConfig:
         clip_norm: largest norm of the gradient, 0 disables.
         seed: of the head's initial values, the sample order, augmentation and dropout.
         workers: loader processes; by default none on a CPU, else up to 8. Never changes a result.
+        threads: of the processor, for the network's arithmetic; by default torch's choice. Part of the result: sums of
+            other lengths round differently.
         log_every: optimizer steps between two loss values for observers.
         monitor: name of the validation metric that decides which epoch is best; by default the first.
     """
@@ -81,6 +83,7 @@ class TrainConfig:
     clip_norm: float = field(default=0.0, validator=validators.ge(0.0))
     seed: int = field(default=0, validator=_not_negative)
     workers: int | None = field(default=None, validator=validators.optional(_not_negative))
+    threads: int | None = field(default=None, validator=validators.optional(_positive))
     log_every: int = field(default=10, validator=_positive)
     monitor: str | None = None
 
@@ -259,11 +262,11 @@ def _hook_orders(values: Mapping[str, Any], origins: Mapping[str, str]) -> dict[
 
 
 def defaulted(config: RunConfig, demo: Mapping[str, Mapping[str, Any]]) -> RunConfig:
-    """Fill in the model and the data where the user named neither."""
+    """Fill in what the demo sets where the user named neither a model nor data; a value that was set stays."""
     if config.model.name is not None or config.data.source is not None:
         return config
-    return attrs.evolve(
-        config,
-        model=attrs.evolve(config.model, **demo["model"]),
-        data=attrs.evolve(config.data, **demo["data"]),
-    )
+    sections: dict[str, Any] = {}
+    for name, values in demo.items():
+        missing = {key: value for key, value in values.items() if f"{name}.{key}" not in config.origins}
+        sections[name] = attrs.evolve(getattr(config, name), **missing)
+    return attrs.evolve(config, **sections)

@@ -153,7 +153,7 @@ def facts(ready: Ready) -> Mapping[str, str]:
         "learning": _learning(parts),
         "plugins": ", ".join(f"{p.name} ({p.reference.source})" for p in named) or "none named, all defaults",
         "answers": ", ".join(f"{hook}={_one(answer)}" for hook, answer in summary(ready.host).items()),
-        "precision": f"{parts.precision.name} on {parts.placement.device}{_note(parts)}",
+        "precision": f"{parts.precision.name} on {parts.placement.device}, {_threads()}{_note(parts)}",
         "batches": f"{settings.batch_size} x {settings.accumulate} images, {parts.steps_per_epoch} steps an epoch, "
         f"{settings.epochs} epochs, best by {parts.monitor}",
         "folder": str(ready.folder),
@@ -168,6 +168,13 @@ def _learning(parts: Parts) -> str:
 
 def _one(answer: str | list[str]) -> str:
     return answer if isinstance(answer, str) else "+".join(answer)
+
+
+def _threads() -> str:
+    import torch
+
+    count = torch.get_num_threads()
+    return f"{count} thread{'s' if count > 1 else ''}"
 
 
 def _note(parts: Parts) -> str:

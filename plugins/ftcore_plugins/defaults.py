@@ -21,5 +21,5 @@ PLUGINS = (
 )
 """Plugins that answer a hook that no named plugin answers."""
 
-DEMO = {"model": {"name": "digits/cnn"}, "data": {"source": "digits:5-9"}}
-"""Model and data where the user named neither."""
+DEMO = {"model": {"name": "digits/cnn"}, "data": {"source": "digits:5-9"}, "train": {"threads": 1}}
+"""What is set where the user named neither a model nor data; on 8 x 8 pixels a second thread only waits."""

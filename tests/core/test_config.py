@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import frozen
@@ -9,7 +10,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ftcore import UserError
-from ftcore.config import SECTIONS, DataConfig, Flags, FolderConfig, ModelConfig, Named, RunConfig, TrainConfig, load
+from ftcore.config import (
+    SECTIONS,
+    DataConfig,
+    Flags,
+    FolderConfig,
+    ModelConfig,
+    Named,
+    RunConfig,
+    TrainConfig,
+    defaulted,
+    load,
+)
 from ftcore.discover import Available, discover
 from ftcore.plugins import Plugin, Reference, activate, activate_all, resolve
 from ftcore.runfolder import config_toml
@@ -338,3 +350,15 @@ def test_a_written_config_names_the_distribution_of_a_plugin_that_needed_it() ->
     text = config_toml(RunConfig(), [Plugin(reference, "--plugin", None, ())])
 
     assert 'plugins = ["focal@acme-losses"]' in text
+
+
+def test_the_demo_sets_threads_and_a_value_that_was_set_stays() -> None:
+    demo: dict[str, dict[str, Any]] = {
+        "model": {"name": "digits/cnn"},
+        "data": {"source": "digits"},
+        "train": {"threads": 1},
+    }
+
+    assert defaulted(load(None), demo).train.threads == 1
+    assert defaulted(load(None, Flags(sets=["train.threads=2"])), demo).train.threads == 2
+    assert defaulted(load(None, Flags(model="timm/resnet18")), demo).train.threads is None
