@@ -29,7 +29,6 @@ ROUNDS = 9
 NETWORKS = {
     "digits/cnn, 8 px": ["--digits"],
     "torchvision/squeezenet1_1, 64 px": ["torchvision/squeezenet1_1", "64"],
-    "timm/resnet18, 64 px": ["timm/resnet18", "64"],
 }
 
 
