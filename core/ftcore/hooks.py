@@ -130,7 +130,8 @@ def make_loss(task: Task, config: RunConfig, ctx: Context) -> Loss | Any | None:
 def make_metrics(task: Task, config: RunConfig, ctx: Context) -> Mapping[str, Any] | None:
     """Make validation metrics: name -> `torchmetrics.Metric`, updated with outputs and targets in the target's unit.
 
-    The first metric of the first answer is monitored unless ``train.monitor`` names another. All answers are used.
+    All answers are used, those of default plugins first. The first metric is monitored unless ``train.monitor`` names
+    another.
     """
 
 
