@@ -84,7 +84,7 @@ class Digits:
         )
 
     @hookimpl
-    def build_model(self, name: str | None, weights: str) -> Backbone | None:
+    def build_model(self, name: str | None, weights: str, config: RunConfig) -> Backbone | None:
         """Build a network of three convolutions, 56 thousand parameters."""
         if name is None or name.partition("/")[0] != "digits":
             return None
@@ -92,6 +92,8 @@ class Digits:
             raise UserError(f"digits has no network {name!r}; it has digits/cnn")
         if weights not in {"default", "none"} and not is_file(weights):
             raise UserError(f"digits/cnn has no weights {weights!r}; write default, none or a file")
+        if config.model.channels not in {None, 1}:
+            raise UserError(f"digits/cnn takes 1 channel, not model.channels = {config.model.channels}")
         from .digits_cnn import make_cnn
 
         module = make_cnn(classes=5)

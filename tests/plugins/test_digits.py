@@ -99,7 +99,7 @@ def test_the_recipe_of_the_weights_learns_and_gives_weights_of_their_form(tmp_pa
 def test_the_weights_that_ship_know_their_digits_as_the_network_sees_them() -> None:
     model = make_cnn(classes=5)
     model.load_state_dict(load_file(WEIGHTS))
-    backbone, data = Digits().build_model("digits/cnn", "default"), digits("digits:0-4")
+    backbone, data = Digits().build_model("digits/cnn", "default", RunConfig()), digits("digits:0-4")
 
     assert backbone is not None
     transform = PlainTransform(backbone.input)
@@ -112,10 +112,19 @@ def test_the_weights_that_ship_know_their_digits_as_the_network_sees_them() -> N
 def test_the_default_weights_are_those_that_ship_and_none_are_others() -> None:
     shipped = load_file(WEIGHTS)
 
-    default, none = Digits().build_model("digits/cnn", "default"), Digits().build_model("digits/cnn", "none")
+    default, none = (
+        Digits().build_model("digits/cnn", "default", RunConfig()),
+        Digits().build_model("digits/cnn", "none", RunConfig()),
+    )
 
     assert default is not None
     assert none is not None
     backbone = {name for name in shipped if not name.startswith("head.")}
     assert all(torch.equal(default.module.state_dict()[name], shipped[name]) for name in backbone)
     assert not torch.equal(none.module.state_dict()["layer1.0.weight"], shipped["layer1.0.weight"])
+
+
+def test_the_network_refuses_more_than_one_channel() -> None:
+    result = invoke("run", "--set", "model.channels=3")
+
+    assert (result.code, result.err.strip()) == (2, "ftcore: digits/cnn takes 1 channel, not model.channels = 3")
