@@ -1,12 +1,13 @@
 """ftcore: fine-tune an image network; every decision is one plugin's answer to one hook.
 
 These are the names for plugin authors, together with the modules `ftcore.config`, `ftcore.console`, `ftcore.freezing`,
-`ftcore.heads`, `ftcore.images`, `ftcore.testing` and `ftcore.weights`; the other modules may change at any time.
+`ftcore.heads`, `ftcore.images`, `ftcore.shapes`, `ftcore.stages`, `ftcore.testing` and `ftcore.weights`; the other
+modules may change at any time.
 Importing this package imports neither torch nor any plugin.
 """
 
 from .config import RunConfig
-from .errors import DataError, UserError, listed, nearest
+from .errors import DataError, UserError, closest, listed, nearest
 from .events import EpochEnded, Event, Observer, RunEnded, RunFailed, RunStarted, StepLogged
 from .hooks import HOOK_API, hookimpl
 from .parts import (
@@ -17,6 +18,7 @@ from .parts import (
     HeadSlot,
     InputSpec,
     Loss,
+    ModelInfo,
     ParamGroup,
     Placement,
     Precision,
@@ -39,6 +41,7 @@ __all__ = [
     "HeadSlot",
     "InputSpec",
     "Loss",
+    "ModelInfo",
     "Observer",
     "ParamGroup",
     "Placement",
@@ -54,6 +57,7 @@ __all__ = [
     "Task",
     "Transforms",
     "UserError",
+    "closest",
     "hookimpl",
     "listed",
     "nearest",

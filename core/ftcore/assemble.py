@@ -10,10 +10,11 @@ from torch import nn
 
 from . import freezing
 from .errors import UserError, nearest
-from .heads import attach, choose_head, derive_backbone
+from .heads import check_outputs, choose_head, derive_backbone, swap
 from .loading import Prepared, default_workers, key, make_batches, seed_everything
 from .loop import Parts
 from .parts import Backbone
+from .stages import derive_stages
 
 if TYPE_CHECKING:
     from .calls import Calls
@@ -26,16 +27,27 @@ class Network:
     """A network with its new head and the transforms that feed it.
 
     Attributes:
-        module: images (N, C, H, W) float32, normalised -> outputs (N, task.outputs).
-        heads: paths of the new heads.
-        spec: what the images must look like.
+        backbone: the answer of `build_model`, its module with the new heads in place.
         transforms: PIL image -> tensor.
     """
 
-    module: nn.Module
-    heads: tuple[str, ...]
-    spec: InputSpec
+    backbone: Backbone
     transforms: Transforms
+
+    @property
+    def module(self) -> nn.Module:
+        """Images (N, C, H, W) float32, normalised -> outputs (N, task.outputs)."""
+        return self.backbone.module
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Paths of the new heads."""
+        return tuple(slot.path for slot in self.backbone.heads)
+
+    @property
+    def spec(self) -> InputSpec:
+        """What the images must look like."""
+        return self.backbone.input
 
 
 @frozen(eq=False)
@@ -61,11 +73,11 @@ def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
     """
     network = build_network(config, calls, data.task)
     model = network.module
-    plan = calls.freeze(model, network.heads, data.task)
+    plan = calls.freeze(model, network.heads, network.backbone, data.task)
     freezing.apply(model, plan, epoch=0)
     placement = calls.wrap_devices(model)
     precision = calls.precision_context(placement)
-    groups = calls.param_groups(freezing.ever_learning(model, plan), model, network.heads)
+    groups = calls.param_groups(freezing.ever_learning(model, plan), model, network.heads, network.backbone)
     optimizer = calls.make_optimizer(groups)
     train, val = _splits(config, data, network.transforms, placement.device)
     steps = -(-len(train) // config.train.accumulate)
@@ -84,6 +96,7 @@ def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
         optimizer=optimizer,
         schedule=schedule,
         loss=loss,
+        aux_weights=network.backbone.aux_weights,
         metrics=metrics,
         monitor=_monitor(config, metrics),
         observers=calls.make_observers(),
@@ -93,21 +106,30 @@ def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
     return Assembly(parts, network, tuple(groups))
 
 
-def build_network(config: RunConfig, calls: Calls, task: Task) -> Network:
-    """Build the pre-trained network, and put the new head in its place."""
+def build_network(config: RunConfig, calls: Calls, task: Task, spec: InputSpec | None = None) -> Network:
+    """Build the pre-trained network, and put the new head in its place.
+
+    Args:
+        config: what was asked for.
+        calls: the hooks.
+        task: what is learnt.
+        spec: what the images look like, where that is settled; by default the weights' own, changed by ``[model]``.
+    """
     seed_everything(key("model", config.train.seed))
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     answer = calls.build_model(config.model.name, config.model.weights)
     backbone = answer if isinstance(answer, Backbone) else derive_backbone(answer, config.model.head)
     backbone = choose_head(backbone, config.model.head)
-    backbone = evolve(backbone, input=_input(backbone.input, config.model))
+    backbone = evolve(backbone, input=spec or _input(backbone.input, config.model))
+    if not backbone.stages:
+        stages, layers = derive_stages(backbone.module, [slot.path for slot in backbone.heads])
+        backbone = evolve(backbone, stages=stages, layers=layers)
     transforms = calls.make_transforms(backbone.input, task)
     seed_everything(key("head", config.train.seed))
-    module = backbone.module
-    for slot in backbone.heads:
-        module = attach(module, slot, calls.build_head(slot, backbone, task))
-    return Network(module, tuple(slot.path for slot in backbone.heads), backbone.input, transforms)
+    module = swap(backbone, lambda slot: calls.build_head(slot, backbone, task))
+    check_outputs(module, backbone, task.outputs)
+    return Network(evolve(backbone, module=module), transforms)
 
 
 def _input(spec: InputSpec, model: ModelConfig) -> InputSpec:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from attrs import frozen
 
-from .errors import UserError, nearest
-from .freezing import is_under, thawed
-from .parts import Backbone, Data, FreezePlan, Loss, ParamGroup, Placement, Precision, Schedule, Transforms
+from .errors import UserError, close_matches, nearest
+from .freezing import learns, thawed
+from .parts import Backbone, Data, FreezePlan, Loss, ModelInfo, ParamGroup, Placement, Precision, Schedule, Transforms
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,9 +39,18 @@ class Calls:
         """See `ftcore.hooks.build_model`."""
         from torch import nn
 
-        answer: Any = self._one("build_model", object, _model_asked(name), name=name, weights=weights)
+        answer: Any = self.host.ask("build_model", name=name, weights=weights)
+        if answer is None:
+            raise UserError(self._nobody("build_model", self._model_asked(name)))
         self._expect("build_model", [answer], Backbone, nn.Module)
         return cast("Backbone | nn.Module", answer)
+
+    def list_models(self) -> list[ModelInfo]:
+        """See `ftcore.hooks.list_models`."""
+        answers = self._all("list_models", Sequence)
+        for plugin, answer in zip(self.host.record["list_models"].answered, answers, strict=True):
+            self._expect("list_models", answer, ModelInfo, by=plugin)
+        return [info for answer in answers for info in answer]
 
     def make_transforms(self, spec: InputSpec, task: Task) -> Transforms:
         """See `ftcore.hooks.make_transforms`."""
@@ -53,9 +62,10 @@ class Calls:
 
         return self._one("build_head", nn.Module, str(slot), slot=slot, backbone=backbone, task=task)
 
-    def freeze(self, model: nn.Module, heads: tuple[str, ...], task: Task) -> FreezePlan:
+    def freeze(self, model: nn.Module, heads: tuple[str, ...], backbone: Backbone, task: Task) -> FreezePlan:
         """See `ftcore.hooks.freeze`."""
-        plan = self._one("freeze", FreezePlan, "this model", model=model, heads=heads, task=task)
+        arguments = {"model": model, "heads": heads, "backbone": backbone, "task": task}
+        plan = self._one("freeze", FreezePlan, "this model", **arguments)
         _check_names(self._who("freeze"), plan, model)
         return plan
 
@@ -71,10 +81,10 @@ class Calls:
         return self._one("precision_context", Precision, f"device {placement.device}", placement=placement)
 
     def param_groups(
-        self, learning: Mapping[str, nn.Parameter], model: nn.Module, heads: tuple[str, ...]
+        self, learning: Mapping[str, nn.Parameter], model: nn.Module, heads: tuple[str, ...], backbone: Backbone
     ) -> list[ParamGroup]:
         """See `ftcore.hooks.param_groups`."""
-        arguments = {"learning": learning, "model": model, "heads": heads}
+        arguments = {"learning": learning, "model": model, "heads": heads, "backbone": backbone}
         groups = list(self._one("param_groups", Sequence, "this model", **arguments))
         self._expect("param_groups", groups, ParamGroup)
         names = Counter(group.name for group in groups)
@@ -140,6 +150,15 @@ class Calls:
             self._expect("make_observers", answer, Callable, by=plugin)
         return [observer for answer in answers for observer in answer]
 
+    def _model_asked(self, name: str | None) -> str:
+        if name is None:
+            return "the network, because model.name is not set: --model PROVIDER/NETWORK, e.g. timm/resnet50"
+        known: dict[str, list[str]] = {}
+        for info in self.list_models():
+            known.setdefault(info.name.partition("/")[2], []).append(info.name)
+        near = [full for match in close_matches(name.rpartition("/")[2], known) for full in known[match]]
+        return f"model.name = {name!r}, which is written PROVIDER/NETWORK; nearest: {', '.join(near[:5]) or 'none'}"
+
     def _one(self, hook: str, kind: type[T], given: str, **arguments: Any) -> T:
         answer: T | None = self.host.ask(hook, **arguments)
         if answer is None:
@@ -179,12 +198,6 @@ def _data_asked(source: str | None) -> str:
     return f"data.source = {source!r} ({path} {there})"
 
 
-def _model_asked(name: str | None) -> str:
-    if name is None:
-        return "the network, because model.name is not set: --model PROVIDER/NETWORK, e.g. timm/resnet50"
-    return f"model.name = {name!r}, which is written PROVIDER/NETWORK, e.g. timm/resnet50"
-
-
 def _kind(value: object) -> str:
     return f"{type(value).__name__} {value!r:.80}"
 
@@ -193,7 +206,7 @@ def _check_names(who: str, plan: FreezePlan, model: nn.Module) -> None:
     parameters = {name for name, _ in model.named_parameters()}
     modules = {name for name, _ in model.named_modules()}
     later = {name for names in plan.unfreeze_at.values() for name in names}
-    wrong = (plan.frozen - parameters) | (plan.held - modules) | (later - parameters - modules)
+    wrong = (plan.frozen - parameters) | ((plan.held | plan.always) - modules) | (later - parameters - modules)
     if wrong:
         first = min(wrong)
         raise UserError(
@@ -201,5 +214,5 @@ def _check_names(who: str, plan: FreezePlan, model: nn.Module) -> None:
             f"{', '.join(sorted(wrong)[:5])}{nearest(first, parameters | modules)}"
         )
     released = thawed(plan, 0)
-    if all(name in plan.frozen and not is_under(name, released) for name in parameters):
+    if not any(learns(plan, name, released) for name in parameters):
         raise UserError(f"{who}: the plan freezes every parameter, so nothing could learn in the first epoch")

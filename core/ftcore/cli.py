@@ -109,6 +109,75 @@ def plugins(*, as_json: bool, **options: Any) -> None:
 
 
 @main.command()
+@click.argument("pattern", required=False)
+@click.option("--max-params", metavar="N", help="at most so many parameters, e.g. 10M")
+@click.option("--pretrained", is_flag=True, help="only networks with pre-trained weights")
+@click.option("--measure", is_flag=True, help="time a forward pass of one image on this machine")
+@click.option("--plugin", "plugins", multiple=True, metavar="PLUGIN", help="also ask this plugin for networks")
+@click.option("--json", "as_json", is_flag=True, help="print a JSON list")
+def models(
+    pattern: str | None,
+    max_params: str | None,
+    plugins: tuple[str, ...],
+    *,
+    pretrained: bool,
+    measure: bool,
+    as_json: bool,
+) -> None:
+    """List networks, smallest first: all, or those that match PATTERN (a glob, or a part of the name).
+
+    Parameters are counted where PATTERN or --max-params asks for it, about 0.15 s a network, and remembered; a bare
+    list shows those that are known.
+    """
+    from rich.progress import track
+
+    from . import models as listing
+    from .calls import Calls
+    from .config import Flags, load
+    from .console import console, show_table
+    from .run import activate
+
+    if measure and not pattern:
+        raise UserError("--measure needs a PATTERN: it builds and runs each network, which takes seconds")
+    limit = listing.parse_count(max_params) if max_params else None
+    known = Calls(activate(load(None, Flags(plugins=plugins)))).list_models()
+    found = listing.matching(known, pattern) if pattern else known
+    rows = listing.known_rows([info for info in found if info.weights or not pretrained])
+    if pattern or limit:
+        err = console(sys.stderr)
+        rows = listing.count(rows, lambda todo: track(todo, "counting", console=err, disable=len(todo) < 20))
+    rows = listing.ordered([row for row in rows if limit is None or (row.parameters or 0) <= limit])
+    rows = [listing.measure(row) for row in rows] if measure else rows
+    if as_json:
+        click.echo(json.dumps([listing.as_json(row) for row in rows]))
+    else:
+        show_table(console(sys.stdout), listing.table(rows))
+
+
+@main.command()
+@click.argument("model")
+@click.option("--plugin", "plugins", multiple=True, metavar="PLUGIN", help="e.g. freeze_backbone, to see what it does")
+@click.option("--without", multiple=True, metavar="NAME", help="leave out a plugin of the config or a default")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="e.g. freeze_modules.stages=2")
+@click.option("--classes", default=10, show_default=True, type=click.IntRange(1), help="outputs of the new head")
+@click.option("--depth", default=2, show_default=True, type=click.IntRange(0), help="levels of modules")
+def inspect(model: str, classes: int, depth: int, **options: tuple[str, ...]) -> None:
+    """Show the modules of MODEL (PROVIDER/NETWORK, or a config.toml): shapes, parameters, head, what is frozen, groups.
+
+    Needs no weights, no data and no memory for the network.
+    """
+    from .console import console, show_table
+    from .inspection import inspect as inspect_config
+
+    is_file = model.endswith(".toml")
+    config = _load(Path(model) if is_file else None, None if is_file else model, None, **options)
+    out = console(sys.stdout)
+    for table in inspect_config(config, classes, depth):
+        show_table(out, table)
+        out.print()
+
+
+@main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a picture")

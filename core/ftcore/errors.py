@@ -31,6 +31,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def closest(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return up to five of `known`, the closest first, each behind `prefix`; or ``none``."""
+    return ", ".join(prefix + match for match in close_matches(word, known)) or "none"
+
+
+def close_matches(word: str, known: Iterable[str]) -> list[str]:
+    """Return up to five of `known`, the closest first."""
+    return get_close_matches(word, list(known), n=5, cutoff=0.4)
+
+
 def listed(words: Iterable[str]) -> str:
     """Return the words sorted and joined by commas, or ``none``."""
     return ", ".join(sorted(words)) or "none"

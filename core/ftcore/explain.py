@@ -11,8 +11,13 @@ from .lint import SPECS
 from .parts import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch.optim import Optimizer
+
     from .config import RunConfig
     from .host import Host
+    from .parts import ParamGroup
     from .plugins import Plugin
     from .run import Ready
 
@@ -32,7 +37,7 @@ def explain(config: RunConfig) -> list[Table]:
         *ready.data.tables,
         *ready.assembly.parts.loss.tables,
         _learning(ready),
-        _groups(ready),
+        groups_table(ready.assembly.parts.optimizer, ready.assembly.groups),
     ]
 
 
@@ -95,8 +100,8 @@ def _learning(ready: Ready) -> Table:
     return Table("what learns", columns, tuple(rows))
 
 
-def _groups(ready: Ready) -> Table:
-    optimizer = ready.assembly.parts.optimizer
+def groups_table(optimizer: Optimizer, groups: Sequence[ParamGroup]) -> Table:
+    """One row for each parameter group, with the rates that its optimizer gives it."""
     rows = [
         (
             group.name,
@@ -106,7 +111,7 @@ def _groups(ready: Ready) -> Table:
             f"{settings.get('weight_decay', 0):g}",
             ", ".join(list(group.params)[:3]) + (" ..." if len(group.params) > 3 else ""),
         )
-        for group, settings in zip(ready.assembly.groups, optimizer.param_groups, strict=True)
+        for group, settings in zip(groups, optimizer.param_groups, strict=True)
     ]
     columns = ("group", "tensors", "parameters", "lr", "weight decay", "names")
     return Table(f"parameter groups of {type(optimizer).__name__}", columns, tuple(rows))

@@ -1,13 +1,17 @@
-"""Apply a `FreezePlan`; only the host does."""
+"""Apply a `FreezePlan` and check that it held; only the host does."""
 
 from __future__ import annotations
 
+import hashlib
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from .errors import UserError, listed, nearest
 
-    from torch import nn
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from torch import Tensor, nn
 
     from .parts import FreezePlan
 
@@ -17,22 +21,43 @@ def is_under(name: str, roots: Iterable[str]) -> bool:
     return any(name == root or name.startswith(f"{root}.") or not root for root in roots)
 
 
+def all_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and buffer by name, those that are not saved included; shared ones once."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def modules_within(model: nn.Module, tensors: Collection[str]) -> set[str]:
+    """Return the modules that hold parameters or buffers, and none but `tensors`."""
+    inside: set[str] = set()
+    outside: set[str] = set()
+    for name in all_tensors(model):
+        segments = name.split(".")
+        owners = {".".join(segments[:depth]) for depth in range(len(segments))}
+        (inside if name in tensors else outside).update(owners)
+    return inside - outside
+
+
 def thawed(plan: FreezePlan, epoch: int) -> set[str]:
     """Names of the modules and parameters that the plan has released by `epoch` (from 0)."""
     return {name for start, names in plan.unfreeze_at.items() if start <= epoch for name in names}
 
 
+def learns(plan: FreezePlan, name: str, released: Collection[str]) -> bool:
+    """Whether a parameter learns once the modules and parameters of `released` are."""
+    return not is_under(name, plan.always) and (name not in plan.frozen or is_under(name, released))
+
+
 def ever_learning(model: nn.Module, plan: FreezePlan) -> dict[str, nn.Parameter]:
     """Return the parameters that learn in some epoch, by name."""
     released = thawed(plan, max(plan.unfreeze_at, default=0))
-    return {name: p for name, p in model.named_parameters() if name not in plan.frozen or is_under(name, released)}
+    return {name: parameter for name, parameter in model.named_parameters() if learns(plan, name, released)}
 
 
 def apply(model: nn.Module, plan: FreezePlan, epoch: int) -> None:
     """Set ``requires_grad`` for an epoch (from 0)."""
     released = thawed(plan, epoch)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in plan.frozen or is_under(name, released))
+        parameter.requires_grad_(learns(plan, name, released))
 
 
 def hold(model: nn.Module, plan: FreezePlan, epoch: int) -> None:
@@ -42,3 +67,91 @@ def hold(model: nn.Module, plan: FreezePlan, epoch: int) -> None:
         modules[name].eval()
     for name in thawed(plan, epoch) & modules.keys():
         modules[name].train()
+    for name in plan.always:
+        modules[name].eval()
+
+
+def is_held(plan: FreezePlan, name: str, released: Collection[str]) -> bool:
+    """Whether a module, or the module of a buffer, stays in eval mode."""
+    return is_under(name, plan.always) or (is_under(name, plan.held) and not is_under(name, released))
+
+
+def frozen_tensors(model: nn.Module, plan: FreezePlan, epoch: int) -> dict[str, Tensor]:
+    """Return what must not change in an epoch: parameters that do not learn, and buffers of modules in eval mode."""
+    released = thawed(plan, epoch)
+    parameters = {name: p for name, p in model.named_parameters() if not learns(plan, name, released)}
+    return {**parameters, **{name: b for name, b in model.named_buffers() if is_held(plan, name, released)}}
+
+
+def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the SHA-256 of each tensor's bytes in hex; of its shape alone where it is on the meta device."""
+    return {name: _digest(tensor) for name, tensor in tensors.items()}
+
+
+def _digest(tensor: Tensor) -> str:
+    import torch
+
+    if tensor.is_meta:
+        return str(tuple(tensor.shape))
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(content.numpy().data).hexdigest()
+
+
+def check_modes(model: nn.Module, plan: FreezePlan, epoch: int) -> None:
+    """Check, while an epoch's training ends, that what was held in eval mode still is.
+
+    Raises:
+        UserError: something put a frozen module in train mode.
+    """
+    released = thawed(plan, epoch)
+    moved = [name for name, module in model.named_modules() if module.training and is_held(plan, name, released)]
+    if moved:
+        raise UserError(
+            f"frozen modules were put in train mode in epoch {epoch + 1}: {_first(moved)}; "
+            "an observer, a hook or the network itself calls train()"
+        )
+
+
+def check_unchanged(sealed: Mapping[str, str], tensors: Mapping[str, Tensor], epoch: int) -> None:
+    """Check at the end of an epoch that the frozen tensors are, bit for bit, what they were when the run began.
+
+    Raises:
+        UserError: one of them changed; the message names it.
+    """
+    changed = [name for name, digest in digests(tensors).items() if digest != sealed[name]]
+    if changed:
+        raise UserError(
+            f"{len(changed)} of {len(tensors)} frozen tensors changed in epoch {epoch + 1}: {_first(changed)}; "
+            "an observer, a hook or the network itself wrote to them"
+        )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+
+
+def matching(pattern: str, model: nn.Module, option: str) -> list[str]:
+    """Return the modules and parameters whose whole dotted name a glob matches, segment by segment.
+
+    Args:
+        pattern: ``layer1`` is not ``layer10``; ``layer*.0.bn?`` matches three segments.
+        model: the network.
+        option: what the pattern was given to, for the message.
+
+    Raises:
+        UserError: it matches nothing.
+    """
+    names = [name for name, _ in [*model.named_modules(), *model.named_parameters()] if name]
+    segments = pattern.split(".")
+    found = [name for name in names if _fits(segments, name.split("."))]
+    if not found:
+        tops = {name for name in names if name.count(".") <= pattern.count(".")}
+        top = listed(name for name in names if "." not in name)
+        raise UserError(
+            f"{option}: {pattern!r} matches no module or parameter{nearest(pattern, tops)}; top level: {top}"
+        )
+    return found
+
+
+def _fits(segments: list[str], name: list[str]) -> bool:
+    return len(segments) == len(name) and all(map(fnmatchcase, name, segments))

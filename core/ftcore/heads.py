@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from attrs import evolve
+from torch import nn
 
 from .errors import UserError, nearest
+from .freezing import all_tensors, digests, is_under
 from .parts import Backbone, HeadSlot
+from .shapes import on_meta, output_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import nn
+    from torch import Tensor
 
 
 def find_heads(build: Callable[[int], nn.Module]) -> tuple[HeadSlot, ...]:
@@ -23,10 +26,7 @@ def find_heads(build: Callable[[int], nn.Module]) -> tuple[HeadSlot, ...]:
     Args:
         build: number of classes -> the network.
     """
-    import torch
-
-    with torch.device("meta"):
-        one, other = build(7), build(11)
+    one, other = on_meta(lambda: build(7)), on_meta(lambda: build(11))
     shapes = {name: tensor.shape for name, tensor in other.state_dict().items()}
     changed = {name for name, tensor in one.state_dict().items() if shapes.get(name) != tensor.shape}
     paths = dict.fromkeys(name.rpartition(".")[0] for name in one.state_dict() if name in changed)
@@ -39,16 +39,11 @@ def slot_at(model: nn.Module, path: str) -> HeadSlot:
     Raises:
         UserError: there is no such module, or it is of another kind.
     """
-    from torch import nn
-
-    modules = dict(model.named_modules())
-    leaves = {name: module for name, module in modules.items() if isinstance(module, nn.Linear | nn.Conv2d)}
+    modules, leaves = dict(model.named_modules()), _leaves(model)
     if path not in leaves:
         what = f"is a {type(modules[path]).__name__}" if path in modules else "does not exist"
-        shown = "\n".join(f"  {name}: {module}" for name, module in list(leaves.items())[-5:])
         raise UserError(
-            f"model.head = {path!r} {what}{nearest(path, leaves)}; a head is a Linear or Conv2d, "
-            f"the last of this network are\n{shown}"
+            f"model.head = {path!r} {what}{nearest(path, leaves)}; a head is a Linear or Conv2d\n{_candidates(model)}"
         )
     leaf = leaves[path]
     if isinstance(leaf, nn.Linear):
@@ -56,11 +51,26 @@ def slot_at(model: nn.Module, path: str) -> HeadSlot:
     return HeadSlot(path, leaf.in_channels, convolutional=True)
 
 
+def _leaves(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+
+
+def _candidates(model: nn.Module) -> str:
+    """List what may be a head, the last first, with the setting that names it."""
+    leaves = list(_leaves(model).items())[:-6:-1]
+    lines = [f'  model.head = "{name}"  {type(leaf).__name__} {_shape(leaf)}' for name, leaf in leaves]
+    return "\n".join(["candidates, the last of the network first:", *lines])
+
+
+def _shape(leaf: nn.Linear | nn.Conv2d) -> str:
+    if isinstance(leaf, nn.Linear):
+        return f"{leaf.in_features} -> {leaf.out_features}"
+    return f"{leaf.in_channels} -> {leaf.out_channels}, kernel {' x '.join(map(str, leaf.kernel_size))}"
+
+
 def derive_backbone(model: nn.Module, head: str | None) -> Backbone:
     """Make a `Backbone` of a bare module: the head is the one named, or the last Linear or Conv2d."""
-    from torch import nn
-
-    leaves = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    leaves = list(_leaves(model))
     if not leaves:
         raise UserError(f"{type(model).__name__} has no Linear or Conv2d, so there is no head to replace")
     return Backbone(model, (slot_at(model, head or leaves[-1]),))
@@ -77,3 +87,49 @@ def attach(model: nn.Module, slot: HeadSlot, head: nn.Module) -> nn.Module:
         return head
     model.set_submodule(slot.path, head)
     return model
+
+
+def swap(backbone: Backbone, make: Callable[[HeadSlot], nn.Module]) -> nn.Module:
+    """Replace every head by a new one, and check that nothing else changed.
+
+    Raises:
+        UserError: a tensor outside the heads is new, gone, or not what it was, bit for bit.
+    """
+    paths = [slot.path for slot in backbone.heads]
+    module, before = backbone.module, digests(_outside(backbone.module, paths))
+    for slot in backbone.heads:
+        module = attach(module, slot, make(slot))
+    after = digests(_outside(module, paths))
+    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    if changed:
+        raise UserError(
+            f"build_head changed {len(changed)} tensors outside the heads {', '.join(paths)}: {', '.join(changed[:5])}"
+        )
+    return module
+
+
+def _outside(model: nn.Module, paths: list[str]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in all_tensors(model).items() if not is_under(name, paths)}
+
+
+def check_outputs(module: nn.Module, backbone: Backbone, outputs: int) -> None:
+    """Check that a network with its new heads takes its images, and gives as many numbers as there are classes.
+
+    Args:
+        module: with the new heads.
+        backbone: as the provider made it.
+        outputs: numbers per image.
+
+    Raises:
+        UserError: it does not; the message names other candidates for the head.
+    """
+    for training in (True, False):
+        given = output_shapes(module, backbone.input, training=training)
+        wanted = [(2, outputs)] * (1 + (len(backbone.aux_weights) if training else 0))
+        if given != wanted:
+            heads = ", ".join(repr(slot.path) for slot in backbone.heads)
+            raise UserError(
+                f"with {heads} replaced, the network returns {given} for 2 images in "
+                f"{'train' if training else 'eval'} mode, not {wanted}; its head seems to be elsewhere\n"
+                f"{_candidates(module)}"
+            )

@@ -6,7 +6,8 @@ answer, two plugins that both give one are an error unless ``[hooks]`` puts them
 goes round a hook: it yields once, receives the answer (the list of answers, where all are used) and returns it,
 changed or not.
 
-Hooks run once each, in the order of this file, before the first step; the loop calls none.
+Hooks run once each, in the order of this file, before the first step; the loop calls none. `list_models` is asked by
+`ftcore models` instead.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         HeadSlot,
         InputSpec,
         Loss,
+        ModelInfo,
         ParamGroup,
         Placement,
         Precision,
@@ -40,14 +42,14 @@ if TYPE_CHECKING:
         Transforms,
     )
 
-HOOK_API = (1, 0)
+HOOK_API = (1, 1)
 """Version of the specs below: a new hook or argument raises the second number, anything else the first."""
 
 PROJECT = "ftcore"
 hookimpl = pluggy.HookimplMarker(PROJECT)
 _hookspec = pluggy.HookspecMarker(PROJECT)
 
-ALL = frozenset({"make_metrics", "make_observers"})
+ALL = frozenset({"list_models", "make_metrics", "make_observers"})
 """Hooks whose answers are all used; every other hook takes one."""
 
 
@@ -84,8 +86,13 @@ def build_head(slot: HeadSlot, backbone: Backbone, task: Task, config: RunConfig
 
 
 @_hookspec
-def freeze(model: nn.Module, heads: tuple[str, ...], task: Task, config: RunConfig, ctx: Context) -> FreezePlan | None:
-    """Say which parameters do not learn; `heads` are the paths of the new heads. The host applies the plan."""
+def freeze(
+    model: nn.Module, heads: tuple[str, ...], backbone: Backbone, task: Task, config: RunConfig, ctx: Context
+) -> FreezePlan | None:
+    """Say which parameters do not learn. The host applies the plan, and checks after each epoch that it held.
+
+    `heads` are the paths of the new heads in `model`; `backbone` knows the architecture's stages.
+    """
 
 
 @_hookspec
@@ -103,6 +110,7 @@ def param_groups(
     learning: Mapping[str, nn.Parameter],
     model: nn.Module,
     heads: tuple[str, ...],
+    backbone: Backbone,
     config: RunConfig,
     ctx: Context,
 ) -> Sequence[ParamGroup] | None:
@@ -138,3 +146,8 @@ def make_metrics(task: Task, config: RunConfig, ctx: Context) -> Mapping[str, An
 @_hookspec
 def make_observers(config: RunConfig, ctx: Context) -> Sequence[Observer] | None:
     """Make callables that are told what happens (see `ftcore.events`). All answers are used."""
+
+
+@_hookspec
+def list_models(config: RunConfig, ctx: Context) -> Sequence[ModelInfo] | None:
+    """List the networks that `build_model` of the same plugin can build, and build none. All answers are used."""

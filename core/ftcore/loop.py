@@ -15,6 +15,7 @@ from . import freezing
 from .errors import UserError
 from .events import EpochEnded, StepLogged
 from .loading import decode, key, seed_step
+from .shapes import as_tuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,7 @@ class Parts:
         optimizer: over all parameters that ever learn.
         schedule: of the learning rate.
         loss: a weighted mean over a batch.
+        aux_weights: factor on the loss of each output but the first, where the network gives several in train mode.
         metrics: validation metrics by name.
         monitor: name of the metric, or ``loss``, that decides which epoch is best.
         observers: are told what happens.
@@ -56,6 +58,7 @@ class Parts:
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     loss: Loss
+    aux_weights: tuple[float, ...]
     metrics: Mapping[str, Any]
     monitor: str
     observers: Sequence[Observer]
@@ -75,6 +78,10 @@ class Parts:
     def higher_is_better(self) -> bool:
         """Which way the monitored metric should go."""
         return self.monitor != "loss" and bool(self.metrics[self.monitor].higher_is_better)
+
+    def frozen(self, epoch: int) -> dict[str, Tensor]:
+        """What must not change in an epoch (from 0), by name."""
+        return freezing.frozen_tensors(self.network, self.plan, epoch)
 
     def tell(self, event: Event) -> None:
         """Tell every observer."""
@@ -107,11 +114,13 @@ class Progress:
 
 def fit(parts: Parts, progress: Progress, save: Callable[[EpochEnded], None]) -> None:
     """Train, evaluate and save, epoch by epoch; `save` is called once after each."""
+    sealed = freezing.digests(parts.frozen(progress.epoch))
     while progress.epoch < parts.settings.epochs:
         started = time.monotonic()
         train_loss = train_epoch(parts, progress)
         trained = time.monotonic() - started
         val = evaluate(parts)
+        freezing.check_unchanged(sealed, parts.frozen(progress.epoch), progress.epoch)
 
         progress.epoch += 1
         progress.samples += len(parts.train.samples)
@@ -149,6 +158,7 @@ def train_epoch(parts: Parts, progress: Progress) -> float:
         seen += sum(len(batch.targets) for batch in window)
         if step % parts.settings.log_every == 0:
             parts.tell(StepLogged(epoch + 1, step, float(loss), rates, seen / (time.monotonic() - started)))
+    freezing.check_modes(parts.network, parts.plan, epoch)
     if parts.schedule.per == "epoch":
         parts.schedule.scheduler.step()
     return float(total / weight)
@@ -174,7 +184,7 @@ def train_step(parts: Parts, window: Sequence[Batch], progress: Progress) -> tup
         with exchange:
             with precision.autocast():
                 outputs = placement.model(batch.images)
-            loss = parts.loss.function(in_float32(outputs), batch.targets) * (weight / divisor)
+            loss = total_loss(parts, outputs, batch.targets) * (weight / divisor)
             window_loss = window_loss + loss.detach()
             precision.scaler.scale(loss * placement.world_size).backward()
     precision.scaler.unscale_(parts.optimizer)
@@ -186,14 +196,15 @@ def train_step(parts: Parts, window: Sequence[Batch], progress: Progress) -> tup
     return placement.reduce(window_loss), divisor
 
 
-def in_float32(outputs: Any) -> Tensor:
-    """Outputs as the network gives them -> (N, K) float32, in which the loss is taken whatever the precision."""
-    if not isinstance(outputs, torch.Tensor):
-        raise UserError(
-            f"the network returns a {type(outputs).__name__} and not one tensor (N, K); "
-            "a build_model plugin can wrap it in a module that does"
-        )
-    return outputs.float()
+def total_loss(parts: Parts, outputs: Any, targets: Tensor) -> Tensor:
+    """Add up the losses of all outputs, each (N, K), with the factors that the architecture's authors give them.
+
+    The loss is taken in float32, whatever the precision of the network.
+    """
+    loss, *others = (parts.loss.function(output.float(), targets) for output in as_tuple(outputs))
+    for factor, other in zip(parts.aux_weights, others, strict=True):
+        loss = loss + factor * other
+    return loss
 
 
 def clip(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
@@ -244,8 +255,7 @@ def evaluate(parts: Parts) -> dict[str, Any]:
         metric.reset()
     for batch in parts.val.epoch(0):
         with parts.precision.autocast():
-            outputs = model(batch.images)
-        outputs = in_float32(outputs)
+            outputs = as_tuple(model(batch.images))[0].float()
         divisor = parts.loss.weight(batch.targets)
         total = total + parts.loss.function(outputs, batch.targets) * divisor
         weight = weight + divisor

@@ -10,7 +10,7 @@ from attrs import frozen
 from . import checkpoint, config
 from .errors import DataError, UserError
 from .images import find_images, read_image
-from .parts import Task
+from .parts import InputSpec, Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -67,9 +67,10 @@ def load(run: Path) -> Model:
         if version != checkpoint.FORMAT:
             raise UserError(f"{file} has format {version!r}; this ftcore reads format {checkpoint.FORMAT}")
         asked, task = _read(description, file)
+        spec = InputSpec(**_tuples(description["input"]))
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
-    return _build(file.parent, asked, task)
+    return _build(file.parent, asked, task, spec)
 
 
 def _read(description: dict[str, Any], file: Path) -> tuple[config.RunConfig, Task]:
@@ -85,12 +86,12 @@ def _read(description: dict[str, Any], file: Path) -> tuple[config.RunConfig, Ta
     return asked, Task(**_tuples(description["task"]))
 
 
-def _build(folder: Path, asked: config.RunConfig, task: Task) -> Model:
+def _build(folder: Path, asked: config.RunConfig, task: Task, spec: InputSpec) -> Model:
     from .assemble import build_network
     from .calls import Calls
     from .run import activate
 
-    network = build_network(asked, Calls(activate(asked)), task)
+    network = build_network(asked, Calls(activate(asked)), task, spec)
     _load_tensors(network.module, folder / "model.safetensors")
     return Model(network.module.eval(), network.transforms, task)
 

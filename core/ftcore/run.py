@@ -131,6 +131,7 @@ def make_report(ready: Ready, progress: Progress, seconds: float) -> dict[str, A
         "folder": str(ready.folder),
         "epochs": progress.epoch,
         "monitor": ready.assembly.parts.monitor,
+        "frozen_tensors": len(ready.assembly.parts.frozen(progress.epoch - 1)),
         "best": progress.best,
         "last": progress.last,
         "seconds": seconds,

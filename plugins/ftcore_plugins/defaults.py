@@ -10,7 +10,7 @@ PLUGINS = (
     "freeze_nothing",
     "one_device",
     "fp32",
-    "decay_groups",
+    "groups",
     "adamw",
     "cosine",
     "cross_entropy",

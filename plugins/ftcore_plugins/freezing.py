@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
+import re
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import evolve, field, frozen, validators
 
 from ftcore import FreezePlan, UserError, hookimpl, listed, nearest
-from ftcore.freezing import is_under
+from ftcore.freezing import all_tensors, is_under, matching, modules_within
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Mapping
+
     from torch import nn
+
+    from ftcore import Backbone
 
 
 class FreezeNothing:
@@ -44,19 +48,25 @@ def _outside(model: nn.Module, heads: tuple[str, ...]) -> set[str]:
 
 @frozen
 class FreezeModulesConfig:
-    """Options of `freeze_modules`.
+    """Options of `freeze_modules`; what any of them names is frozen.
 
     Attributes:
         types: class names of modules whose own parameters do not learn, e.g. ``["Conv2d"]``.
         names: paths of modules or parameters, globs per segment; ``layer1`` covers ``layer1.0``, not ``layer10``.
+        stages: how many of the architecture's stages behind its stem, which is frozen with them; 0 is the stem alone.
     """
 
     types: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    stages: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
+
+    def __attrs_post_init__(self) -> None:
+        if not self.types and not self.names and self.stages is None:
+            raise ValueError("set types, names or stages, e.g. --set freeze_modules.types='[\"Conv2d\"]'")
 
 
 class FreezeModules:
-    """Freezes by type and by name."""
+    """Freezes by type, by name and by depth."""
 
     Config = FreezeModulesConfig
 
@@ -64,25 +74,38 @@ class FreezeModules:
         self.config = config
 
     @hookimpl
-    def freeze(self, model: nn.Module) -> FreezePlan:
+    def freeze(self, model: nn.Module, backbone: Backbone) -> FreezePlan:
         """Freeze what matches; a pattern that matches nothing is an error."""
-        if not self.config.types and not self.config.names:
-            raise UserError("freeze_modules needs types or names, e.g. --set freeze_modules.types='[\"Conv2d\"]'")
         modules = dict(model.named_modules())
         typed = {name for wanted in self.config.types for name in _of_type(wanted, modules)}
-        parameters = [name for name, _ in model.named_parameters()]
-        roots = {name for pattern in self.config.names for name in _matching(pattern, [*modules, *parameters])}
-        names = {name for name in parameters if name.rpartition(".")[0] in typed or is_under(name, roots)}
-        held = {name for name in modules if name in typed or is_under(name, roots)}
+        roots = {name for p in self.config.names for name in matching(p, model, "freeze_modules.names")}
+        deep = _first_stages(self.config.stages, backbone, model)
+        names = {n for n, _ in model.named_parameters() if _owner(n) in typed or is_under(n, roots) or n in deep}
+        held = {n for n in modules if n in typed or is_under(n, roots)} | modules_within(model, deep)
         return FreezePlan(frozenset(names), frozenset(held))
 
 
-def _of_type(wanted: str, modules: dict[str, nn.Module]) -> list[str]:
+def _owner(parameter: str) -> str:
+    """Return the module that a parameter belongs to; one that is parametrised keeps its tensors in submodules."""
+    return re.sub(r"(^|\.)(parametrizations\..*|[^.]*)$", "", parameter)
+
+
+def _first_stages(count: int | None, backbone: Backbone, model: nn.Module) -> set[str]:
+    """Names of the tensors in the stem and in the first stages behind it."""
+    if count is None:
+        return set()
+    last = max(backbone.stages.values(), default=0)
+    if count > last:
+        raise UserError(f"freeze_modules.stages = {count}: the architecture has {last} stages behind its stem")
+    return {name for name in all_tensors(model) if backbone.stages.get(name, count + 1) <= count}
+
+
+def _of_type(wanted: str, modules: dict[str, nn.Module]) -> set[str]:
     """Names of the modules with parameters of their own whose class, or a base of it, is called `wanted`."""
-    owners = {name: module for name, module in modules.items() if any(True for _ in module.parameters(recurse=False))}
-    found = [name for name, module in owners.items() if wanted in {base.__name__ for base in type(module).__mro__}]
+    owners = {_owner(name) for name, _ in modules[""].named_parameters()}
+    found = {name for name in owners if wanted in {base.__name__ for base in type(modules[name]).__mro__}}
     if not found:
-        types = {type(module).__name__ for module in owners.values()}
+        types = {type(modules[name]).__name__ for name in owners}
         raise UserError(
             f"freeze_modules.types: no module with parameters of its own is a {wanted!r}"
             f"{nearest(wanted, types)}; there are {listed(types)}"
@@ -90,18 +113,91 @@ def _of_type(wanted: str, modules: dict[str, nn.Module]) -> list[str]:
     return found
 
 
-def _matching(pattern: str, names: list[str]) -> list[str]:
-    """Names that a dotted pattern matches, segment by segment."""
-    segments = pattern.split(".")
-    found = [name for name in names if name and _fits(segments, name.split("."))]
-    if not found:
-        tops = {name for name in names if name and name.count(".") <= pattern.count(".")}
-        raise UserError(
-            f"freeze_modules.names: {pattern!r} matches no module or parameter{nearest(pattern, tops)}; "
-            f"top level: {', '.join(sorted(name for name in names if name and '.' not in name))}"
+@frozen
+class FreezeNormConfig:
+    """Options of `freeze_norm`.
+
+    Attributes:
+        types: class names, or bases of classes, of the layers that are meant; by default all norm layers.
+    """
+
+    types: tuple[str, ...] = ()
+
+
+class FreezeNorm:
+    """Adds the norm layers of the backbone to what is frozen: scales, shifts and running statistics stay, for good."""
+
+    Config = FreezeNormConfig
+
+    def __init__(self, config: FreezeNormConfig) -> None:
+        self.config = config
+
+    @hookimpl(wrapper=True)
+    def freeze(self, model: nn.Module, heads: tuple[str, ...]) -> Generator[None, FreezePlan, FreezePlan]:
+        """Add them to the plan that another plugin makes; nothing that the plan releases later frees them."""
+        plan = yield
+        norms = {name: m for name, m in model.named_modules() if _is_norm(m) and not is_under(name, heads)}
+        found = {name for name, module in norms.items() if self._wanted(module)}
+        if not found:
+            types = {type(module).__name__ for module in norms.values()}
+            wanted = f" of type {listed(self.config.types)}" if self.config.types else ""
+            raise UserError(f"freeze_norm: the network has no norm layers{wanted}; it has {listed(types)}")
+        return evolve(plan, always=plan.always | found)
+
+    def _wanted(self, module: nn.Module) -> bool:
+        return not self.config.types or not _class_names(module).isdisjoint(self.config.types)
+
+
+def _class_names(module: nn.Module) -> set[str]:
+    return {base.__name__ for base in type(module).__mro__}
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether a module normalises: by its class's name, if it has tensors of its own (`ConvNormAct` has none)."""
+    owns = any(True for _ in module.parameters(recurse=False)) or any(True for _ in module.buffers(recurse=False))
+    return owns and any("Norm" in name for name in _class_names(module))
+
+
+@frozen
+class GradualUnfreezeConfig:
+    """Options of `gradual_unfreeze`.
+
+    Attributes:
+        at: epoch (from 0) -> what starts to learn there: ``"head"`` (the new heads), ``"all"``, or paths and globs as
+            in `freeze_modules`, one or a list of them. What is never named never learns.
+    """
+
+    at: dict[str, tuple[str, ...] | str] = field(factory=lambda: {"0": "head", "1": "all"})
+
+    def __attrs_post_init__(self) -> None:
+        wrong = [epoch for epoch in self.at if not epoch.isdecimal()]
+        if wrong:
+            raise ValueError(f"at: an epoch is a whole number from 0, not {wrong[0]!r}")
+        if "0" not in self.at:
+            raise ValueError('at: something must learn from epoch 0 on, e.g. {0 = "head", 3 = "all"}')
+
+
+class GradualUnfreeze:
+    """Releases parts of the network epoch by epoch; until then each keeps its parameters and running statistics."""
+
+    Config = GradualUnfreezeConfig
+
+    def __init__(self, config: GradualUnfreezeConfig) -> None:
+        self.config = config
+
+    @hookimpl
+    def freeze(self, model: nn.Module, heads: tuple[str, ...]) -> FreezePlan:
+        """Freeze everything, and say what is released when."""
+        releases = {int(epoch): self._roots(what, model, heads) for epoch, what in self.config.at.items()}
+        return FreezePlan(
+            frozen=frozenset(name for name, _ in model.named_parameters()),
+            held=frozenset(_outside(model, tuple(releases[0]))),
+            unfreeze_at=releases,
         )
-    return found
 
-
-def _fits(segments: list[str], name: list[str]) -> bool:
-    return len(segments) == len(name) and all(map(fnmatchcase, name, segments))
+    def _roots(self, what: tuple[str, ...] | str, model: nn.Module, heads: tuple[str, ...]) -> frozenset[str]:
+        special: Mapping[str, Iterable[str]] = {"head": heads, "all": ("",)}
+        names = (what,) if isinstance(what, str) else what
+        return frozenset(
+            root for name in names for root in special.get(name) or matching(name, model, "gradual_unfreeze.at")
+        )

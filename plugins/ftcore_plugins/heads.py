@@ -38,7 +38,7 @@ class LinearConfig:
         std: standard deviation of the initial weights, >= 0.
     """
 
-    std: float = field(default=0.01, validator=validators.ge(0))
+    std: float = field(default=0.0, validator=validators.ge(0))
 
 
 class LinearHead:
@@ -70,7 +70,7 @@ class MlpHeadConfig:
         validator=[validators.min_len(1), validators.deep_iterable(validators.gt(0))],
     )
     dropout: float = field(default=0.5, validator=[validators.ge(0), validators.lt(1)])
-    std: float = field(default=0.01, validator=validators.ge(0))
+    std: float = field(default=0.0, validator=validators.ge(0))
 
 
 class MlpHead:

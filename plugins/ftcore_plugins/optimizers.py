@@ -1,4 +1,4 @@
-"""Optimizers of torch, and the parameter groups that they share."""
+"""Optimizers of torch."""
 
 from __future__ import annotations
 
@@ -7,45 +7,18 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import field, frozen, validators
 
-from ftcore import ParamGroup, hookimpl
+from ftcore import hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import torch
-    from torch import nn
+
+    from ftcore import ParamGroup
 
 _positive = validators.gt(0.0)
 _not_negative = validators.ge(0.0)
 _share = validators.and_(validators.ge(0.0), validators.lt(1.0))
-
-
-@frozen
-class DecayGroupsConfig:
-    """Options of `decay_groups`.
-
-    Attributes:
-        decay_all: whether weight decay also applies to biases and to scales and shifts of norm layers.
-    """
-
-    decay_all: bool = False
-
-
-class DecayGroups:
-    """Two groups: weights, which decay, and vectors (biases, norm layers), which do not."""
-
-    Config = DecayGroupsConfig
-
-    def __init__(self, config: DecayGroupsConfig) -> None:
-        self.config = config
-
-    @hookimpl
-    def param_groups(self, learning: Mapping[str, nn.Parameter]) -> list[ParamGroup]:
-        """Answer always."""
-        decays = {name: p for name, p in learning.items() if self.config.decay_all or p.ndim > 1}
-        rest = {name: p for name, p in learning.items() if name not in decays}
-        groups = [ParamGroup("decay", decays), ParamGroup("no_decay", rest, decay=False)]
-        return [group for group in groups if group.params]
 
 
 def torch_groups(groups: Sequence[ParamGroup], lr: float, weight_decay: float) -> list[dict[str, Any]]:

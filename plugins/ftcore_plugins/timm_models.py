@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, cast
 
-from ftcore import Backbone, InputSpec, UserError, hookimpl, nearest
-from ftcore.heads import find_heads
+from ftcore import Backbone, HeadSlot, InputSpec, ModelInfo, UserError, closest, hookimpl, nearest
+from ftcore.freezing import all_tensors, is_under
 from ftcore.weights import is_file, load_weights
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ftcore.config import RunConfig
+    from ftcore.config import ModelConfig, RunConfig
 
 
 class Timm:
@@ -26,30 +28,48 @@ class Timm:
             return None
         import timm
 
+        from ftcore.heads import find_heads
+
         _check_name(network, timm.list_models(), timm.list_pretrained(), weights)
-        options = {
-            "in_chans": config.model.channels,
-            "img_size": _fixed_size(network, config.model.image_size),
-        }
-        build = partial(timm.create_model, network, **{k: v for k, v in options.items() if v is not None})
+        build = _constructor(network, config.model)
         heads = find_heads(lambda classes: build(num_classes=classes))
-        if not heads:
-            raise UserError(f"timm/{network} has no classifier to replace; choose another network")
-        module = _with_weights(build, weights, network)
-        if not all(_is_leaf(module, slot.path) for slot in heads):
-            module = _with_weights(partial(build, num_classes=1), weights, network)
-        if is_file(weights):
-            load_weights(module, weights, heads)
-        return Backbone(module, heads, _input(module, config.model.channels))
+        module = _with_weights(build, weights, network, heads)
+        backbone = Backbone(
+            module,
+            heads,
+            _input(module, config.model.channels),
+            stages=_numbers(module, heads, coarse=True),
+            layers=_numbers(module, heads, coarse=False),
+            no_decay=_no_decay(module),
+        )
+        return backbone if heads else with_pooling(backbone)
+
+    @hookimpl
+    def list_models(self) -> list[ModelInfo]:
+        """List `timm.list_models`, with the tags of their weights."""
+        import timm
+
+        tags: dict[str, list[str]] = {}
+        for name in timm.list_pretrained():
+            base, _, tag = name.partition(".")
+            tags.setdefault(base, []).append(tag or "default")
+        library = f"timm {metadata.version('timm')}"
+        return [
+            ModelInfo(
+                name=f"timm/{name}",
+                library=library,
+                size=timm.get_pretrained_cfg(name).input_size[1:],
+                weights=tuple(tags.get(name, ())),
+                build=partial(timm.create_model, name),
+            )
+            for name in timm.list_models()
+        ]
 
 
 def _check_name(network: str, models: list[str], pretrained: list[str], weights: str) -> None:
     base = network.partition(".")[0]
     if base not in models:
-        from difflib import get_close_matches
-
-        close = ", ".join(f"timm/{match}" for match in get_close_matches(base, models, n=5))
-        raise UserError(f"timm has no network {network!r}; nearest: {close or 'none'}")
+        raise UserError(f"timm has no network {network!r}; nearest: {closest(base, models, 'timm/')}")
     tagged = [name for name in pretrained if name.partition(".")[0] == base]
     if "." in network and network not in tagged:
         raise UserError(f"timm/{base} has no weights {network!r}{nearest(network, tagged)}; it has {', '.join(tagged)}")
@@ -60,15 +80,53 @@ def _check_name(network: str, models: list[str], pretrained: list[str], weights:
         )
 
 
-def _fixed_size(network: str, image_size: int | None) -> int | None:
-    """Pass a size on only to networks that are built for one."""
+def _constructor(network: str, model: ModelConfig) -> partial[nn.Module]:
+    """Make the function that builds a network for the channels and the image size that were asked for.
+
+    Raises:
+        UserError: the architecture cannot be built for them; the message says what it takes.
+    """
     import timm
 
-    fixed = timm.get_pretrained_cfg(network)
-    return image_size if image_size and fixed is not None and fixed.fixed_input_size else None
+    from ftcore.shapes import on_meta
+
+    build = partial(timm.create_model, network)
+    if model.channels:
+        build = partial(build, in_chans=model.channels)
+        try:
+            on_meta(build)
+        except Exception as error:
+            raise UserError(
+                f"timm/{network} cannot be built for model.channels = {model.channels}: {type(error).__name__}: {error}"
+            ) from error
+    return _sized(build, network, model.image_size) if model.image_size else build
 
 
-def _with_weights(build: partial[nn.Module], weights: str, network: str) -> nn.Module:
+def _sized(build: partial[nn.Module], network: str, side: int) -> partial[nn.Module]:
+    """Let the network be built for the size, where it is: one that takes any size has no such argument."""
+    import timm
+
+    from ftcore.shapes import sizes_taken, takes
+
+    usual = timm.get_pretrained_cfg(network).input_size
+    channels = build.keywords.get("in_chans", usual[0])
+    if takes(lambda side: build(img_size=side), side, channels):
+        return partial(build, img_size=side)
+    if takes(lambda _: build(), side, channels):
+        return build
+    sizes = sizes_taken(lambda side: build(img_size=side), side, usual[1], channels)
+    raise UserError(f"timm/{network} does not take model.image_size = {side}; sizes it takes: {sizes}")
+
+
+def _with_weights(build: partial[nn.Module], weights: str, network: str, heads: tuple[HeadSlot, ...]) -> nn.Module:
+    module = _build(build, weights, network)
+    if not all(_is_leaf(module, slot.path) for slot in heads):  # weights without a classifier: an Identity stands there
+        build = partial(build, num_classes=1)
+        module = _build(build, weights, network)
+    return _from_file(build, module, weights, heads) if is_file(weights) else module
+
+
+def _build(build: partial[nn.Module], weights: str, network: str) -> nn.Module:
     if weights != "default":
         return build()
     try:
@@ -80,10 +138,81 @@ def _with_weights(build: partial[nn.Module], weights: str, network: str) -> nn.M
         ) from error
 
 
+def _from_file(build: partial[nn.Module], module: nn.Module, file: str, heads: tuple[HeadSlot, ...]) -> nn.Module:
+    """Load a file made for this network; or for its usual channels and size, and let timm adapt it as its own."""
+    changed = {"in_chans", "img_size"} & build.keywords.keys()
+    try:
+        load_weights(module, file, heads)
+    except UserError:
+        if not changed:
+            raise
+        usual = partial(build.func, *build.args, **{k: v for k, v in build.keywords.items() if k not in changed})()
+        load_weights(usual, file, heads)
+        module = build(pretrained=True, pretrained_cfg_overlay={"state_dict": usual.state_dict()})
+        cast("Any", module).pretrained_cfg.pop("state_dict")
+    return module
+
+
 def _is_leaf(module: nn.Module, path: str) -> bool:
     from torch import nn
 
     return isinstance(dict(module.named_modules()).get(path), nn.Linear | nn.Conv2d)
+
+
+def _numbers(module: Any, heads: tuple[HeadSlot, ...], *, coarse: bool) -> dict[str, int]:
+    """Number tensors as the architecture's own `group_matcher` does; what it puts beside the head is left out."""
+    from timm.models._manipulate import group_with_matcher
+
+    from ftcore.stages import derive_stages
+
+    paths = [slot.path for slot in heads]
+    try:
+        matcher = module.group_matcher(coarse=coarse)
+    except (AttributeError, AssertionError):  # it has none, or none that is coarse
+        return derive_stages(module, paths)[0 if coarse else 1]
+    numbers = group_with_matcher(((name, None) for name in all_tensors(module)), matcher, reverse=True)
+    last = max(numbers.values())
+    beside = any(number == last and is_under(name, paths) for name, number in numbers.items())
+    return {name: number for name, number in numbers.items() if not beside or number != last}
+
+
+def _no_decay(module: Any) -> frozenset[str]:
+    """Names of the parameters that the network lists, by name, by glob or by their last segment."""
+    patterns = module.no_weight_decay() if hasattr(module, "no_weight_decay") else ()
+    names = [name for name, _ in module.named_parameters()]
+    return frozenset(n for n in names for p in patterns if fnmatchcase(n, p) or n.rpartition(".")[2] == p)
+
+
+def with_pooling(encoder: Backbone) -> Backbone:
+    """Give an encoder without a classifier one: the mean over its tokens or its feature map, then a linear layer."""
+    from attrs import evolve
+    from torch import nn
+
+    from ftcore.shapes import output_shapes
+
+    [shape] = output_shapes(encoder.module, encoder.input, training=False)
+    features = shape[1] if len(shape) == 4 else shape[-1]
+
+    class Pooled(nn.Module):
+        """Images -> mean of the encoder's tokens (N, L, C) or feature map (N, C, H, W) -> outputs (N, K)."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder.module
+            self.head = nn.Linear(features, 1)
+
+        def forward(self, images: Any) -> Any:
+            found = self.encoder(images)
+            return self.head(found.mean((2, 3)) if found.ndim == 4 else found.mean(1))
+
+    return evolve(
+        encoder,
+        module=Pooled(),
+        heads=(HeadSlot("head", features),),
+        stages={f"encoder.{name}": number for name, number in encoder.stages.items()},
+        layers={f"encoder.{name}": number for name, number in encoder.layers.items()},
+        no_decay=frozenset(f"encoder.{name}" for name in encoder.no_decay),
+    )
 
 
 def _input(module: Any, channels: int | None) -> InputSpec:

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import warnings
+from functools import partial
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, cast
 
 from attrs import evolve
 
-from ftcore import Backbone, InputSpec, UserError, hookimpl, nearest
-from ftcore.heads import find_heads
+from ftcore import Backbone, HeadSlot, InputSpec, ModelInfo, UserError, closest, hookimpl, nearest
 from ftcore.weights import is_file, load_weights
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ftcore.config import RunConfig
+
+_PYRAMID = (r"features\.0\.", r"features\.1\.", r"features\.[23]\.", r"features\.[45]\.", r"features\.[67]\.")
+STAGES = {
+    "ConvNeXt": _PYRAMID,
+    "DenseNet": (r"features\.(?:conv|norm)0", r"features\.(?:denseblock|transition)(\d+)"),
+    "GoogLeNet": ("conv", r"inception(\d)"),
+    "Inception3": ("Conv2d", r"Mixed_(\d)"),
+    "MNASNet": (r"layers\.[0-7]\.", r"layers\.([89]|1[0-3])\."),
+    "SwinTransformer": _PYRAMID,
+}
+"""Patterns for the stages, by class, where they are not simply the modules that follow one another."""
+
+AUX_WEIGHTS = {"googlenet": (0.3, 0.3), "inception_v3": (0.4,)}
+"""Factors on the losses of the auxiliary classifiers: Szegedy et al. 2015 (arXiv:1409.4842, section 5), and
+torchvision's reference training script for Inception."""
+
+NO_DECAY = ("class_token", "pos_embedding", "relative_position_bias_table")
+"""What torchvision's reference training script exempts from weight decay as transformer embeddings."""
 
 
 class Torchvision:
@@ -27,35 +47,74 @@ class Torchvision:
             return None
         import torchvision
 
+        from ftcore.heads import find_heads
+
         known = torchvision.models.list_models(module=torchvision.models)
         if network not in known:
-            raise UserError(f"torchvision has no classification network {network!r}{nearest(network, known)}")
-        if config.model.channels not in {None, 3}:
-            raise UserError(f"torchvision's networks take 3 channels, not model.channels = {config.model.channels}")
+            near = closest(network, known, "torchvision/")
+            raise UserError(f"torchvision has no classification network {network!r}; nearest: {near}")
         heads = find_heads(lambda classes: _build(network, num_classes=classes))
         entry = _entry(network, weights)
         module = _download(network, entry)
         if is_file(weights):
             load_weights(module, weights, heads)
-        _leave_out(module, network)
-        present = dict(module.named_modules())
-        spec = _input(network, entry)
-        fixed = getattr(module, "image_size", None)  # vision transformers take one size
-        if fixed and config.model.image_size not in {None, fixed}:
-            raise UserError(
-                f"torchvision/{network} takes {fixed} pixels, not model.image_size = {config.model.image_size}; "
-                "timm's transformers can be built for other sizes"
+        spec = _settle_input(module, _input(network, entry), network)
+        if config.model.image_size:
+            module = _resized(module, network, config.model.image_size)
+        if config.model.channels and config.model.channels != 3:
+            spec = _with_channels(module, spec, config.model.channels)
+        return _described(module, network, heads, spec)
+
+    @hookimpl
+    def list_models(self) -> list[ModelInfo]:
+        """List the classification networks, with the entries of their weights."""
+        import torchvision
+        from torchvision.models import get_model_weights
+
+        library = f"torchvision {metadata.version('torchvision')}"
+        return [
+            ModelInfo(
+                name=f"torchvision/{network}",
+                library=library,
+                size=_input(network, None).size,
+                weights=tuple(entry.name for entry in get_model_weights(network)),
+                build=partial(_build, network),
             )
-        spec = evolve(spec, size=(fixed, fixed)) if fixed else spec
-        return Backbone(module, tuple(slot for slot in heads if slot.path in present), spec)
+            for network in torchvision.models.list_models(module=torchvision.models)
+        ]
+
+
+def _described(module: nn.Module, network: str, heads: tuple[HeadSlot, ...], spec: InputSpec) -> Backbone:
+    from torch import nn
+
+    from ftcore.stages import derive_stages
+
+    if network.startswith("squeezenet"):  # its ReLU behind the classifier would cut off every negative logit
+        module.set_submodule("classifier.2", nn.Identity())
+    kind = type(module).__name__
+    stages, layers = derive_stages(module, [slot.path for slot in heads], STAGES.get(kind, ()))
+    names = [name for name, _ in module.named_parameters()]
+    return Backbone(
+        module,
+        tuple(sorted(heads, key=lambda slot: "aux" in slot.path.lower())),
+        spec,
+        aux_weights=AUX_WEIGHTS.get(network, ()),
+        stages=stages,
+        layers=layers,
+        no_decay=frozenset(name for name in names if name.endswith(NO_DECAY)),
+    )
 
 
 def _build(network: str, **options: Any) -> nn.Module:
     from torchvision.models import get_model
 
-    if network in {"googlenet", "inception_v3"} and options.get("weights") is None:
-        options["init_weights"] = False  # their own warns, and is replaced by what is loaded or by torch's defaults
-    module: nn.Module = get_model(network, **options)
+    if network in AUX_WEIGHTS:
+        options["aux_logits"] = True
+        if options.get("weights") is None:
+            options["init_weights"] = False  # their own is slow, and is replaced by what is loaded or torch's defaults
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "auxiliary heads in the pretrained googlenet")  # they train from scratch here
+        module: nn.Module = get_model(network, **options)
     return module
 
 
@@ -86,23 +145,6 @@ def _download(network: str, entry: Any) -> nn.Module:
         ) from error
 
 
-def _leave_out(module: Any, network: str) -> None:
-    """Take away what a new head cannot use.
-
-    SqueezeNet's ReLU behind the classifier would cut off every negative logit. The auxiliary classifiers of GoogLeNet
-    and Inception only serve training from scratch, as torchvision's own ``aux_logits=False`` has it.
-    """
-    from torch import nn
-
-    if network.startswith("squeezenet"):
-        module.set_submodule("classifier.2", nn.Identity())
-    if network in {"googlenet", "inception_v3"}:
-        module.aux_logits = False
-        for name in ("aux1", "aux2", "AuxLogits"):
-            if hasattr(module, name):
-                setattr(module, name, None)
-
-
 def _input(network: str, entry: Any) -> InputSpec:
     """Read the preset that belongs to the weights; without weights, that of the default ones."""
     from torchvision.models import get_model_weights
@@ -116,3 +158,71 @@ def _input(network: str, entry: Any) -> InputSpec:
         interpolation=preset.interpolation.value,
         crop_fraction=min(1.0, crop / resize),
     )
+
+
+def _settle_input(module: Any, spec: InputSpec, network: str) -> InputSpec:
+    """Take the normalisation out of the network, and the size that it was built for into the spec.
+
+    With their pre-trained weights GoogLeNet and Inception turn ImageNet's mean and std into 0.5 themselves
+    (``transform_input``), without them they do not: one network, two meanings of its input.
+    """
+    if network in AUX_WEIGHTS and module.transform_input:
+        module.transform_input = False
+        spec = evolve(spec, mean=(0.5,) * 3, std=(0.5,) * 3)
+    fixed = getattr(module, "image_size", None)  # of vision transformers
+    return evolve(spec, size=(fixed, fixed)) if fixed else spec
+
+
+def _resized(module: nn.Module, network: str, side: int) -> nn.Module:
+    """Build the network for images of another size, where its tensors or its windows depend on that.
+
+    Raises:
+        UserError: the architecture does not take the size; the message says which it takes.
+    """
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    from ftcore.shapes import sizes_taken, takes
+
+    build = partial(_for_size, network)
+    if not takes(build, side, channels=3):
+        usual = _input(network, None).size[0]
+        sizes = sizes_taken(build, side, usual, channels=3)
+        raise UserError(f"torchvision/{network} does not take model.image_size = {side}; sizes it takes: {sizes}")
+    if not network.startswith(("vit", "maxvit")):
+        return module
+    state = cast("Any", module.state_dict())
+    if network.startswith("vit"):
+        state = interpolate_embeddings(side, cast("int", module.patch_size), state)
+    classes = next(len(t) for name, t in reversed(state.items()) if name.endswith("weight"))
+    sized = _for_size(network, side, num_classes=classes)
+    sized.load_state_dict(state)
+    return sized
+
+
+def _for_size(network: str, side: int, **options: Any) -> nn.Module:
+    if network.startswith("vit"):
+        options["image_size"] = side
+    if network.startswith("maxvit"):
+        options["input_size"] = (side, side)
+    return _build(network, **options)
+
+
+def _with_channels(module: nn.Module, spec: InputSpec, channels: int) -> InputSpec:
+    """Give the first convolution another number of input channels, keeping what its weights respond to.
+
+    One channel gets the sum over the colours; more get the colours in turn, scaled so that the response to grey stays.
+    """
+    import torch
+    from torch import nn
+
+    first = next(child for child in module.modules() if isinstance(child, nn.Conv2d))
+    weight = first.weight.detach()
+    turns = weight.repeat(1, -(-channels // 3), 1, 1)[:, :channels] * (3 / channels)
+    with torch.no_grad():
+        first.weight = nn.Parameter(weight.sum(1, keepdim=True) if channels == 1 else turns)
+    first.in_channels = channels
+    return evolve(spec, channels=channels, mean=_mean(spec.mean, channels), std=_mean(spec.std, channels))
+
+
+def _mean(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return (sum(values) / len(values),) * channels

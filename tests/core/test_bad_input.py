@@ -43,7 +43,7 @@ def write_files(root: Path) -> None:
     (root / "failing_import.py").write_text("raise OSError('no licence')\n", encoding="utf-8")
     (root / "sloppy_hooks.py").write_text("def freeze(): ...\n", encoding="utf-8")
     (root / "typo.toml").write_text("[train]\nepoch = 3\n", encoding="utf-8")
-    (root / "wrong_type.toml").write_text("[plugin.decay_groups]\ndecay_all = 'false'\n", encoding="utf-8")
+    (root / "wrong_type.toml").write_text("[plugin.groups]\ndecay_all = 'false'\n", encoding="utf-8")
     (root / "garbled.toml").write_text("[train\n", encoding="utf-8")
     (root / "table.xyz").write_text("", encoding="utf-8")
     (root / "no_classes").mkdir()
@@ -105,7 +105,7 @@ CHEAP = {
     "unknown key of a flag": (["--set", "train.epoch=3"], r"unknown option 'train\.epoch'.*\(--set train\.epoch=3"),
     "unknown section of a flag": (["--set", "trian.epochs=3"], r"'trian' is neither .*did you mean 'train'\?"),
     "wrong type": (["--set", "train.epochs=0.9"], r"train\.epochs: expected a whole number, got '0\.9'"),
-    "wrong type of a plugin": (["{bad}/wrong_type.toml"], r"decay_groups\.decay_all: expected true or false, got 'fal"),
+    "wrong type of a plugin": (["{bad}/wrong_type.toml"], r"groups\.decay_all: expected true or false, got 'fal"),
     "value out of range": (["--set", "train.batch_size=0"], r"'batch_size' must be > 0: 0"),
     "malformed flag": (["--set", "epochs"], "--set epochs: expected SECTION.KEY=VALUE"),
     "unknown hook to order": (["--set", 'hooks.make_los=["sgd"]'], r"no such hook 'make_los'"),

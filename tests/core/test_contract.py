@@ -64,13 +64,13 @@ def test_every_argument_and_answer_of_a_hook_is_typed_and_none_may_be_returned(h
 
 
 def test_the_hooks_and_their_arguments_are_those_of_the_api_version() -> None:
-    assert hooks.HOOK_API == (1, 0)
+    assert hooks.HOOK_API == (1, 1)
     assert dict(SPECS) == {
         "build_data": ("source", "config", "ctx"),
         "build_model": ("name", "weights", "config", "ctx"),
         "make_transforms": ("spec", "task", "config", "ctx"),
         "build_head": ("slot", "backbone", "task", "config", "ctx"),
-        "freeze": ("model", "heads", "task", "config", "ctx"),
+        "freeze": ("model", "heads", "backbone", "task", "config", "ctx"),
         "wrap_devices": ("model", "config", "ctx"),
         "precision_context": ("placement", "config", "ctx"),
         "param_groups": ("learning", "model", "heads", "config", "ctx"),

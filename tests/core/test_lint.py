@@ -206,5 +206,5 @@ def test_the_place_of_an_implementation_is_that_of_the_function_below_its_decora
 
 def test_the_hooks_are_known_in_the_order_in_which_a_run_calls_them() -> None:
     assert next(iter(SPECS)) == "build_data"
-    assert list(SPECS)[-1] == "make_observers"
+    assert list(SPECS)[-2:] == ["make_observers", "list_models"]
     assert all(arguments[-2:] == ("config", "ctx") for arguments in SPECS.values())

@@ -137,17 +137,14 @@ def test_a_timm_network_can_see_in_grey() -> None:
     assert outputs(made).shape == (2, 3)
 
 
-def test_a_torchvision_network_cannot_see_in_grey() -> None:
-    with pytest.raises(UserError, match=r"take 3 channels, not model\.channels = 1"):
-        network("torchvision/resnet18", "model.channels=1")
-
-
 def test_a_torchvision_network_takes_the_three_channels_that_it_has() -> None:
     assert network("torchvision/squeezenet1_1", "model.channels=3").spec.channels == 3
 
 
 def test_an_unknown_torchvision_network_shows_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"no classification network 'resnet5O'; did you mean 'resnet50'\?"):
+    with pytest.raises(
+        UserError, match=r"no classification network 'resnet5O'; nearest: torchvision/resnet50, torchvision/\w+"
+    ):
         network("torchvision/resnet5O")
 
 
@@ -190,7 +187,7 @@ def test_a_weights_entry_of_timm_belongs_in_the_name() -> None:
 
 
 def test_the_logits_of_a_squeezenet_may_be_negative() -> None:
-    found = outputs(network("torchvision/squeezenet1_0"), images=4)
+    found = outputs(network("torchvision/squeezenet1_0", "linear.std=0.1"), images=4)
 
     assert (found < 0).any()
     assert (found != 0).all()

@@ -1,4 +1,4 @@
-"""Optimizers and parameter groups."""
+"""Optimizers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from ftcore import ParamGroup, UserError
@@ -21,8 +19,6 @@ from ftcore_plugins.optimizers import (
     AdamConfig,
     AdamW,
     AdamWConfig,
-    DecayGroups,
-    DecayGroupsConfig,
     RMSprop,
     RMSpropConfig,
     Sgd,
@@ -127,47 +123,14 @@ def test_nesterov_without_momentum_ends_with_one_message(tmp_path: Path) -> None
     assert "nesterov" in result.err
 
 
-def grouped(learning: dict[str, nn.Parameter], *, decay_all: bool) -> list[ParamGroup]:
-    return DecayGroups(DecayGroupsConfig(decay_all)).param_groups(learning)
-
-
-@given(st.dictionaries(st.text(), st.integers(0, 4), max_size=12), st.booleans())
-def test_groups_partition_what_learns(dimensions: dict[str, int], decay_all: bool) -> None:  # noqa: FBT001 - drawn
-    learning = {name: nn.Parameter(torch.zeros([1] * count)) for name, count in dimensions.items()}
-
-    groups = grouped(learning, decay_all=decay_all)
-
-    assert sorted(name for group in groups for name in group.params) == sorted(learning)
-    assert all(learning[name] is p for group in groups for name, p in group.params.items())
-    assert all(group.params for group in groups)
-    assert len({group.name for group in groups}) == len(groups)
-
-
-def norm_and_bias() -> dict[str, nn.Parameter]:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.LayerNorm(4), nn.Linear(4, 2))
-    return dict(model.named_parameters())
-
-
-def test_biases_and_norm_layers_do_not_decay() -> None:
-    groups = grouped(norm_and_bias(), decay_all=False)
-
-    assert {group.decay: {*group.params} for group in groups} == {
-        True: {"0.weight", "3.weight"},
-        False: {"0.bias", "1.weight", "1.bias", "2.weight", "2.bias", "3.bias"},
-    }
-
-
-def test_everything_decays_with_decay_all() -> None:
-    (group,) = grouped(norm_and_bias(), decay_all=True)
-
-    assert group.decay
-    assert len(group.params) == 8
+def by_dimension(params: dict[str, nn.Parameter]) -> list[ParamGroup]:
+    return [ParamGroup(name, {name: p}, decay=p.ndim > 1) for name, p in params.items()]
 
 
 @pytest.mark.parametrize(("plugin", "config"), BUILT_IN)
 def test_weight_decay_moves_only_what_decays(plugin: Any, config: Any) -> None:
     params = parameters()
-    optimizer = plugin(config(lr=0.1, weight_decay=0.5)).make_optimizer(grouped(params, decay_all=False))
+    optimizer = plugin(config(lr=0.1, weight_decay=0.5)).make_optimizer(by_dimension(params))
     for parameter in params.values():
         parameter.grad = torch.zeros_like(parameter)
 

@@ -1,0 +1,88 @@
+"""The stages and blocks of a network, from its input to its head."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from .freezing import all_tensors, is_under
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+TRUNKS = ("features", "layers", "blocks", "stages", "transformers", "trunk_output", "encoder.layers")
+"""Modules whose children are the stages, in networks that do not have them as children of their own."""
+
+
+def numbered(names: Iterable[str], patterns: Sequence[str]) -> dict[str, int]:
+    r"""Number names, from 0, in the order of the patterns and of the whole numbers that these capture.
+
+    ``["conv1|bn1", r"layer(\d+)"]`` puts ``conv1.weight`` into 0 and ``layer2.0.bn1.bias`` into 2, if there is a
+    ``layer1``. What no pattern matches from its beginning is left out.
+    """
+    keys = {name: key for name in names if (key := _key(name, patterns)) is not None}
+    ranks = {key: rank for rank, key in enumerate(sorted(set(keys.values())))}
+    return {name: ranks[key] for name, key in keys.items()}
+
+
+def _key(name: str, patterns: Sequence[str]) -> tuple[int, ...] | None:
+    for place, pattern in enumerate(patterns):
+        if found := re.match(pattern, name):
+            return (place, *map(int, filter(None, found.groups())))
+    return None
+
+
+def derive_stages(
+    model: nn.Module, heads: Sequence[str], stages: Sequence[str] = ()
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Number the tensors that lie before the head, by stage and by block, from the order and kind of the modules.
+
+    Args:
+        model: the network.
+        heads: paths of its heads.
+        stages: patterns, as `numbered` takes them, where the architecture is known; by default derived.
+    """
+    names = [name for name in all_tensors(model) if not is_under(name, heads)]
+    modules = dict(model.named_modules())
+    trunk = next((name for name in TRUNKS if name in modules and len(list(modules[name].children())) > 1), "")
+    derived, blocks = chain(modules[trunk], trunk, heads)
+    before = next(place for place, name in enumerate(names) if re.match("|".join([*derived, "$"]), name))
+    stem = ["|".join(f"{re.escape(name)}$" for name in names[:before])] if before else []
+    return numbered(names, stages or [*stem, *derived]), numbered(names, [*stem, *blocks])
+
+
+def chain(parent: nn.Module, path: str, heads: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return patterns for the stages and for the blocks among modules that run one after the other, the head left out.
+
+    A stage begins behind a pooling layer and at every module that has modules of its own, unless torchvision marks
+    the changes of resolution (``_is_cn``). A block begins at each module but a norm layer; in a plain Sequential of
+    modules, each is one.
+    """
+    stages: list[list[str]] = []
+    blocks: list[list[str]] = []
+    pooled, marked = True, any(hasattr(child, "_is_cn") for child in parent.children())
+    for name, child in parent.named_children():
+        full = f"{path}.{name}" if path else name
+        if any(is_under(head, [full]) for head in heads):
+            continue
+        place = re.escape(full) + r"\."
+        if pooled or (getattr(child, "_is_cn", False) if marked else _is_composite(child)):
+            stages.append([])
+        if pooled or "Norm" not in type(child).__name__ or _is_composite(child):
+            blocks.append([])
+        stages[-1].append(place)
+        blocks[-1].append(place)
+        if _is_list(child):
+            blocks[-1:] = [[place + re.escape(part) + r"\."] for part, _ in child.named_children()]
+        pooled = "Pool" in type(child).__name__
+    return ["|".join(stage) for stage in stages], ["|".join(block) for block in blocks]
+
+
+def _is_composite(module: nn.Module) -> bool:
+    return any(True for _ in module.children())
+
+
+def _is_list(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential | nn.ModuleList) and any(map(_is_composite, module.children()))

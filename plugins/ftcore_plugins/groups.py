@@ -1,0 +1,117 @@
+"""Which parameters share a learning rate and whether they decay."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen, validators
+
+from ftcore import ParamGroup, UserError, hookimpl
+from ftcore.freezing import is_under, matching
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from ftcore import Backbone
+
+
+@frozen
+class GroupsConfig:
+    """Options of `groups`; the factors on the optimizer's learning rate multiply.
+
+    Attributes:
+        backbone_lr: factor for everything but the new heads, > 0.
+        layer_decay: factor per block of the architecture, counted from the head down, in (0, 1].
+        lr: paths or globs, as in `freeze_modules.names`, -> factor, > 0.
+        decay_all: whether weight decay also applies to biases, norm layers and what the architecture exempts.
+    """
+
+    backbone_lr: float = field(default=1.0, validator=validators.gt(0.0))
+    layer_decay: float = field(default=1.0, validator=[validators.gt(0.0), validators.le(1.0)])
+    lr: dict[str, float] = field(
+        factory=dict, validator=validators.deep_mapping(validators.instance_of(str), validators.gt(0.0))
+    )
+    decay_all: bool = False
+
+
+class Groups:
+    """Separates head from backbone, block from block, and what decays from what does not, as far as options ask.
+
+    Weight decay leaves out vectors (biases, scales and shifts of norm layers) and what the architecture lists. Block i
+    of L gets ``layer_decay ** (L + 1 - i)``, the head and what lies beside it 1, as in BEiT (arXiv:2106.08254).
+    """
+
+    Config = GroupsConfig
+
+    def __init__(self, config: GroupsConfig) -> None:
+        self.config = config
+
+    @hookimpl
+    def param_groups(
+        self, learning: Mapping[str, nn.Parameter], model: nn.Module, heads: tuple[str, ...], backbone: Backbone
+    ) -> list[ParamGroup]:
+        """Answer always."""
+        rules = _Rules(
+            self.config,
+            heads,
+            {p: tuple(matching(p, model, "groups.lr")) for p in self.config.lr},
+            backbone,
+        )
+        members: dict[tuple[str, float, bool], dict[str, nn.Parameter]] = {}
+        for name, parameter in learning.items():
+            decays = self.config.decay_all or (parameter.ndim > 1 and name not in backbone.no_decay)
+            label, factor = rules.of(name)
+            members.setdefault((label, factor, decays), {})[name] = parameter
+        rules.check(list(learning))
+        return [
+            ParamGroup(label + ("decay" if decays else "no_decay"), params, factor, decays)
+            for (label, factor, decays), params in sorted(members.items(), key=lambda item: not item[0][2])
+        ]
+
+
+@frozen
+class _Rules:
+    """What the options say about each parameter.
+
+    Attributes:
+        config: the options.
+        heads: paths of the new heads.
+        matched: pattern of `lr` -> modules and parameters that it matches.
+        backbone: knows the blocks.
+    """
+
+    config: GroupsConfig
+    heads: tuple[str, ...]
+    matched: Mapping[str, tuple[str, ...]]
+    backbone: Backbone
+
+    def of(self, name: str) -> tuple[str, float]:
+        """Return the beginning of the group's name, and the factor on the learning rate."""
+        factors = self._factors(name)
+        return "".join(f"{label}." for label in factors), prod(factors.values())
+
+    def check(self, learning: list[str]) -> None:
+        """Refuse a rule that no learning parameter falls under."""
+        used = {label.rstrip("0123456789") for name in learning for label in self._factors(name)}
+        for option, label in (("backbone_lr", "backbone"), ("layer_decay", "layer")):
+            value = getattr(self.config, option)
+            if value != 1 and label not in used:
+                raise UserError(f"groups.{option} = {value} changes nothing: no parameter below the head learns")
+        for pattern, roots in self.matched.items():
+            if not any(is_under(name, roots) for name in learning):
+                raise UserError(f"groups.lr: {pattern!r} matches only parameters that do not learn")
+
+    def _factors(self, name: str) -> dict[str, float]:
+        """Label -> factor, for each rule that has something to say about a parameter."""
+        factors: dict[str, float] = {}
+        in_head = is_under(name, self.heads)
+        if self.config.backbone_lr != 1:
+            factors["head" if in_head else "backbone"] = 1.0 if in_head else self.config.backbone_lr
+        if self.config.layer_decay != 1:
+            top = max(self.backbone.layers.values(), default=-1) + 1
+            layer = top if in_head else self.backbone.layers.get(name, top)
+            factors["top" if layer == top else f"layer{layer}"] = self.config.layer_decay ** (top - layer)
+        return factors | {p: self.config.lr[p] for p, roots in self.matched.items() if is_under(name, roots)}
