@@ -77,10 +77,14 @@ def is_held(plan: FreezePlan, name: str, released: Collection[str]) -> bool:
 
 
 def frozen_tensors(model: nn.Module, plan: FreezePlan, epoch: int) -> dict[str, Tensor]:
-    """Return what must not change in an epoch: parameters that do not learn, and buffers of modules in eval mode."""
-    released = thawed(plan, epoch)
+    """Return what must not change in an epoch: parameters that do not learn, and buffers of modules in eval mode.
+
+    Buffers that are not saved with the network are left out: networks compute them anew when they need them.
+    """
+    released, saved = thawed(plan, epoch), model.state_dict().keys()
     parameters = {name: p for name, p in model.named_parameters() if not learns(plan, name, released)}
-    return {**parameters, **{name: b for name, b in model.named_buffers() if is_held(plan, name, released)}}
+    buffers = {name: b for name, b in model.named_buffers() if name in saved and is_held(plan, name, released)}
+    return {**parameters, **buffers}
 
 
 def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -123,11 +123,14 @@ def check_outputs(module: nn.Module, backbone: Backbone, outputs: int) -> None:
     Raises:
         UserError: it does not; the message names other candidates for the head.
     """
+    heads = ", ".join(repr(slot.path) for slot in backbone.heads)
     for training in (True, False):
-        given = output_shapes(module, backbone.input, training=training)
         wanted = [(2, outputs)] * (1 + (len(backbone.aux_weights) if training else 0))
+        try:
+            given = output_shapes(module, backbone.input, training=training)
+        except UserError as error:
+            raise UserError(f"with {heads} replaced, {error}\n{_candidates(module)}") from error
         if given != wanted:
-            heads = ", ".join(repr(slot.path) for slot in backbone.heads)
             raise UserError(
                 f"with {heads} replaced, the network returns {given} for 2 images in "
                 f"{'train' if training else 'eval'} mode, not {wanted}; its head seems to be elsewhere\n"

@@ -6,7 +6,6 @@ import copy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from .errors import UserError
@@ -43,7 +42,7 @@ def without_memory(build: Callable[[], T]) -> T:
     try:
         with torch.device("meta"):
             return build()
-    except (RuntimeError, NotImplementedError):  # a constructor that reads a number from a tensor, such as RegNet's
+    except (RuntimeError, NotImplementedError):  # a constructor that reads a number from a tensor
         with _ParametersOnMeta():
             return build()
 
@@ -51,35 +50,42 @@ def without_memory(build: Callable[[], T]) -> T:
 def output_shapes(module: nn.Module, spec: InputSpec, *, training: bool) -> list[tuple[int, ...]]:
     """Return the shapes of a network's outputs for two images of `spec`, computing nothing where that is possible.
 
+    Works on a copy: the network and its modes stay as they are.
+
     Raises:
         UserError: the network does not take such images.
     """
     size = (2, spec.channels, *spec.size)
-    modes = {child: child.training for child in module.modules()}
     try:
-        return _shapes(_called_on_meta(module.train(training), size))
-    except Exception:  # noqa: BLE001 - not every network runs without memory: then a copy must
-        return _shapes(_called(copy.deepcopy(module), size, _mode(training)))
-    finally:
-        for child, mode in modes.items():
-            child.training = mode
+        return _shapes(_called(meta_copy(module).train(training), size))
+    except Exception:  # noqa: BLE001 - not every network runs without memory
+        return _shapes(_called_or_refused(copy.deepcopy(module).train(training), size))
 
 
-def _called_on_meta(module: nn.Module, size: tuple[int, ...]) -> Any:
-    tensors = {name: tensor.to("meta") for name, tensor in all_tensors(module).items()}
-    with torch.no_grad():
-        return functional_call(module, tensors, torch.empty(size, device="meta"))
+def meta_copy(module: nn.Module) -> nn.Module:
+    """Copy a network without the memory of its parameters and buffers; what shares one still does."""
+    memo = {
+        id(tensor): torch.nn.Parameter(tensor.detach().to("meta"), tensor.requires_grad)
+        if isinstance(tensor, torch.nn.Parameter)
+        else tensor.detach().to("meta")
+        for tensor in all_tensors(module).values()
+    }
+    return copy.deepcopy(module, memo)
 
 
 @torch.no_grad()
-def _called(module: nn.Module, size: tuple[int, ...], mode: str) -> Any:
+def _called(module: nn.Module, size: tuple[int, ...]) -> Any:
     device = next(iter(all_tensors(module).values())).device
+    return module(torch.zeros(size, device=device))
+
+
+def _called_or_refused(module: nn.Module, size: tuple[int, ...]) -> Any:
     try:
-        return module(torch.zeros(size, device=device))
+        return _called(module, size)
     except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
         raise UserError(
-            f"{type(module).__name__} does not take images of {' x '.join(map(str, size[1:]))} in {mode} mode: "
-            f"{type(error).__name__}: {error}"
+            f"{type(module).__name__} does not take images of {' x '.join(map(str, size[1:]))} in "
+            f"{'train' if module.training else 'eval'} mode: {type(error).__name__}: {error}"
         ) from error
 
 
@@ -90,10 +96,6 @@ def as_tuple(outputs: Any) -> tuple[Any, ...]:
 
 def _shapes(outputs: Any) -> list[Any]:
     return [tuple(o.shape) if isinstance(o, torch.Tensor) else type(o).__name__ for o in as_tuple(outputs)]
-
-
-def _mode(training: bool) -> str:  # noqa: FBT001 - the mode itself
-    return "train" if training else "eval"
 
 
 def sizes_taken(build: Callable[[int], nn.Module], asked: int, usual: int, channels: int) -> list[int]:
@@ -114,7 +116,7 @@ def sizes_taken(build: Callable[[int], nn.Module], asked: int, usual: int, chann
 def takes(build: Callable[[int], nn.Module], side: int, channels: int) -> bool:
     """Whether an architecture can be built for images of this side, and trained on them."""
     try:
-        _called_on_meta(on_meta(lambda: build(side)).train(), (2, channels, side, side))
+        _called(on_meta(lambda: build(side)).train(), (2, channels, side, side))
     except Exception:  # noqa: BLE001 - each architecture refuses in its own way
         return False
     return True

@@ -56,19 +56,18 @@ def derive_stages(
 def chain(parent: nn.Module, path: str, heads: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return patterns for the stages and for the blocks among modules that run one after the other, the head left out.
 
-    A stage begins behind a pooling layer and at every module that has modules of its own, unless torchvision marks
-    the changes of resolution (``_is_cn``). A block begins at each module but a norm layer; in a plain Sequential of
-    modules, each is one.
+    A stage begins behind a pooling layer and at every module that has modules of its own. A block begins at each
+    module but a norm layer; in a plain Sequential of modules, each is one.
     """
     stages: list[list[str]] = []
     blocks: list[list[str]] = []
-    pooled, marked = True, any(hasattr(child, "_is_cn") for child in parent.children())
+    pooled = True
     for name, child in parent.named_children():
         full = f"{path}.{name}" if path else name
         if any(is_under(head, [full]) for head in heads):
             continue
         place = re.escape(full) + r"\."
-        if pooled or (getattr(child, "_is_cn", False) if marked else _is_composite(child)):
+        if pooled or _is_composite(child):
             stages.append([])
         if pooled or "Norm" not in type(child).__name__ or _is_composite(child):
             blocks.append([])

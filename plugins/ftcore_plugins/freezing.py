@@ -60,10 +60,6 @@ class FreezeModulesConfig:
     names: tuple[str, ...] = ()
     stages: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
 
-    def __attrs_post_init__(self) -> None:
-        if not self.types and not self.names and self.stages is None:
-            raise ValueError("set types, names or stages, e.g. --set freeze_modules.types='[\"Conv2d\"]'")
-
 
 class FreezeModules:
     """Freezes by type, by name and by depth."""
@@ -76,6 +72,8 @@ class FreezeModules:
     @hookimpl
     def freeze(self, model: nn.Module, backbone: Backbone) -> FreezePlan:
         """Freeze what matches; a pattern that matches nothing is an error."""
+        if not self.config.types and not self.config.names and self.config.stages is None:
+            raise UserError("freeze_modules needs types, names or stages, e.g. --set freeze_modules.stages=2")
         modules = dict(model.named_modules())
         typed = {name for wanted in self.config.types for name in _of_type(wanted, modules)}
         roots = {name for p in self.config.names for name in matching(p, model, "freeze_modules.names")}

@@ -7,6 +7,8 @@ from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, cast
 
+from attrs import evolve
+
 from ftcore import Backbone, HeadSlot, InputSpec, ModelInfo, UserError, closest, hookimpl, nearest
 from ftcore.freezing import all_tensors, is_under
 from ftcore.weights import is_file, load_weights
@@ -88,16 +90,17 @@ def _constructor(network: str, model: ModelConfig) -> partial[nn.Module]:
     """
     import timm
 
-    from ftcore.shapes import on_meta
+    from ftcore.shapes import on_meta, output_shapes
 
     build = partial(timm.create_model, network)
     if model.channels:
         build = partial(build, in_chans=model.channels)
+        spec = InputSpec(timm.get_pretrained_cfg(network).input_size[1:], model.channels)
         try:
-            on_meta(build)
+            output_shapes(on_meta(build), spec, training=False)
         except Exception as error:
             raise UserError(
-                f"timm/{network} cannot be built for model.channels = {model.channels}: {type(error).__name__}: {error}"
+                f"timm/{network} does not take model.channels = {model.channels}: {type(error).__name__}: {error}"
             ) from error
     return _sized(build, network, model.image_size) if model.image_size else build
 
@@ -185,29 +188,15 @@ def _no_decay(module: Any) -> frozenset[str]:
 
 def with_pooling(encoder: Backbone) -> Backbone:
     """Give an encoder without a classifier one: the mean over its tokens or its feature map, then a linear layer."""
-    from attrs import evolve
-    from torch import nn
-
     from ftcore.shapes import output_shapes
+
+    from .pooled import Pooled
 
     [shape] = output_shapes(encoder.module, encoder.input, training=False)
     features = shape[1] if len(shape) == 4 else shape[-1]
-
-    class Pooled(nn.Module):
-        """Images -> mean of the encoder's tokens (N, L, C) or feature map (N, C, H, W) -> outputs (N, K)."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.encoder = encoder.module
-            self.head = nn.Linear(features, 1)
-
-        def forward(self, images: Any) -> Any:
-            found = self.encoder(images)
-            return self.head(found.mean((2, 3)) if found.ndim == 4 else found.mean(1))
-
     return evolve(
         encoder,
-        module=Pooled(),
+        module=Pooled(encoder.module, features),
         heads=(HeadSlot("head", features),),
         stages={f"encoder.{name}": number for name, number in encoder.stages.items()},
         layers={f"encoder.{name}": number for name, number in encoder.layers.items()},

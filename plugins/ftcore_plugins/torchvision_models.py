@@ -92,7 +92,8 @@ def _described(module: nn.Module, network: str, heads: tuple[HeadSlot, ...], spe
     if network.startswith("squeezenet"):  # its ReLU behind the classifier would cut off every negative logit
         module.set_submodule("classifier.2", nn.Identity())
     kind = type(module).__name__
-    stages, layers = derive_stages(module, [slot.path for slot in heads], STAGES.get(kind, ()))
+    known = _marked_stages(module) if kind.startswith("MobileNet") else STAGES.get(kind, ())
+    stages, layers = derive_stages(module, [slot.path for slot in heads], known)
     names = [name for name, _ in module.named_parameters()]
     return Backbone(
         module,
@@ -103,6 +104,16 @@ def _described(module: nn.Module, network: str, heads: tuple[HeadSlot, ...], spe
         layers=layers,
         no_decay=frozenset(name for name in names if name.endswith(NO_DECAY)),
     )
+
+
+def _marked_stages(module: Any) -> list[str]:
+    """Return patterns for the stages of a MobileNet, where torchvision marks the changes of resolution."""
+    stages: list[list[str]] = [[]]
+    for name, child in module.features.named_children():
+        if getattr(child, "_is_cn", False):
+            stages.append([])
+        stages[-1].append(rf"features\.{name}\.")
+    return ["|".join(stage) for stage in stages]
 
 
 def _build(network: str, **options: Any) -> nn.Module:

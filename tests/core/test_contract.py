@@ -30,6 +30,8 @@ OPEN_MODULES = {
     "ftcore.freezing",
     "ftcore.heads",
     "ftcore.images",
+    "ftcore.shapes",
+    "ftcore.stages",
     "ftcore.weights",
 }
 """Modules whose public names plugins may import; anybody's, not only the built-ins."""
@@ -73,14 +75,15 @@ def test_the_hooks_and_their_arguments_are_those_of_the_api_version() -> None:
         "freeze": ("model", "heads", "backbone", "task", "config", "ctx"),
         "wrap_devices": ("model", "config", "ctx"),
         "precision_context": ("placement", "config", "ctx"),
-        "param_groups": ("learning", "model", "heads", "config", "ctx"),
+        "param_groups": ("learning", "model", "heads", "backbone", "config", "ctx"),
         "make_optimizer": ("param_groups", "config", "ctx"),
         "make_schedule": ("optimizer", "epochs", "steps_per_epoch", "config", "ctx"),
         "make_loss": ("task", "config", "ctx"),
         "make_metrics": ("task", "config", "ctx"),
         "make_observers": ("config", "ctx"),
+        "list_models": ("config", "ctx"),
     }
-    assert sorted(hooks.ALL) == ["make_metrics", "make_observers"]
+    assert sorted(hooks.ALL) == ["list_models", "make_metrics", "make_observers"]
 
 
 def test_every_name_that_a_contract_mentions_exists() -> None:
@@ -140,6 +143,8 @@ def test_the_commands_and_their_options_are_these() -> None:
         "run": [*what_to_run, "--json"],
         "explain": [*what_to_run, "--static"],
         "plugins": [*what_to_run, "--json"],
+        "models": ["pattern", "--max-params", "--pretrained", "--measure", "--plugin", "--json"],
+        "inspect": ["model", "--plugin", "--without", "--set", "--classes", "--depth"],
         "predict": ["run", "pictures", "--json"],
     }
     assert [option.opts for option in main.params] == [["--version"]]

@@ -144,21 +144,46 @@ class Bare:
 
     @hookimpl
     def build_model(self, name: str | None) -> nn.Module | None:
-        layers = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 7), nn.ReLU(), nn.Linear(7, 9))
-        return nn.Sequential(*layers) if name == "bare/net" else None
+        layers = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 7), nn.ReLU(), nn.Linear(7, 9)]
+        return {"bare/net": nn.Sequential(*layers), "bare/behind": Unused(*layers)}.get(name or "")
 
 
-def bare_network(*sets: str) -> nn.Module:
-    flags = Flags("bare/net", "digits:5-6", plugins=(f"{__name__}:Bare",), sets=("model.image_size=8", *sets))
+class Unused(nn.Sequential):
+    """The last layer is not on the way to the output."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(images), 9, device=images.device)
+
+
+def bare_network(*sets: str, name: str = "bare/net") -> nn.Module:
+    flags = Flags(name, "digits:5-6", plugins=(f"{__name__}:Bare",), sets=("model.image_size=8", *sets))
     return prepare(load(None, flags)).assembly.parts.network
 
 
-@pytest.mark.parametrize(("sets", "shape"), [((), (2, 7)), (("model.head=2",), (2, 3))])
-def test_a_plugins_bare_module_gets_a_head_for_the_classes(sets: tuple[str, ...], shape: tuple[int, int]) -> None:
-    model = bare_network(*sets)
+@pytest.mark.parametrize("sets", [(), ("model.head=4",)])
+def test_a_plugins_bare_module_gets_a_head_for_the_classes(sets: tuple[str, ...]) -> None:
+    shapes = {name: tuple(p.shape) for name, p in bare_network(*sets).named_parameters()}
 
-    weights = [tuple(p.shape) for name, p in model.named_parameters() if name.endswith("weight")]
-    assert shape in weights
+    assert (shapes["2.weight"], shapes["4.weight"]) == ((7, 3), (2, 7))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bare/net", r"with '2' replaced, Sequential does not take images of 3 x 8 x 8 in train mode: RuntimeError"),
+        (
+            "bare/behind",
+            r"with '4' replaced, .* returns \[\(2, 9\)\] for 2 images in train mode, not \[\(2, 2\)\]",
+        ),
+    ],
+)
+def test_a_head_that_does_not_give_the_classes_is_an_error_with_the_candidates(name: str, message: str) -> None:
+    sets = ("model.head=2",) if name == "bare/net" else ()
+
+    with pytest.raises(UserError, match=message) as caught:
+        bare_network(*sets, name=name)
+
+    assert '  model.head = "4"  Linear 7 -> ' in str(caught.value)
 
 
 def test_a_wrong_model_head_names_the_candidates() -> None:

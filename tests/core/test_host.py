@@ -321,7 +321,8 @@ def test_an_implementation_takes_any_of_the_arguments_by_name_in_any_order() -> 
 
     asked = host(plugin(Subset()))
 
-    assert asked.ask("freeze", model="model", heads=("head",), task=TASK) == (asked.config, TASK, "model")
+    answer = asked.ask("freeze", model="model", heads=("head",), backbone=None, task=TASK)
+    assert answer == (asked.config, TASK, "model")
 
 
 def test_the_log_of_a_hook_carries_the_names_of_plugin_and_hook() -> None:
@@ -362,7 +363,7 @@ def test_the_summary_names_one_plugin_or_all_and_leaves_out_what_nobody_answered
     asked = host(plugin(Focal()), default(Plain()))
     asked.ask("make_loss", task=TASK)
     asked.ask("make_metrics", task=TASK)
-    asked.ask("freeze", model=None, heads=(), task=TASK)
+    asked.ask("freeze", model=None, heads=(), backbone=None, task=TASK)
 
     assert summary(asked) == {"make_loss": "focal", "make_metrics": ["plain", "focal"]}
 

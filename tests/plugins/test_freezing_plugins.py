@@ -121,7 +121,7 @@ def test_a_type_that_matches_nothing_is_an_error_with_the_nearest(model: nn.Modu
 
 
 def test_nothing_to_freeze_is_an_error(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match="set types, names or stages"):
+    with pytest.raises(UserError, match="freeze_modules needs types, names or stages"):
         plan(model)
 
 

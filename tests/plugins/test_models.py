@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
+from timm.layers import resample_abs_pos_embed
+from timm.models import adapt_input_conv
+from torchvision.models.vision_transformer import interpolate_embeddings
 
-from ftcore import Task, UserError
+from ftcore import Backbone, HeadSlot, InputSpec, Task, UserError
 from ftcore.assemble import Network, build_network
 from ftcore.calls import Calls
 from ftcore.config import Flags, ModelConfig, RunConfig, load
 from ftcore.run import activate
 from ftcore.testing import Result, invoke
-from ftcore_plugins.timm_models import Timm
-from ftcore_plugins.torchvision_models import Torchvision
+from ftcore_plugins.timm_models import Timm, with_pooling
+from ftcore_plugins.torchvision_models import Torchvision, _settle_input
 
 if TYPE_CHECKING:
     from torch import nn
@@ -201,6 +204,120 @@ def test_channels_are_handed_on_by_the_provider_alone() -> None:
     assert len(backbone.input.mean) == 5
     with torch.no_grad():
         assert len(backbone.module.eval()(torch.randn(1, 5, 64, 64))) == 1
+
+
+def saved(name: str, folder: Path, **options: Any) -> tuple[nn.Module, Path]:
+    """A network with weights of its own, and the file that holds them."""
+    torch.manual_seed(7)
+    provider, _, network_name = name.partition("/")
+    make = timm.create_model if provider == "timm" else torchvision.models.get_model
+    model: nn.Module = make(network_name, **options)
+    save_file(model.state_dict(), folder / "weights.safetensors")
+    return model, folder / "weights.safetensors"
+
+
+def differing(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> set[str]:
+    assert found.keys() == wanted.keys()
+    return {k for k in wanted if found[k].shape != wanted[k].shape or not torch.equal(found[k], wanted[k])}
+
+
+def test_a_timm_file_is_adapted_as_timm_adapts_its_own_weights(tmp_path: Path) -> None:
+    model, file = saved("timm/test_vit", tmp_path)
+    state = model.state_dict()
+
+    found = network("timm/test_vit", "model.image_size=96", "model.channels=1", weights=file).module.state_dict()
+
+    assert differing(found, state) == {"pos_embed", "patch_embed.proj.weight", "head.weight", "head.bias"}
+    wanted = resample_abs_pos_embed(state["pos_embed"], new_size=[6, 6], old_size=[10, 10])
+    torch.testing.assert_close(found["pos_embed"], wanted)
+    torch.testing.assert_close(found["patch_embed.proj.weight"], state["patch_embed.proj.weight"].sum(1, keepdim=True))
+
+
+def test_a_timm_file_made_for_the_asked_size_and_channels_is_loaded_as_it_is(tmp_path: Path) -> None:
+    model, file = saved("timm/test_vit", tmp_path, img_size=96, in_chans=1, num_classes=4)
+
+    found = network("timm/test_vit", "model.image_size=96", "model.channels=1", weights=file).module.state_dict()
+
+    assert differing(found, model.state_dict()) == {"head.weight", "head.bias"}
+
+
+def test_a_torchvision_transformers_position_embedding_is_interpolated(tmp_path: Path) -> None:
+    model, file = saved("torchvision/vit_b_32", tmp_path)
+    state = model.state_dict()
+
+    made = network("torchvision/vit_b_32", "model.image_size=96", weights=file)
+
+    found = made.module.state_dict()
+    assert differing(found, state) == {"encoder.pos_embedding", "heads.head.weight", "heads.head.bias"}
+    wanted = interpolate_embeddings(96, 32, model.state_dict())["encoder.pos_embedding"]
+    torch.testing.assert_close(found["encoder.pos_embedding"], wanted)
+    assert outputs(made).shape == (2, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_a_torchvision_network_gets_other_channels_as_timm_adapts_them(tmp_path: Path, channels: int) -> None:
+    model, file = saved("torchvision/squeezenet1_1", tmp_path)
+    state = model.state_dict()
+
+    asked = RunConfig(model=ModelConfig(channels=channels))
+    made = Torchvision().build_model("torchvision/squeezenet1_1", str(file), asked)
+
+    assert made is not None
+    found = made.module.state_dict()
+    assert differing(found, state) == {"features.0.weight", "classifier.1.weight"}  # the old head is not read
+    torch.testing.assert_close(found["features.0.weight"], adapt_input_conv(channels, state["features.0.weight"]))
+    assert made.input.channels == len(made.input.mean) == channels
+    with torch.no_grad():
+        assert made.module.eval()(torch.randn(2, channels, 64, 64)).shape == (2, 1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "sets", "message"),
+    [
+        ("timm/test_vit", ("model.image_size=100",), r"image_size = 100; sizes it takes: \[.*96.*112.*160.*\]"),
+        ("torchvision/maxvit_t", ("model.image_size=160",), r"image_size = 160; sizes it takes: \[224, 448\]"),
+        ("torchvision/inception_v3", ("model.image_size=64",), r"image_size = 64; sizes it takes: \[299, 598\]"),
+        ("torchvision/vit_b_32", ("model.image_size=100",), r"image_size = 100; sizes it takes: \[.*96.*\]"),
+    ],
+)
+def test_what_an_architecture_refuses_is_an_error_with_what_it_takes(
+    name: str, sets: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        network(name, *sets)
+
+
+@pytest.mark.filterwarnings("ignore:CSATv2 is designed for 3-channel RGB input")
+def test_channels_that_an_architecture_refuses_are_an_error_with_the_reason() -> None:
+    with pytest.raises(UserError, match=r"timm/csatv2 does not take model\.channels = 5: .*broadcast.* length 3"):
+        network("timm/csatv2", "model.channels=5")
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_a_normalisation_inside_the_network_is_taken_out_of_it(name: str) -> None:
+    module = torchvision.models.get_model(name, transform_input=True, init_weights=False, aux_logits=True).eval()
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixels = torch.rand(2, 299, 299, 3)
+    with torch.no_grad():
+        theirs = module(((pixels - mean) / std).movedim(-1, 1))
+
+    spec = _settle_input(module, InputSpec(), name)
+    with torch.no_grad():
+        ours = module(((pixels - torch.tensor(spec.mean)) / torch.tensor(spec.std)).movedim(-1, 1))
+
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_an_encoder_without_a_classifier_gets_the_mean_of_its_tokens_and_a_linear_layer() -> None:
+    encoder = timm.create_model("test_vit", num_classes=0, global_pool="").eval()
+    made = with_pooling(Backbone(encoder, (), InputSpec((160, 160)), stages={"pos_embed": 0}))
+
+    images = torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        wanted = made.module.get_submodule("head")(encoder(images).mean(1))
+        torch.testing.assert_close(made.module(images), wanted)
+    assert made.heads == (HeadSlot("head", 64),)
+    assert made.stages == {"encoder.pos_embed": 0}
 
 
 def few_pictures(folder: Path, per_class: int = 10) -> Path:

@@ -1,6 +1,6 @@
 """Swap the head of every architecture of timm and torchvision, freeze its backbone, and look at what came out.
 
-    uv run python tests/sweep/every_architecture.py [PATTERN] [--workers N]
+    uv run python tests/sweep/every_architecture.py [PATTERN] [--workers N] [--first-loss MAX_PARAMS]
 
 Everything happens on the meta device, so it needs no weights and no memory: about a second for each of 1,451 names. For
 each name, through the built-in plugins and in the order of a run: the network is built, each of its heads is replaced
@@ -8,11 +8,15 @@ by `linear` and then by `mlp_head`, it gives (2, classes) in train mode (with as
 declares) and in eval mode; `freeze_backbone` leaves the heads' parameters alone to learn, and no norm layer outside
 them in train mode; the stages and blocks name real tensors; the parameter groups of `groups.layer_decay` are a
 partition of what learns. The core checks most of that itself, and in every run.
+
+With `--first-loss 30M` real networks of random weights, up to that size, see two normalised random images in train mode
+instead, and their first loss is compared with ln(classes).
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import os
 import time
@@ -28,9 +32,9 @@ from ftcore.assemble import Network, build_network
 from ftcore.calls import Calls
 from ftcore.config import Flags, load
 from ftcore.heads import check_outputs, swap
-from ftcore.models import matching
+from ftcore.models import count, known_rows, matching, parse_count
 from ftcore.run import activate
-from ftcore.shapes import without_memory
+from ftcore.shapes import as_tuple, without_memory
 
 CLASSES = 7
 TASK = Task("classification", tuple(f"class {number}" for number in range(CLASSES)), (1,) * CLASSES)
@@ -106,7 +110,7 @@ def _freeze(calls: Calls, network: Network) -> bool:
     moving = {n for n in statistics if outside[n.rpartition(".")[0]].training}
     assert not moving, moving
     sealed = freezing.frozen_tensors(model, plan, epoch=0)
-    missing = {n for n in freezing.all_tensors(model) if not freezing.is_under(n, heads)} - set(sealed)
+    missing = {n for n in model.state_dict() if not freezing.is_under(n, heads)} - set(sealed)
     assert not missing, f"under no contract: {missing}"
     return bool(statistics)
 
@@ -127,12 +131,43 @@ def _groups(name: str, network: Network) -> None:
     assert min(scales.values()) < 1
 
 
+def first_loss(name: str) -> tuple[str, float]:
+    """Return the loss of a network with random weights on random images, over what guessing would give."""
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        calls = _calls(name)
+        network = build_network(calls.host.config, calls, TASK)
+        images = torch.randn(2, network.spec.channels, *network.spec.size)
+        with torch.no_grad():
+            outputs = as_tuple(network.module.train()(images))[0]
+    loss = torch.nn.functional.cross_entropy(outputs, torch.tensor([0, CLASSES - 1]))
+    return name, float(loss) / math.log(CLASSES)
+
+
+def first_losses(pattern: str, limit: str, workers: int | None) -> int:
+    """Print how many first losses are within 20 % of guessing, and name the others."""
+    rows = count(known_rows(matching(_calls("timm/resnet18").list_models(), pattern)), list)
+    wanted = [row.info.name for row in rows if (row.parameters or 0) <= parse_count(limit)]
+    with _pool(workers) as pool:
+        ratios = dict(pool.map(first_loss, wanted, chunksize=4))
+    off = {name: ratio for name, ratio in ratios.items() if not abs(ratio - 1) <= 0.2}
+    print(
+        f"first loss within 20 % of ln({CLASSES}): {len(ratios) - len(off)} of {len(ratios)} up to {limit} parameters"
+    )
+    print("\n".join(f"{name}: {ratio:.3g} times" for name, ratio in off.items()))
+    return bool(off)
+
+
+def _pool(workers: int | None) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers or os.cpu_count(), mp_context=multiprocessing.get_context("spawn"))
+
+
 def sweep(pattern: str = "*", workers: int | None = None) -> list[Found]:
     """Try all architectures that match, in several processes."""
     known = _calls("timm/resnet18").list_models()
     wanted = [info.name for info in matching(known, pattern)]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=spawn) as pool:
+    with _pool(workers) as pool:
         return list(pool.map(look, wanted, chunksize=8))
 
 
@@ -154,7 +189,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pattern", nargs="?", default="*")
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--first-loss", metavar="MAX_PARAMS")
     options, started = parser.parse_args(), time.monotonic()
+    if options.first_loss:
+        return first_losses(options.pattern, options.first_loss, options.workers)
     found = sweep(options.pattern, options.workers)
     print("\n".join(summary(found)))
     print(f"{time.monotonic() - started:.0f} s")
