@@ -6,19 +6,16 @@ modules may change at any time.
 Importing this package imports neither torch nor any plugin.
 """
 
+from .backbone import Backbone, HeadSlot, InputSpec, ModelInfo
 from .config import RunConfig
 from .errors import DataError, UserError, closest, listed, nearest
 from .events import EpochEnded, Event, Observer, RunEnded, RunFailed, RunStarted, StepLogged
 from .hooks import HOOK_API, hookimpl
 from .parts import (
-    Backbone,
     Context,
     Data,
     FreezePlan,
-    HeadSlot,
-    InputSpec,
     Loss,
-    ModelInfo,
     ParamGroup,
     Placement,
     Precision,

@@ -9,17 +9,18 @@ from attrs import evolve, frozen
 from torch import nn
 
 from . import freezing
+from .backbone import Backbone
 from .errors import UserError, nearest
 from .heads import check_outputs, choose_head, derive_backbone, swap
 from .loading import Prepared, default_workers, key, make_batches, seed_everything
 from .loop import Parts
-from .parts import Backbone
 from .stages import derive_stages
 
 if TYPE_CHECKING:
+    from .backbone import InputSpec
     from .calls import Calls
     from .config import ModelConfig, RunConfig
-    from .parts import Data, InputSpec, ParamGroup, Task, Transforms
+    from .parts import Data, ParamGroup, Task, Transforms
 
 
 @frozen(eq=False)

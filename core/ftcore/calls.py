@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from attrs import frozen
 
+from .backbone import Backbone, ModelInfo
 from .errors import UserError, close_matches, nearest
 from .freezing import learns, thawed
-from .parts import Backbone, Data, FreezePlan, Loss, ModelInfo, ParamGroup, Placement, Precision, Schedule, Transforms
+from .parts import Data, FreezePlan, Loss, ParamGroup, Placement, Precision, Schedule, Transforms
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from .backbone import HeadSlot, InputSpec
     from .events import Observer
     from .host import Host
-    from .parts import HeadSlot, InputSpec, Task
+    from .parts import Task
     from .plugins import Plugin
 
 T = TypeVar("T")

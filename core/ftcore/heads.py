@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 from torch import nn
 
+from .backbone import Backbone, HeadSlot
 from .errors import UserError, nearest
 from .freezing import all_tensors, digests, is_under
-from .parts import Backbone, HeadSlot
 from .shapes import on_meta, output_shapes
 
 if TYPE_CHECKING:

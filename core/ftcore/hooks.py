@@ -23,24 +23,10 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from .backbone import Backbone, HeadSlot, InputSpec, ModelInfo
     from .config import RunConfig
     from .events import Observer
-    from .parts import (
-        Backbone,
-        Context,
-        Data,
-        FreezePlan,
-        HeadSlot,
-        InputSpec,
-        Loss,
-        ModelInfo,
-        ParamGroup,
-        Placement,
-        Precision,
-        Schedule,
-        Task,
-        Transforms,
-    )
+    from .parts import Context, Data, FreezePlan, Loss, ParamGroup, Placement, Precision, Schedule, Task, Transforms
 
 HOOK_API = (1, 1)
 """Version of the specs below: a new hook or argument raises the second number, anything else the first."""

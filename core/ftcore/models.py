@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from .parts import ModelInfo
+    from .backbone import ModelInfo
 
 _FACTORS = {"k": 1e3, "m": 1e6, "b": 1e9}
 

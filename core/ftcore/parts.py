@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from attrs import field, frozen, validators
+from attrs import field, frozen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,90 +100,6 @@ class Data:
     task: Task
     fingerprint: str
     tables: tuple[Table, ...] = ()
-
-
-@frozen
-class InputSpec:
-    """What the network wants to see; comes with its weights.
-
-    Attributes:
-        size: (height, width) in pixels.
-        channels: 1 (greyscale) or 3 (RGB) for the built-in transforms.
-        mean: per channel, of pixel values in [0, 1].
-        std: per channel, as `mean`; > 0.
-        interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
-        crop_fraction: side of the centre crop over side of the resized image, > 0; above 1 a black margin is added.
-    """
-
-    size: tuple[int, int] = (224, 224)
-    channels: int = 3
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    interpolation: str = "bilinear"
-    crop_fraction: float = field(default=0.875, validator=validators.gt(0))
-
-
-@frozen
-class HeadSlot:
-    """Where a network's classifier sits: a Linear or Conv2d leaf that the host replaces.
-
-    Attributes:
-        path: dotted name of the module, e.g. ``classifier.1``.
-        in_features: features (or channels) that it sees.
-        convolutional: whether it is a Conv2d and sees (N, C, H, W) instead of (N, ..., C).
-    """
-
-    path: str
-    in_features: int
-    convolutional: bool = False
-
-
-@frozen
-class Backbone:
-    """The answer of `build_model`: a network with its old head still in place.
-
-    Attributes:
-        module: images (N, C, H, W) float32, normalised -> outputs (N, K); in train mode perhaps a tuple of them.
-        heads: every place where a new head must go; most networks have one.
-        input: what the network wants to see.
-        aux_weights: where the network returns a tuple in train mode, a factor on the loss of each output but the first.
-        stages: parameter or buffer name -> its stage as the architecture declares them, 0 (the stem) nearest the
-            input; what is missing lies behind the last. Empty: derived from the modules.
-        layers: as `stages`, but every block counts, for layer-wise learning rates.
-        no_decay: names of parameters that the architecture exempts from weight decay, beside vectors.
-    """
-
-    module: nn.Module
-    heads: tuple[HeadSlot, ...]
-    input: InputSpec = InputSpec()
-    aux_weights: tuple[float, ...] = ()
-    stages: Mapping[str, int] = field(factory=dict)
-    layers: Mapping[str, int] = field(factory=dict)
-    no_decay: frozenset[str] = frozenset()
-
-    @property
-    def num_features(self) -> int:
-        """Features that the (first) head sees."""
-        return self.heads[0].in_features
-
-
-@frozen
-class ModelInfo:
-    """One network that a provider can build; an item of the answer of `list_models`.
-
-    Attributes:
-        name: as in ``model.name``, with the provider.
-        library: where it comes from, with the version, e.g. ``timm 1.0.31``.
-        size: (height, width) of its input, in pixels.
-        weights: names of the pre-trained weights that there are.
-        build: makes the network with random weights; called on the meta device where only shapes are wanted.
-    """
-
-    name: str
-    library: str
-    size: tuple[int, int]
-    weights: tuple[str, ...]
-    build: Callable[[], nn.Module] = field(repr=False, eq=False)
 
 
 @frozen

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from . import checkpoint, config
+from .backbone import InputSpec
 from .errors import DataError, UserError
 from .images import find_images, read_image
-from .parts import InputSpec, Task
+from .parts import Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from .parts import InputSpec
+    from .backbone import InputSpec
 
 
 T = TypeVar("T")

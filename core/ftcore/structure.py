@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from functools import cache, partial
 from pathlib import Path
@@ -98,7 +99,7 @@ def _converter() -> cattrs.Converter:
     import cattrs
 
     converter = cattrs.Converter(detailed_validation=False)
-    for kind, name in ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (str, "text")):
+    for kind, name in ((bool, "true or false"), (int, "a whole number"), (float, "a finite number"), (str, "text")):
         converter.register_structure_hook(kind, _primitive(kind, name))
     converter.register_structure_hook(Path, lambda value, _: Path(_primitive(str, "a path")(value, str)))
     origins = ((Literal, _literal), (tuple, _sequence), (list, _sequence), (dict, _mapping), (Union, _union))
@@ -115,10 +116,10 @@ def _has_origin(origin: Any, kind: Any) -> bool:
 def _primitive(kind: type, name: str) -> Callable[[Any, Any], Any]:
     def convert(value: Any, _: Any) -> Any:
         plain = (value.string() if kind is str else value.value()) if isinstance(value, Flag) else value
-        if type(plain) is kind:
-            return plain
-        if kind is float and type(plain) is int:
+        if kind is float and type(plain) in {int, float} and math.isfinite(plain):
             return float(plain)
+        if type(plain) is kind and kind is not float:
+            return plain
         raise ValueError(f"expected {name}, got {shown(value)}")
 
     return convert

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from .parts import HeadSlot
+    from .backbone import HeadSlot
 
 SUFFIXES = frozenset({".safetensors", ".pth", ".pt", ".bin"})
 

@@ -221,13 +221,13 @@ def test_a_wrong_flag_is_quoted_in_the_message() -> None:
 def test_a_wrong_plugin_option_is_named_as_it_was_written() -> None:
     config = load(None, Flags(sets=["sgd.lr=fast"]))
 
-    with pytest.raises(UserError, match=re.escape("sgd.lr: expected a number, got 'fast' (--set sgd.lr=fast)")):
+    with pytest.raises(UserError, match=re.escape("sgd.lr: expected a finite number, got 'fast' (--set sgd.lr=fast)")):
         activated("sgd", config)
 
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 LINE = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=12)
-NUMBERS = st.floats(allow_nan=False)
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 COUNTS = st.integers(min_value=1)
 FROM_ZERO = st.integers(min_value=0)
 STATISTICS = st.none() | NUMBERS | st.lists(NUMBERS).map(tuple)

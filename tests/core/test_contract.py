@@ -113,7 +113,7 @@ def test_every_type_that_a_hook_takes_or_returns_is_a_public_name() -> None:
     tree = ast.parse(Path(hooks.__file__).read_bytes())
     relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
 
-    used = {alias.name for node in relative if node.module in {"parts", "events"} for alias in node.names}
+    used = {alias.name for node in relative if node.module in {"backbone", "parts", "events"} for alias in node.names}
 
     assert used <= set(ftcore.__all__)
 
