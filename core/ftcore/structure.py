@@ -116,7 +116,7 @@ def _has_origin(origin: Any, kind: Any) -> bool:
 def _primitive(kind: type, name: str) -> Callable[[Any, Any], Any]:
     def convert(value: Any, _: Any) -> Any:
         plain = (value.string() if kind is str else value.value()) if isinstance(value, Flag) else value
-        if kind is float and type(plain) in {int, float} and math.isfinite(plain):
+        if kind is float and type(plain) in {int, float} and math.isfinite(cast("float", plain)):
             return float(plain)
         if type(plain) is kind and kind is not float:
             return plain

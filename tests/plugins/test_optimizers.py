@@ -109,9 +109,10 @@ def test_options_that_torch_lacks_or_refuses_are_refused(text: str, message: str
         activate(load(None, Flags(plugins=(text.partition(".")[0],), sets=(text,))))
 
 
-def test_a_learning_rate_is_a_number() -> None:
-    with pytest.raises(UserError, match=r"sgd\.lr: 'lr' must be > 0"):
-        activate(load(None, Flags(plugins=("sgd",), sets=("sgd.lr=nan",))))
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_learning_rate_is_a_finite_number(value: str) -> None:
+    with pytest.raises(UserError, match=r"sgd\.lr: expected a finite number, got"):
+        activate(load(None, Flags(plugins=("sgd",), sets=(f"sgd.lr={value}",))))
 
 
 def test_nesterov_without_momentum_ends_with_one_message(tmp_path: Path) -> None:
