@@ -59,14 +59,28 @@ def _load(config: Path | None, model: str | None, data: str | None, **flags: tup
 
 @main.command()
 @_run_options
+@click.option("--from", "source", type=click.Path(path_type=Path), metavar="RUN", help="repeat the run of this folder")
+@click.option("--allow-drift", is_flag=True, help="with --from: also where plugins, libraries or data have changed")
 @click.option("--json", "as_json", is_flag=True, help="print the report as one JSON object on standard output")
-def run(*, as_json: bool, **options: Any) -> None:
-    """Fine-tune, as CONFIG (a TOML file) and the flags say; flags win."""
+def run(config: Path | None, source: Path | None, *, allow_drift: bool, as_json: bool, **options: Any) -> None:
+    """Fine-tune, as CONFIG (a TOML file) and the flags say; flags win.
+
+    With --from, as the config.toml of a run folder says, in a new folder.
+    """
     from .log import RunLog
     from .run import run as run_config
 
-    config, log = _load(**options), RunLog()
-    report = run_config(config, [log.observe])
+    if source and config:
+        raise UserError(f"--from {source} already says what to run; leave out {config}, or use flags to change it")
+    if allow_drift and not source:
+        raise UserError("--allow-drift needs --from RUN")
+    asked, like = _load(source / "config.toml" if source else config, **options), None
+    if source:
+        from .provenance import in_new_folder, read_manifest
+
+        asked, like = in_new_folder(asked, source), None if allow_drift else read_manifest(source)
+    log = RunLog()
+    report = run_config(asked, [log.observe], like=like)
     if as_json:
         from .checkpoint import to_json
 

@@ -40,6 +40,7 @@ class Reference:
         source: what provides it: ``ftcore 0.1.0`` or a file.
         written: the form that means the same from any folder.
         file: the hooks file, for the file form.
+        distribution: what pip calls the package, for the entry-point form.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Reference:
     source: str
     written: str
     file: Path | None = None
+    distribution: str | None = None
 
     @property
     def target(self) -> str:
@@ -117,7 +119,7 @@ def _reference(named: Named, available: tuple[Available, ...]) -> Reference:
 
 def _entry(plugin: Available, written: str) -> Reference:
     module, _, attribute = plugin.target.partition(":")
-    return Reference(plugin.name, module, attribute, plugin.source, written)
+    return Reference(plugin.name, module, attribute, plugin.source, written, distribution=plugin.distribution)
 
 
 def _file(path: Path, attribute: str, named: Named) -> Reference:

@@ -87,20 +87,28 @@ def prepare(config: RunConfig) -> Ready:
     return Ready(host, folder, data, assemble(host.config, calls, data))
 
 
-def run(config: RunConfig, observers: Sequence[Observer] = ()) -> dict[str, Any]:
+def run(
+    config: RunConfig, observers: Sequence[Observer] = (), *, like: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Fine-tune, and return the report that ``ftcore run --json`` prints.
 
     Args:
         config: what to do.
         observers: told what happens, beside those of the plugins.
+        like: the manifest of a run that this one is to repeat.
 
     Raises:
         UserError: something that the user can mend; then nothing half-written is left.
     """
     ready = prepare(config)
 
-    from . import runfolder
+    from . import provenance, runfolder
     from .loop import Progress, fit
+
+    changes = provenance.drift(like, provenance.manifest(ready.host, ready.data)) if like else []
+    if changes:
+        lines = "\n".join(f"  {line}" for line in changes)
+        raise UserError(f"this would not repeat that run; --allow-drift runs it all the same\n{lines}")
 
     progress, parts = Progress(), ready.assembly.parts
     parts = evolve(parts, observers=(*observers, *parts.observers))

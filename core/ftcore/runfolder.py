@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-import subprocess
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +12,9 @@ from attrs import asdict, define
 from safetensors.torch import save_model
 
 from . import checkpoint
-from .discover import discover, source_file
-from .hooks import HOOK_API
-from .host import summary
+from .discover import discover
 from .plugins import resolve
+from .provenance import manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,8 +27,6 @@ if TYPE_CHECKING:
     from .loop import Progress
     from .parts import Data
     from .plugins import Plugin
-
-LIBRARIES = ("ftcore", "torch", "torchvision", "timm", "pluggy", "torchmetrics", "safetensors")
 
 
 @define
@@ -107,46 +102,6 @@ def _table(values: dict[str, Any], place: str, config: RunConfig) -> tomlkit.ite
             item.comment(" ".join(config.origin(f"{place}.{key}").split()))
             table.add(key, item)
     return table
-
-
-def manifest(host: Host, data: Data) -> dict[str, Any]:
-    """Say what answered, and with which versions of everything."""
-    return {
-        "format": checkpoint.FORMAT,
-        "hook_api": list(HOOK_API),
-        "hooks": summary(host),
-        "wrappers": {hook: [p.name for p in record.wrapped] for hook, record in host.record.items() if record.wrapped},
-        "plugins": [_identity(plugin) for plugin in host.used()],
-        "libraries": {name: metadata.version(name) for name in LIBRARIES},
-        "data": {
-            "source": host.config.data.source,
-            "fingerprint": data.fingerprint,
-            "train": len(data.train),
-            "val": len(data.val),
-        },
-        "git_commit": _git_commit(),
-    }
-
-
-def _identity(plugin: Plugin) -> dict[str, Any]:
-    file = plugin.reference.file or source_file(plugin.reference.module)
-    return {
-        "name": plugin.name,
-        "source": plugin.reference.source,
-        "target": plugin.reference.target,
-        "origin": plugin.origin,
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest() if file else None,
-        "options": None if plugin.config is None else asdict(plugin.config),
-    }
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the user's working folder, None where there is none."""
-    git = shutil.which("git")
-    if git is None:
-        return None
-    found = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
 
 
 def describe_model(host: Host, data: Data, assembly: Assembly) -> dict[str, Any]:
