@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -20,11 +21,13 @@ def test_the_hooks_file_of_the_readme_answers_and_wraps(tmp_path: Path) -> None:
     (text,) = [block for block in blocks("python") if block.startswith("# hooks.py")]
     (tmp_path / "hooks.py").write_text(text, encoding="utf-8")
 
-    result = invoke("explain", "--plugin", tmp_path / "hooks.py")
+    result = invoke("explain", "--plugin", tmp_path / "hooks.py", "--json")
 
-    assert re.search(r"^make_loss +hooks ", result.out, flags=re.MULTILINE), result.err
-    assert re.search(r"^param_groups .* wrapped by hooks$", result.out, flags=re.MULTILINE)
-    assert re.search(r"^decay .* 0\.0001 ", result.out, flags=re.MULTILINE)
+    tables = json.loads(result.out)
+    answers = {row["hook"]: row for row in tables["who answers"]}
+    assert answers["make_loss"]["plugin"] == "hooks"
+    assert answers["param_groups"]["wrapped by"] == "hooks"
+    assert {group["lr"] for group in tables["parameter groups of AdamW"]} == {"0.0001"}
 
 
 def test_the_config_file_of_the_readme_is_one(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import click
 from .errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .config import RunConfig
+    from .parts import Table
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -90,29 +91,43 @@ def run(config: Path | None, source: Path | None, *, allow_drift: bool, as_json:
 @main.command()
 @_run_options
 @click.option("--static", is_flag=True, help="only who would be asked: reads no data and builds no network")
-def explain(*, static: bool, **options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object: title of a table -> its rows")
+def explain(*, static: bool, as_json: bool, **options: Any) -> None:
     """Say who answers which hook and why, what is frozen, and the parameter groups; same arguments as run."""
-    from .console import console, show_table
-    from .explain import explain as explain_config
-    from .explain import explain_statically
+    from . import explain as explaining
     from .log import RunLog
 
     RunLog()
     config = _load(**options)
+    tables = explaining.explain_statically(config) if static else explaining.explain(config)
+    if as_json:
+        click.echo(json.dumps(explaining.as_json(tables)))
+        return
+    _show(tables)
+
+
+def _show(tables: Sequence[Table]) -> None:
+    from .console import console, show_table
+
     out = console(sys.stdout)
-    for table in explain_statically(config) if static else explain_config(config):
+    for table in tables:
         show_table(out, table)
         out.print()
 
 
-@main.command()
-@_run_options
+@main.group(invoke_without_command=True)
+@click.option("--config", type=click.Path(path_type=Path), help="a TOML file that names plugins")
+@click.option("--plugin", "plugins", multiple=True, metavar="PLUGIN", help="NAME, module[:Class] or file.py")
+@click.option("--without", multiple=True, metavar="NAME", help="leave out a plugin of the config or a default")
 @click.option("--json", "as_json", is_flag=True, help="print a JSON list")
-def plugins(*, as_json: bool, **options: Any) -> None:
-    """List every installed plugin; with the arguments of run, which of them that run would activate."""
+@click.pass_context
+def plugins(ctx: click.Context, /, *, as_json: bool, config: Path | None, **options: Any) -> None:
+    """List every installed plugin, and which of them a run with these options would activate; imports none."""
     from .listing import plugin_rows
 
-    rows = plugin_rows(_load(**options))
+    if ctx.invoked_subcommand:
+        return
+    rows = plugin_rows(_load(config, None, None, **options))
     if as_json:
         click.echo(json.dumps(rows))
         return
@@ -120,6 +135,22 @@ def plugins(*, as_json: bool, **options: Any) -> None:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for line in lines:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+@plugins.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object: title of a table -> its rows")
+def show(name: str, *, as_json: bool) -> None:
+    """Describe the plugin NAME (or module:Class, or file.py): hooks, options with types and defaults, source."""
+    from . import explain as explaining
+    from .config import Named
+    from .listing import describe
+
+    tables = describe(Named(name, f"plugins show {name}", Path.cwd()))
+    if as_json:
+        click.echo(json.dumps(explaining.as_json(tables)))
+        return
+    _show(tables)
 
 
 @main.command()
@@ -180,15 +211,11 @@ def inspect(model: str, classes: int, depth: int, **options: tuple[str, ...]) ->
 
     Needs no weights, no data and no memory for the network.
     """
-    from .console import console, show_table
     from .inspection import inspect as inspect_config
 
     is_file = model.endswith(".toml")
     config = _load(Path(model) if is_file else None, None if is_file else model, None, **options)
-    out = console(sys.stdout)
-    for table in inspect_config(config, classes, depth):
-        show_table(out, table)
-        out.print()
+    _show(inspect_config(config, classes, depth))
 
 
 @main.command()

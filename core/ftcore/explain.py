@@ -41,6 +41,11 @@ def explain(config: RunConfig) -> list[Table]:
     ]
 
 
+def as_json(tables: Sequence[Table]) -> dict[str, list[dict[str, str]]]:
+    """Spell tables for programs: title -> rows, each by column."""
+    return {table.title: [dict(zip(table.columns, row, strict=True)) for row in table.rows] for table in tables}
+
+
 def explain_statically(config: RunConfig) -> list[Table]:
     """Describe who would be asked, from names and options alone: no data, no network, no torch."""
     from .run import activate
@@ -65,11 +70,10 @@ def _answers(host: Host) -> Table:
     rows = []
     for hook, record in host.record.items():
         places = {p.name: impl.where for p, impl in host.answering(hook)}
-        for plugin in record.answered:
-            others = {"wrapped by": record.wrapped, "passed": record.passed, "not asked": record.not_asked}
-            notes = "; ".join(f"{what} {', '.join(p.name for p in who)}" for what, who in others.items() if who)
-            rows.append((hook, plugin.name, plugin.reference.source, plugin.origin, places[plugin.name], notes))
-    return Table("who answers", ("hook", "plugin", "from", "named by", "code", "others"), tuple(rows))
+        others = [", ".join(p.name for p in who) for who in (record.wrapped, record.passed, record.not_asked)]
+        rows += [(hook, p.name, p.reference.source, p.origin, places[p.name], *others) for p in record.answered]
+    columns = ("hook", "plugin", "from", "named by", "code", "wrapped by", "passed", "not asked")
+    return Table("who answers", columns, tuple(rows))
 
 
 def _options(host: Host) -> Table:

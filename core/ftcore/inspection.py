@@ -60,7 +60,7 @@ def _facts(network: Network, config: RunConfig) -> Table:
         ("head", heads),
         ("stages", f"{max(stages.values(), default=0)} behind the stem"),
     )
-    return Table(str(config.model.name), ("", ""), rows)
+    return Table(str(config.model.name), ("property", "value"), rows)
 
 
 def _outputs(network: Network) -> Mapping[str, str]:

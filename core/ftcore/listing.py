@@ -1,15 +1,23 @@
-"""Every installed plugin in a row, without importing any."""
+"""Every installed plugin in a row, without importing any; and one of them in full."""
 
 from __future__ import annotations
 
+import inspect
+import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .discover import default_module, discover, file_hooks, static_hooks
-from .plugins import resolve
+import attrs
+
+from .discover import default_module, discover, file_hooks, source_file, static_hooks
+from .lint import implementations
+from .parts import Table
+from .plugins import load, resolve
 
 if TYPE_CHECKING:
-    from .config import RunConfig
+    from collections.abc import Iterator
+
+    from .config import Named, RunConfig
     from .plugins import Reference
 
 
@@ -33,6 +41,55 @@ def plugin_rows(config: RunConfig) -> list[dict[str, Any]]:
             }
         )
     return rows + [_file_row(reference) for reference in references if reference.file]
+
+
+def describe(named: Named) -> list[Table]:
+    """Describe one plugin as tables: what it is, its hooks, its options; imports it, and no other.
+
+    Raises:
+        UserError: there is no such plugin, or it cannot be imported.
+    """
+    reference = resolve(named, discover())
+    target = load(reference)
+    facts = {
+        "from": reference.source,
+        "target": reference.target,
+        "file": str(reference.file or source_file(reference.module)),
+        "about": (inspect.getdoc(target) or "").partition("\n")[0],
+    }
+    hooks = [
+        (i.hook, "goes round" if i.wrapper else "answers", ", ".join(a for a in i.arguments if a != "self"), i.where)
+        for i in implementations(target)
+    ]
+    return [
+        Table(reference.name, ("property", "value"), tuple(facts.items())),
+        Table("hooks", ("hook", "how", "takes", "code"), tuple(hooks)),
+        Table("options", ("option", "type", "default", "meaning"), tuple(_options(getattr(target, "Config", None)))),
+    ]
+
+
+def _options(config: Any) -> Iterator[tuple[str, str, str, str]]:
+    """Name, type, default and meaning of each option; the meaning is read from the docstrings."""
+    if config is None:
+        return
+    docs = [inspect.cleandoc(base.__doc__ or "") for base in reversed(config.__mro__)]
+    meanings = {name: text for doc in docs for name, text in _attributes(doc).items()}
+    for option in attrs.fields(attrs.resolve_types(config)):
+        default: Any = option.default
+        default = default.factory() if hasattr(default, "factory") else default
+        spelt = "must be set" if default is attrs.NOTHING else repr(default)
+        yield option.name, _type_name(option.type), spelt, meanings.get(option.name, "")
+
+
+def _type_name(kind: Any) -> str:
+    return kind.__name__ if type(kind) is type else str(kind).replace("typing.", "")
+
+
+def _attributes(doc: str) -> dict[str, str]:
+    """Read the entries of a docstring's ``Attributes:`` section, continued lines joined."""
+    section = doc.partition("Attributes:\n")[2]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
 
 
 def _file_row(reference: Reference) -> dict[str, Any]:

@@ -155,12 +155,21 @@ def activate(reference: Reference, origin: str, config: RunConfig) -> Plugin:
     Raises:
         UserError: the import fails, a hook implementation is wrong, or an option does not fit.
     """
-    options, plugin = _configured(_attribute(_import(reference), reference), reference, config)
+    options, plugin = _configured(load(reference), reference, config)
     faults = problems(plugin)
     if faults:
         lines = "\n".join(f"  {line}" for line in faults)
         raise UserError(f"plugin {reference.name!r} ({reference.source}) cannot be used:\n{lines}")
     return Plugin(reference, origin, options, tuple(implementations(plugin)))
+
+
+def load(reference: Reference) -> Any:
+    """Import what a reference means: a class, or a module.
+
+    Raises:
+        UserError: the import fails, or it is neither.
+    """
+    return _attribute(_import(reference), reference)
 
 
 def _import(reference: Reference) -> ModuleType:

@@ -140,9 +140,9 @@ def test_the_commands_and_their_options_are_these() -> None:
 
     what_to_run = ["config", "--model", "--data", "--plugin", "--without", "--set"]
     assert commands == {
-        "run": [*what_to_run, "--json"],
-        "explain": [*what_to_run, "--static"],
-        "plugins": [*what_to_run, "--json"],
+        "run": [*what_to_run, "--from", "--allow-drift", "--json"],
+        "explain": [*what_to_run, "--static", "--json"],
+        "plugins": ["--config", "--plugin", "--without", "--json"],
         "models": ["pattern", "--max-params", "--pretrained", "--measure", "--plugin", "--json"],
         "inspect": ["model", "--plugin", "--without", "--set", "--classes", "--depth"],
         "predict": ["run", "pictures", "--json"],

@@ -103,7 +103,7 @@ def test_the_listing_marks_what_a_run_with_these_arguments_would_activate(tmp_pa
     config = tmp_path / "run.toml"
     config.write_text('plugins = ["weighted_ce"]\n', encoding="utf-8")
 
-    listed = invoke("plugins", config, "--plugin", "sgd", "--without", "cosine", "--json")
+    listed = invoke("plugins", "--config", config, "--plugin", "sgd", "--without", "cosine", "--json")
 
     active = {row["name"]: row["active"] for row in json.loads(listed.out)}
     assert [active[name] for name in ("weighted_ce", "sgd", "cosine", "timm")] == ["yes", "yes", "no", "default"]

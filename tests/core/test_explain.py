@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from contextlib import chdir
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,7 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ftcore.config import Flags, load
+from ftcore.discover import discover
 from ftcore.explain import explain, explain_statically
+from ftcore.lint import SPECS
 from ftcore.testing import invoke
 
 if TYPE_CHECKING:
@@ -37,8 +40,8 @@ def test_it_says_who_answered_and_who_named_it_and_who_did_not() -> None:
     assert answers["make_loss"]["plugin"] == "weighted_ce"
     assert answers["make_loss"]["named by"] == "--plugin weighted_ce"
     assert answers["make_loss"]["from"].startswith("ftcore ")
-    assert answers["make_loss"]["others"] == "not asked cross_entropy, mse"
-    assert answers["build_model"]["others"] == "passed timm, torchvision"
+    assert answers["make_loss"]["not asked"] == "cross_entropy, mse"
+    assert answers["build_model"]["passed"] == "timm, torchvision"
     assert answers["make_optimizer"]["named by"] == "default"
 
 
@@ -56,7 +59,7 @@ def test_it_shows_wrappers_and_hooks_files(tmp_path: Path) -> None:
     out = invoke("explain", "--plugin", file).out
 
     (line,) = [line for line in out.splitlines() if line.startswith("make_loss")]
-    assert "wrapped by explained_hooks" in line
+    assert "explained_hooks" in line
     assert "cross_entropy" in line
 
 
@@ -151,3 +154,64 @@ def test_it_needs_no_pretrained_weights() -> None:
     result = invoke("explain", "--set", "model.weights=missing.safetensors")
 
     assert (result.code, result.err) == (0, "")
+
+
+def test_programs_read_every_table_by_title_and_column() -> None:
+    result = invoke("explain", "--plugin", "weighted_ce", "--set", "weighted_ce.divide_by=samples", "--json")
+
+    found = json.loads(result.out)
+    answers = {row["hook"]: row for row in found["who answers"]}
+    options = {row["option"]: row for row in found["options"]}
+    assert result.code == 0
+    assert answers["make_loss"]["plugin"] == "weighted_ce"
+    assert answers["make_loss"]["named by"] == "--plugin weighted_ce"
+    assert answers["make_loss"]["not asked"] == "cross_entropy, mse"
+    assert answers["build_model"]["passed"] == "timm, torchvision"
+    assert options["weighted_ce.divide_by"]["set by"] == "--set weighted_ce.divide_by=samples"
+    assert options["weighted_ce.weights"]["set by"] == "default"
+
+
+def test_statically_programs_read_the_same_form() -> None:
+    found = json.loads(invoke("explain", "--static", "--json").out)
+
+    assert [row["hook"] for row in found["who would be asked, in this order"]] == list(SPECS)
+
+
+def shown(name: str) -> dict[str, dict[str, dict[str, str]]]:
+    """Title -> first column -> row of ``plugins show``."""
+    result = invoke("plugins", "show", name, "--json")
+    assert result.code == 0, result.err
+    return {title: {next(iter(row.values())): row for row in table} for title, table in json.loads(result.out).items()}
+
+
+def test_a_plugin_is_shown_with_its_hooks_and_options() -> None:
+    found = shown("sgd")
+
+    assert found["sgd"]["target"]["value"] == "ftcore_plugins.optimizers:Sgd"
+    assert found["hooks"]["make_optimizer"]["how"] == "answers"
+    assert found["hooks"]["make_optimizer"]["takes"] == "param_groups"
+    assert found["options"]["momentum"] == {
+        "option": "momentum",
+        "type": "float",
+        "default": "0.9",
+        "meaning": "in [0, 1).",
+    }
+
+
+def test_a_wrapper_and_an_option_over_several_lines_are_shown_in_full() -> None:
+    assert shown("freeze_norm")["hooks"]["freeze"]["how"] == "goes round"
+    at = shown("gradual_unfreeze")["options"]["at"]
+    assert at["default"] == "{'0': 'head', '1': 'all'}"
+    assert at["meaning"].endswith("What is never named never learns.")
+
+
+@pytest.mark.parametrize("name", sorted(plugin.name for plugin in discover() if plugin.distribution == "ftcore"))
+def test_every_option_of_a_built_in_has_a_meaning(name: str) -> None:
+    assert all(row["meaning"] for row in shown(name)["options"].values())
+
+
+def test_an_unknown_plugin_to_show_names_the_nearest() -> None:
+    result = invoke("plugins", "show", "weighted_cee")
+
+    assert result.code == 2
+    assert "did you mean 'weighted_ce'?" in result.err
