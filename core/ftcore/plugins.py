@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import re
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from attrs import frozen
 from . import config as configuration
 from .discover import Available, select
 from .errors import UserError, nearest
+from .hooks import HOOK_API
 from .lint import Implementation, implementations, problems
 from .structure import structure
 
@@ -155,12 +157,27 @@ def activate(reference: Reference, origin: str, config: RunConfig) -> Plugin:
     Raises:
         UserError: the import fails, a hook implementation is wrong, or an option does not fit.
     """
-    options, plugin = _configured(load(reference), reference, config)
+    target = load(reference)
+    _check_api(getattr(target, "FTCORE_API", HOOK_API), reference)
+    options, plugin = _configured(target, reference, config)
     faults = problems(plugin)
     if faults:
         lines = "\n".join(f"  {line}" for line in faults)
         raise UserError(f"plugin {reference.name!r} ({reference.source}) cannot be used:\n{lines}")
     return Plugin(reference, origin, options, tuple(implementations(plugin)))
+
+
+def _check_api(needed: Any, reference: Reference) -> None:
+    """Refuse a plugin that was written for other specs: another major version, or a later minor one."""
+    who = f"plugin {reference.name!r} (from {reference.source})"
+    if not isinstance(needed, tuple) or [type(part) for part in needed] != [int, int]:
+        raise UserError(f"{who}: FTCORE_API is {needed!r}; expected the version that it needs, e.g. {HOOK_API}")
+    if needed[0] != HOOK_API[0] or needed[1] > HOOK_API[1]:
+        older = "ftcore" if needed > HOOK_API else reference.distribution or reference.name
+        raise UserError(
+            f"{who} needs hook API {needed[0]}.{needed[1]}; this is ftcore {metadata.version('ftcore')} with hook API "
+            f"{HOOK_API[0]}.{HOOK_API[1]}: get a newer {older}"
+        )
 
 
 def load(reference: Reference) -> Any:

@@ -363,3 +363,29 @@ def test_what_a_hooks_file_defines_reaches_a_process_that_was_spawned(write: Wri
         result = pool.submit(scale, 21).result()
 
     assert result == 42.0
+
+
+def with_api(write: Write, api: str) -> Plugin:
+    named = Named("./api_hooks.py", "--plugin", write("api_hooks.py", f"{FUNCTION}\nFTCORE_API = {api}\n").parent)
+    return activate(resolve(named, ()), "--plugin", RunConfig())
+
+
+@pytest.mark.parametrize("api", ["(1, 0)", "(1, 1)"])
+def test_a_plugin_for_this_hook_api_or_an_earlier_minor_one_is_welcome(write: Write, api: str) -> None:
+    assert with_api(write, api).name == "api_hooks"
+
+
+@pytest.mark.parametrize(
+    ("api", "message"),
+    [
+        ("(1, 99)", r"'api_hooks' \(from .*\) needs hook API 1\.99; this is ftcore .* API 1\.1: get a newer ftcore$"),
+        ("(2, 0)", r"needs hook API 2\.0; .* get a newer ftcore$"),
+        ("(0, 9)", r"needs hook API 0\.9; .* get a newer api_hooks$"),
+        ("'1.1'", r"FTCORE_API is '1\.1'; expected the version that it needs, e\.g\. \(1, 1\)"),
+        ("(1,)", r"FTCORE_API is \(1,\); expected"),
+        ("(1, True)", r"FTCORE_API is \(1, True\); expected"),
+    ],
+)
+def test_a_plugin_for_another_hook_api_is_refused(write: Write, api: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        with_api(write, api)
