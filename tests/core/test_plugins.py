@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import attrs
 import pytest
 
 from ftcore import UserError
@@ -78,13 +79,14 @@ def all_activated(flags: Flags, defaults: tuple[str, ...] = ()) -> tuple[Plugin,
 
 
 ACME = Available("focal", "acme-losses", "1.0", "acme.losses:Focal")
+FOCAL = Reference("focal", "acme.losses", "Focal", "acme-losses 1.0", "focal", distribution="acme-losses")
 
 
 @pytest.mark.parametrize(
     ("text", "reference"),
     [
-        ("focal", Reference("focal", "acme.losses", "Focal", "acme-losses 1.0", "focal")),
-        ("focal@acme-losses", Reference("focal", "acme.losses", "Focal", "acme-losses 1.0", "focal@acme-losses")),
+        ("focal", FOCAL),
+        ("focal@acme-losses", attrs.evolve(FOCAL, written="focal@acme-losses")),
         ("acme.hooks", Reference("hooks", "acme.hooks", "", "module acme.hooks", "acme.hooks")),
         ("acme.losses:Focal", Reference("focal", "acme.losses", "Focal", "module acme.losses", "acme.losses:Focal")),
         ("acme:FocalLoss", Reference("focal_loss", "acme", "FocalLoss", "module acme", "acme:FocalLoss")),
