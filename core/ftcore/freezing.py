@@ -22,8 +22,21 @@ def is_under(name: str, roots: Iterable[str]) -> bool:
 
 
 def all_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter and buffer by name, those that are not saved included; shared ones once."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    """Return every parameter and buffer by name, in the order of the modules; also those that are not saved.
+
+    A tensor that several modules share is there once.
+    """
+    tensors: dict[str, Tensor] = {}
+    for path, module in model.named_modules():
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            tensors[f"{path}.{name}" if path else name] = tensor
+    return _unique(tensors)
+
+
+def _unique(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out tensors that are there already under another name."""
+    first = {id(tensor): name for name, tensor in reversed(tensors.items())}
+    return {name: tensor for name, tensor in tensors.items() if first[id(tensor)] == name}
 
 
 def modules_within(model: nn.Module, tensors: Collection[str]) -> set[str]:

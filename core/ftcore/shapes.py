@@ -39,6 +39,8 @@ def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
 
 def without_memory(build: Callable[[], T]) -> T:
     """Build something whose parameters, at least, are on the meta device."""
+    import torch._dynamo
+
     try:
         with torch.device("meta"):
             return build()

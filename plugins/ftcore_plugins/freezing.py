@@ -151,9 +151,12 @@ def _class_names(module: nn.Module) -> set[str]:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Whether a module normalises: by its class's name, if it has tensors of its own (`ConvNormAct` has none)."""
-    owns = any(True for _ in module.parameters(recurse=False)) or any(True for _ in module.buffers(recurse=False))
-    return owns and any("Norm" in name for name in _class_names(module))
+    """Whether a module normalises: by its class's name, if all of its tensors are its own.
+
+    That leaves out `ConvNormAct` and `NormFreeBlock`, which hold convolutions.
+    """
+    own, inside = ([*module.parameters(recurse=deep), *module.buffers(recurse=deep)] for deep in (False, True))
+    return 0 < len(own) == len(inside) and any("Norm" in name for name in _class_names(module))
 
 
 @frozen

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from ftcore import FreezePlan, StepLogged, UserError, hookimpl
 from ftcore.config import Flags, load
-from ftcore.freezing import check_modes, check_unchanged, digests, frozen_tensors, modules_within
+from ftcore.freezing import all_tensors, check_modes, check_unchanged, digests, frozen_tensors, modules_within
 from ftcore.run import run
 from ftcore.testing import image_folder
 
@@ -221,3 +221,11 @@ def test_a_module_is_within_what_all_its_tensors_are_in() -> None:
     assert modules_within(model, {"0.1.weight", "0.1.bias"}) == set()
     assert modules_within(model, {"0.1.weight", "0.1.bias", *statistics}) == {"0.1"}
     assert modules_within(model, {f"0.{n}" for n, _ in model[0].named_parameters()} | statistics) == {"0", "0.0", "0.1"}
+
+
+def test_tensors_are_listed_in_the_order_of_the_modules_and_shared_ones_once() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2), nn.Linear(2, 2))
+    model[2].weight = model[1].weight
+
+    norm = [f"0.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]
+    assert list(all_tensors(model)) == [*norm, "1.weight", "1.bias", "2.bias"]

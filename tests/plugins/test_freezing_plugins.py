@@ -166,6 +166,7 @@ def planned(model: str, *sets: str, plugins: tuple[str, ...]) -> tuple[nn.Module
         ("timm/resnet18", 2, {"conv1", "bn1", "layer1", "layer2"}),
         ("torchvision/resnet18", 2, {"conv1", "bn1", "layer1", "layer2"}),
         ("torchvision/densenet121", 1, {f"features.{n}" for n in ("conv0", "norm0", "denseblock1", "transition1")}),
+        ("torchvision/regnet_y_400mf", 0, {"stem"}),
         ("timm/test_vit", 2, {"cls_token", "pos_embed", "patch_embed", "blocks.0", "blocks.1"}),
     ],
 )
@@ -201,6 +202,11 @@ def test_a_norm_layer_inside_a_convolution_block_is_meant_and_the_block_is_not()
 
     assert "features.0.1" in found.always
     assert "features.0" not in found.always
+
+
+def test_a_block_without_norm_layers_is_none_whatever_its_name() -> None:
+    with pytest.raises(UserError, match="freeze_norm: the network has no norm layers; it has none"):
+        planned("timm/test_nfnet", plugins=("freeze_norm",))
 
 
 @pytest.mark.parametrize(
