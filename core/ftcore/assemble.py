@@ -11,7 +11,7 @@ from torch import nn
 from . import freezing
 from .backbone import Backbone
 from .errors import UserError, nearest
-from .heads import check_outputs, choose_head, derive_backbone, swap
+from .heads import candidates, check_backbone, check_outputs, choose_head, derive_backbone, swap
 from .loading import Prepared, default_workers, key, make_batches, seed_everything
 from .loop import Parts
 from .stages import derive_stages
@@ -123,13 +123,15 @@ def build_network(config: RunConfig, calls: Calls, task: Task, spec: InputSpec |
     backbone = answer if isinstance(answer, Backbone) else derive_backbone(answer, config.model.head)
     backbone = choose_head(backbone, config.model.head)
     backbone = evolve(backbone, input=spec or _input(backbone.input, config.model))
-    if not backbone.stages:
+    check_backbone(backbone)
+    if not (backbone.stages and backbone.layers):
         stages, layers = derive_stages(backbone.module, [slot.path for slot in backbone.heads])
-        backbone = evolve(backbone, stages=stages, layers=layers)
+        backbone = evolve(backbone, stages=backbone.stages or stages, layers=backbone.layers or layers)
     transforms = calls.make_transforms(backbone.input, task)
     seed_everything(key("head", config.train.seed))
+    shown = candidates(backbone.module)
     module = swap(backbone, lambda slot: calls.build_head(slot, backbone, task))
-    check_outputs(module, backbone, task.outputs)
+    check_outputs(evolve(backbone, module=module), task.outputs, shown)
     return Network(evolve(backbone, module=module), transforms)
 
 

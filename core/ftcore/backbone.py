@@ -85,6 +85,7 @@ class ModelInfo:
         name: as in ``model.name``, with the provider.
         library: where it comes from, with the version, e.g. ``timm 1.0.31``.
         size: (height, width) of its input, in pixels.
+        channels: of its input.
         weights: names of the pre-trained weights that there are.
         build: makes the network with random weights; called on the meta device where only shapes are wanted.
     """
@@ -94,3 +95,4 @@ class ModelInfo:
     size: tuple[int, int]
     weights: tuple[str, ...]
     build: Callable[[], nn.Module] = field(repr=False, eq=False)
+    channels: int = 3

@@ -11,7 +11,7 @@ from attrs import frozen
 
 from .backbone import Backbone, ModelInfo
 from .errors import UserError, close_matches, nearest
-from .freezing import learns, thawed
+from .freezing import all_tensors, is_under, learns, thawed
 from .parts import Data, FreezePlan, Loss, ParamGroup, Placement, Precision, Schedule, Transforms
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Calls:
         """See `ftcore.hooks.freeze`."""
         arguments = {"model": model, "heads": heads, "backbone": backbone, "task": task}
         plan = self._one("freeze", FreezePlan, "this model", **arguments)
-        _check_names(self._who("freeze"), plan, model)
+        _check_plan(self._who("freeze"), plan, model, heads)
         return plan
 
     def wrap_devices(self, model: nn.Module) -> Placement:
@@ -204,17 +204,24 @@ def _kind(value: object) -> str:
     return f"{type(value).__name__} {value!r:.80}"
 
 
-def _check_names(who: str, plan: FreezePlan, model: nn.Module) -> None:
+def _check_plan(who: str, plan: FreezePlan, model: nn.Module, heads: Sequence[str]) -> None:
     parameters = {name for name, _ in model.named_parameters()}
     modules = {name for name, _ in model.named_modules()}
     later = {name for names in plan.unfreeze_at.values() for name in names}
-    wrong = (plan.frozen - parameters) | ((plan.held | plan.always) - modules) | (later - parameters - modules)
-    if wrong:
-        first = min(wrong)
-        raise UserError(
-            f"{who}: the plan names {len(wrong)} parameters or modules that do not exist: "
-            f"{', '.join(sorted(wrong)[:5])}{nearest(first, parameters | modules)}"
-        )
+    for what, names, known in (
+        ("parameters or buffers", plan.frozen, all_tensors(model).keys()),
+        ("modules", plan.held | plan.always, modules),
+        ("modules or parameters", later, modules | parameters),
+    ):
+        wrong = sorted(names - known)
+        if wrong:
+            raise UserError(
+                f"{who}: the plan names {len(wrong)} {what} that do not exist: {', '.join(wrong[:5])}"
+                f"{nearest(wrong[0], known)}"
+            )
     released = thawed(plan, 0)
-    if not any(learns(plan, name, released) for name in parameters):
+    learning = [name for name in parameters if learns(plan, name, released)]
+    if not learning:
         raise UserError(f"{who}: the plan freezes every parameter, so nothing could learn in the first epoch")
+    if not any(is_under(name, heads) for name in learning):
+        raise UserError(f"{who}: no new head learns in the first epoch; it starts at zero, so nothing below it could")

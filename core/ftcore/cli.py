@@ -188,7 +188,7 @@ def models(
     known = Calls(activate(load(None, Flags(plugins=plugins)))).list_models()
     found = listing.matching(known, pattern) if pattern else known
     rows = listing.known_rows([info for info in found if info.weights or not pretrained])
-    if pattern or limit:
+    if pattern or limit is not None:
         err = console(sys.stderr)
         rows = listing.count(rows, lambda todo: track(todo, "counting", console=err, disable=len(todo) < 20))
     rows = listing.ordered([row for row in rows if limit is None or (row.parameters or 0) <= limit])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, evolve
 
-from . import hooks
+from . import freezing, hooks
 from .lint import SPECS
 from .parts import Table
 
@@ -97,7 +97,9 @@ def _learning(ready: Ready) -> Table:
     for name, child in parts.network.named_children():
         numbers = [(p.numel(), p.requires_grad) for p in child.parameters()]
         total, learns = sum(n for n, _ in numbers), sum(n for n, learning in numbers if learning)
-        held = sum(1 for held in parts.plan.held if held == name or held.startswith(f"{name}."))
+        released = freezing.thawed(parts.plan, 0)
+        inside = [f"{name}.{path}" if path else name for path, _ in child.named_modules()]
+        held = sum(freezing.is_held(parts.plan, path, released) for path in inside)
         state = "learns" if learns == total else "frozen" if not learns else "partly frozen"
         rows.append((name, state if total else "no parameters", f"{total:,}", f"{learns:,}", str(held)))
     columns = ("module", "state", "parameters", "learning", "modules held in eval")

@@ -96,8 +96,12 @@ def frozen_tensors(model: nn.Module, plan: FreezePlan, epoch: int) -> dict[str, 
     """
     released, saved = thawed(plan, epoch), model.state_dict().keys()
     parameters = {name: p for name, p in model.named_parameters() if not learns(plan, name, released)}
-    buffers = {name: b for name, b in model.named_buffers() if name in saved and is_held(plan, name, released)}
-    return {**parameters, **buffers}
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
+    return {**parameters, **{name: buffer for name, buffer in buffers.items() if _stays(plan, name, released)}}
+
+
+def _stays(plan: FreezePlan, buffer: str, released: Collection[str]) -> bool:
+    return is_held(plan, buffer, released) or (buffer in plan.frozen and not is_under(buffer, released))
 
 
 def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -133,9 +137,9 @@ def check_unchanged(sealed: Mapping[str, str], tensors: Mapping[str, Tensor], ep
     """Check at the end of an epoch that the frozen tensors are, bit for bit, what they were when the run began.
 
     Raises:
-        UserError: one of them changed; the message names it.
+        UserError: one of them changed, or is new; the message names it.
     """
-    changed = [name for name, digest in digests(tensors).items() if digest != sealed[name]]
+    changed = [name for name, digest in digests(tensors).items() if digest != sealed.get(name)]
     if changed:
         raise UserError(
             f"{len(changed)} of {len(tensors)} frozen tensors changed in epoch {epoch + 1}: {_first(changed)}; "

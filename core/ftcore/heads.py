@@ -43,7 +43,7 @@ def slot_at(model: nn.Module, path: str) -> HeadSlot:
     if path not in leaves:
         what = f"is a {type(modules[path]).__name__}" if path in modules else "does not exist"
         raise UserError(
-            f"model.head = {path!r} {what}{nearest(path, leaves)}; a head is a Linear or Conv2d\n{_candidates(model)}"
+            f"model.head = {path!r} {what}{nearest(path, leaves)}; a head is a Linear or Conv2d\n{candidates(model)}"
         )
     leaf = leaves[path]
     if isinstance(leaf, nn.Linear):
@@ -55,7 +55,7 @@ def _leaves(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
 
 
-def _candidates(model: nn.Module) -> str:
+def candidates(model: nn.Module) -> str:
     """List what may be a head, the last first, with the setting that names it."""
     leaves = list(_leaves(model).items())[:-6:-1]
     lines = [f'  model.head = "{name}"  {type(leaf).__name__} {_shape(leaf)}' for name, leaf in leaves]
@@ -66,6 +66,27 @@ def _shape(leaf: nn.Linear | nn.Conv2d) -> str:
     if isinstance(leaf, nn.Linear):
         return f"{leaf.in_features} -> {leaf.out_features}"
     return f"{leaf.in_channels} -> {leaf.out_channels}, kernel {' x '.join(map(str, leaf.kernel_size))}"
+
+
+def check_backbone(backbone: Backbone) -> None:
+    """Check that what a provider says of its network is true.
+
+    Raises:
+        UserError: no head, a head that is not there, or a number or an exemption for a tensor that is not there.
+    """
+    kind = type(backbone.module).__name__
+    if not backbone.heads:
+        raise UserError(f"build_model: the Backbone of {kind} names no heads\n{candidates(backbone.module)}")
+    for slot in backbone.heads:
+        slot_at(backbone.module, slot.path)
+    tensors = all_tensors(backbone.module)
+    for field, names in {"stages": backbone.stages, "layers": backbone.layers, "no_decay": backbone.no_decay}.items():
+        strange = [name for name in names if name not in tensors]
+        if strange:
+            raise UserError(
+                f"build_model: {field} of the Backbone of {kind} names {strange[0]!r}, which is no parameter or buffer"
+                f"{nearest(strange[0], tensors)}"
+            )
 
 
 def derive_backbone(model: nn.Module, head: str | None) -> Backbone:
@@ -112,27 +133,32 @@ def _outside(model: nn.Module, paths: list[str]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in all_tensors(model).items() if not is_under(name, paths)}
 
 
-def check_outputs(module: nn.Module, backbone: Backbone, outputs: int) -> None:
+def check_outputs(backbone: Backbone, outputs: int, shown: str) -> None:
     """Check that a network with its new heads takes its images, and gives as many numbers as there are classes.
 
     Args:
-        module: with the new heads.
-        backbone: as the provider made it.
+        backbone: with the new heads in its module.
         outputs: numbers per image.
+        shown: what else may have been the head, for the message.
 
     Raises:
-        UserError: it does not; the message names other candidates for the head.
+        UserError: it does not.
     """
     heads = ", ".join(repr(slot.path) for slot in backbone.heads)
     for training in (True, False):
         wanted = [(2, outputs)] * (1 + (len(backbone.aux_weights) if training else 0))
         try:
-            given = output_shapes(module, backbone.input, training=training)
+            given = output_shapes(backbone.module, backbone.input, training=training)
         except UserError as error:
-            raise UserError(f"with {heads} replaced, {error}\n{_candidates(module)}") from error
+            if all(tensor.is_meta for tensor in all_tensors(backbone.module).values()):
+                return  # cannot be known without memory; a run has it, and checks
+            raise UserError(f"with {heads} replaced, {error}\n{shown}") from error
         if given != wanted:
+            cause = "its head seems to be elsewhere"
+            if len(given) != len(wanted):
+                cause = "`aux_weights` of its Backbone must give a factor for each output but the first"
+            mode = "train" if training else "eval"
             raise UserError(
-                f"with {heads} replaced, the network returns {given} for 2 images in "
-                f"{'train' if training else 'eval'} mode, not {wanted}; its head seems to be elsewhere\n"
-                f"{_candidates(module)}"
+                f"with {heads} replaced, the network returns {given} for 2 images in {mode} mode, not {wanted}; "
+                f"{cause}\n{shown}"
             )

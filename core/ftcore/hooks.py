@@ -7,7 +7,7 @@ goes round a hook: it yields once, receives the answer (the list of answers, whe
 changed or not.
 
 Hooks run once each, in the order of this file, before the first step; the loop calls none. `list_models` is asked by
-`ftcore models` instead.
+`ftcore models`, and for the nearest names where `build_model` knows none.
 """
 
 from __future__ import annotations

@@ -78,6 +78,8 @@ def _outputs(network: Network) -> Mapping[str, str]:
     try:
         with torch.no_grad():
             network.module.eval()(torch.empty(2, network.spec.channels, *network.spec.size, device="meta"))
+    except Exception:  # noqa: BLE001 - a network that does not run without memory is shown without shapes
+        return {}
     finally:
         for handle in handles:
             handle.remove()
@@ -131,7 +133,7 @@ class _Anatomy:
         if not starts:
             return "eval" if held else ""
         words = [
-            "frozen" if start is None else "learns" if not start else f"learns from epoch {start}"
+            "frozen" if start is None else "learns" if not start else f"learns after {start} epochs"
             for start in sorted(starts, key=lambda start: (start is None, start))
         ]
         return ", ".join(words) + (", eval" if held else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import time
@@ -20,6 +21,8 @@ from .shapes import on_meta
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
+
+    from torch import nn
 
     from .backbone import ModelInfo
 
@@ -47,10 +50,11 @@ def matching(known: Sequence[ModelInfo], pattern: str) -> list[ModelInfo]:
     Raises:
         UserError: there are none.
     """
-    glob = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
-    found = [i for i in known if fnmatchcase(i.name, glob) or fnmatchcase(i.name.partition("/")[2], glob)]
+    glob = (pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*").lower()
+    names = {info.name: info.name.lower() for info in known}
+    found = [i for i in known if fnmatchcase(names[i.name], glob) or fnmatchcase(names[i.name].partition("/")[2], glob)]
     if not found:
-        near = closest(pattern, [info.name.partition("/")[2] for info in known])
+        near = closest(pattern.lower(), {name.partition("/")[2] for name in names})
         raise UserError(f"no network matches {pattern!r}; nearest: {near}")
     return found
 
@@ -62,9 +66,12 @@ def parse_count(text: str) -> float:
         UserError: it is no such number.
     """
     try:
-        return float(text[:-1]) * _FACTORS[text[-1].lower()] if text[-1:].lower() in _FACTORS else float(text)
+        number = float(text[:-1]) * _FACTORS[text[-1].lower()] if text[-1:].lower() in _FACTORS else float(text)
     except ValueError:
-        raise UserError(f"--max-params {text}: expected a number such as 10M, 1.5B or 250000") from None
+        number = 0
+    if not 0 < number < math.inf:
+        raise UserError(f"--max-params {text}: expected a number such as 10M, 1.5B or 250000")
+    return number
 
 
 def known_rows(found: Sequence[ModelInfo]) -> list[Row]:
@@ -83,17 +90,24 @@ def count(rows: Sequence[Row], track: Callable[[list[Row]], Iterable[Row]]) -> l
     counts = {_key(row.info): row.parameters for row in rows if row.parameters is not None}
     try:
         for row in track([row for row in rows if row.parameters is None]):
-            counts[_key(row.info)] = sum(p.numel() for p in on_meta(row.info.build).parameters())
+            counts[_key(row.info)] = sum(p.numel() for p in _built(row.info).parameters())
     finally:
         _write_cache(counts)
     return [evolve(row, parameters=counts[_key(row.info)]) for row in rows]
+
+
+def _built(info: ModelInfo) -> nn.Module:
+    try:
+        return on_meta(info.build)
+    except Exception as error:
+        raise UserError(f"{info.name} of {info.library} cannot be built: {type(error).__name__}: {error}") from error
 
 
 def measure(row: Row, seconds: float = 2.0) -> Row:
     """Time forward passes of one image with random weights, after two to warm up; the median of those in `seconds`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = row.info.build().to(device).eval()
-    images = torch.zeros(1, 3, *row.info.size, device=device)
+    images = torch.zeros(1, row.info.channels, *row.info.size, device=device)
     times: list[float] = []
     with torch.inference_mode():
         for _ in range(2):
@@ -157,8 +171,8 @@ def _cache() -> Path:
 def read_cache() -> dict[str, int]:
     """Return what was counted before; nothing where the file is missing or damaged, for it can be counted again."""
     try:
-        return dict(json.loads(_cache().read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return {str(name): int(count) for name, count in json.loads(_cache().read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from attrs import field, frozen
+
+from .errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,21 +116,35 @@ class Transforms:
     evaluate: Callable[[Any], Tensor]
 
 
+def _names(names: Iterable[str]) -> frozenset[str]:
+    """Any collection of names -> a set of them; a text is no collection."""
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"a FreezePlan takes sets of names, not {names!r}")
+    return frozenset(names)
+
+
+def _releases(at: Mapping[int, Iterable[str]]) -> dict[int, frozenset[str]]:
+    wrong = [epoch for epoch in at if type(epoch) is not int or epoch < 0]
+    if wrong:
+        raise UserError(f"FreezePlan.unfreeze_at: an epoch is a whole number from 0, not {wrong[0]!r}")
+    return {epoch: _names(names) for epoch, names in at.items()}
+
+
 @frozen
 class FreezePlan:
     """The answer of `freeze`; the host applies it, no plugin touches ``requires_grad``.
 
     Attributes:
-        frozen: names of parameters that do not learn.
+        frozen: names of parameters that do not learn, and of buffers that nothing may change.
         held: names of modules held in eval mode, they and all below them, so that running statistics stay.
         unfreeze_at: epoch (from 0) -> modules or parameters that start to learn there, e.g. ``{3: {"layer4"}}``.
         always: names of modules that neither learn nor leave eval mode, whatever `unfreeze_at` releases.
     """
 
-    frozen: frozenset[str] = frozenset()
-    held: frozenset[str] = frozenset()
-    unfreeze_at: Mapping[int, frozenset[str]] = field(factory=dict)
-    always: frozenset[str] = frozenset()
+    frozen: frozenset[str] = field(default=frozenset(), converter=_names)
+    held: frozenset[str] = field(default=frozenset(), converter=_names)
+    unfreeze_at: Mapping[int, frozenset[str]] = field(factory=dict, converter=_releases)
+    always: frozenset[str] = field(default=frozenset(), converter=_names)
 
 
 @frozen
@@ -223,5 +239,3 @@ class Schedule:
 
 Metrics = Mapping[str, Any]
 """Metric name -> a float, or nested lists of numbers (a confusion matrix)."""
-
-Groups = Sequence[ParamGroup]

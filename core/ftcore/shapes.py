@@ -61,7 +61,17 @@ def output_shapes(module: nn.Module, spec: InputSpec, *, training: bool) -> list
     try:
         return _shapes(_called(meta_copy(module).train(training), size))
     except Exception:  # noqa: BLE001 - not every network runs without memory
-        return _shapes(_called_or_refused(copy.deepcopy(module).train(training), size))
+        return _shapes(_called_or_refused(_copy(module).train(training), size))
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except RuntimeError as error:
+        raise UserError(
+            f"{type(module).__name__} cannot be copied: {error}; torch.nn.utils.parametrizations has successors of the "
+            "old weight_norm and spectral_norm that can"
+        ) from error
 
 
 def meta_copy(module: nn.Module) -> nn.Module:

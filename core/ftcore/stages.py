@@ -10,7 +10,7 @@ from torch import nn
 from .freezing import all_tensors, is_under
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 TRUNKS = ("features", "layers", "blocks", "stages", "transformers", "trunk_output", "encoder.layers")
 """Modules whose children are the stages, in networks that do not have them as children of their own."""
@@ -46,11 +46,22 @@ def derive_stages(
     """
     names = [name for name in all_tensors(model) if not is_under(name, heads)]
     modules = dict(model.named_modules())
-    trunk = next((name for name in TRUNKS if name in modules and len(list(modules[name].children())) > 1), "")
+    trunk = _trunk(modules)
     derived, blocks = chain(modules[trunk], trunk, heads)
-    before = next(place for place, name in enumerate(names) if re.match("|".join([*derived, "$"]), name))
+    places = (place for place, name in enumerate(names) if any(re.match(stage, name) for stage in derived))
+    before = next(places, 0)
     stem = ["|".join(f"{re.escape(name)}$" for name in names[:before])] if before else []
     return numbered(names, stages or [*stem, *derived]), numbered(names, [*stem, *blocks])
+
+
+def _trunk(modules: Mapping[str, nn.Module]) -> str:
+    """Return the path of the module whose children are the stages, inside a wrapper that holds nothing else."""
+    root = ""
+    while len(children := list(modules[root].named_children())) == 1 and _is_composite(children[0][1]):
+        root = f"{root}.{children[0][0]}" if root else children[0][0]
+    prefix = f"{root}." if root else ""
+    known = (f"{prefix}{name}" for name in TRUNKS)
+    return next((name for name in known if name in modules and len(list(modules[name].children())) > 1), root)
 
 
 def chain(parent: nn.Module, path: str, heads: Sequence[str]) -> tuple[list[str], list[str]]:

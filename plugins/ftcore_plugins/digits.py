@@ -6,12 +6,14 @@ The weights were trained by ftcore itself on the digits 0 to 4; ``digits_0_4.tom
 from __future__ import annotations
 
 import re
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from ftcore import Backbone, Data, HeadSlot, InputSpec, UserError, hookimpl
+from ftcore import Backbone, Data, HeadSlot, InputSpec, ModelInfo, UserError, hookimpl
 from ftcore.weights import is_file, load_weights
 
 from .sampling import count_table, fingerprint, hold_out, task_of
@@ -82,6 +84,14 @@ class Digits:
             fingerprint=fingerprint((place, images[place].tobytes().hex(), digits[place]) for place in places),
             tables=(count_table(here, there),),
         )
+
+    @hookimpl
+    def list_models(self) -> list[ModelInfo]:
+        """List the one network."""
+        from .digits_cnn import make_cnn
+
+        library = f"ftcore {metadata.version('ftcore')}"
+        return [ModelInfo("digits/cnn", library, (8, 8), ("default",), partial(make_cnn, classes=5), channels=1)]
 
     @hookimpl
     def build_model(self, name: str | None, weights: str, config: RunConfig) -> Backbone | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from ftcore import Backbone
+    from ftcore import Backbone, RunConfig
 
 
 class FreezeNothing:
@@ -32,8 +32,8 @@ class FreezeBackbone:
 
     @hookimpl
     def freeze(self, model: nn.Module, heads: tuple[str, ...]) -> FreezePlan:
-        """Freeze all parameters outside the heads, and hold all modules there in eval mode."""
-        frozen_names = {name for name, _ in model.named_parameters() if not is_under(name, heads)}
+        """Freeze all parameters and saved buffers outside the heads, and hold all modules there in eval mode."""
+        frozen_names = {name for name in model.state_dict() if not is_under(name, heads)}
         return FreezePlan(frozenset(frozen_names), frozenset(_outside(model, heads)))
 
 
@@ -70,15 +70,18 @@ class FreezeModules:
         self.config = config
 
     @hookimpl
-    def freeze(self, model: nn.Module, backbone: Backbone) -> FreezePlan:
-        """Freeze what matches; a pattern that matches nothing is an error."""
+    def freeze(self, model: nn.Module, heads: tuple[str, ...], backbone: Backbone) -> FreezePlan:
+        """Freeze what matches, but no new head by its type; a pattern that matches nothing is an error."""
         if not self.config.types and not self.config.names and self.config.stages is None:
             raise UserError("freeze_modules needs types, names or stages, e.g. --set freeze_modules.stages=2")
         modules = dict(model.named_modules())
         typed = {name for wanted in self.config.types for name in _of_type(wanted, modules)}
         roots = {name for p in self.config.names for name in matching(p, model, "freeze_modules.names")}
         deep = _first_stages(self.config.stages, backbone, model)
-        names = {n for n, _ in model.named_parameters() if _owner(n) in typed or is_under(n, roots) or n in deep}
+        typed = {name for name in typed if not is_under(name, heads)}
+        first = {id(parameter): name for name, parameter in model.named_parameters()}  # shared ones have one name
+        every = model.named_parameters(remove_duplicate=False)
+        names = {first[id(p)] for n, p in every if _owner(n) in typed or is_under(n, roots) or n in deep}
         held = {n for n in modules if n in typed or is_under(n, roots)} | modules_within(model, deep)
         return FreezePlan(frozenset(names), frozenset(held))
 
@@ -134,7 +137,11 @@ class FreezeNorm:
     def freeze(self, model: nn.Module, heads: tuple[str, ...]) -> Generator[None, FreezePlan, FreezePlan]:
         """Add them to the plan that another plugin makes; nothing that the plan releases later frees them."""
         plan = yield
-        norms = {name: m for name, m in model.named_modules() if _is_norm(m) and not is_under(name, heads)}
+        norms = {
+            name: module
+            for name, module in model.named_modules()
+            if _is_norm(module) and not is_under(name, heads) and "parametrizations" not in name.split(".")
+        }
         found = {name for name, module in norms.items() if self._wanted(module)}
         if not found:
             types = {type(module).__name__ for module in norms.values()}
@@ -168,14 +175,17 @@ class GradualUnfreezeConfig:
             in `freeze_modules`, one or a list of them. What is never named never learns.
     """
 
-    at: dict[str, tuple[str, ...] | str] = field(factory=lambda: {"0": "head", "1": "all"})
+    at: dict[str, tuple[str, ...] | str] = field(
+        factory=lambda: {"0": "head", "1": "all"}, validator=lambda _, __, at: _check_epochs(at)
+    )
 
-    def __attrs_post_init__(self) -> None:
-        wrong = [epoch for epoch in self.at if not epoch.isdecimal()]
-        if wrong:
-            raise ValueError(f"at: an epoch is a whole number from 0, not {wrong[0]!r}")
-        if "0" not in self.at:
-            raise ValueError('at: something must learn from epoch 0 on, e.g. {0 = "head", 3 = "all"}')
+
+def _check_epochs(at: Mapping[str, object]) -> None:
+    wrong = [epoch for epoch in at if not epoch.isdecimal() or str(int(epoch)) != epoch]
+    if wrong:
+        raise ValueError(f"an epoch is a whole number from 0, not {wrong[0]!r}")
+    if "0" not in at:
+        raise ValueError('something must learn from epoch 0 on, e.g. {0 = "head", 3 = "all"}')
 
 
 class GradualUnfreeze:
@@ -187,9 +197,19 @@ class GradualUnfreeze:
         self.config = config
 
     @hookimpl
-    def freeze(self, model: nn.Module, heads: tuple[str, ...]) -> FreezePlan:
-        """Freeze everything, and say what is released when."""
+    def freeze(self, model: nn.Module, heads: tuple[str, ...], config: RunConfig) -> FreezePlan:
+        """Freeze everything, and say what is released when; a release that changes nothing is an error."""
         releases = {int(epoch): self._roots(what, model, heads) for epoch, what in self.config.at.items()}
+        waiting = {name for name, _ in model.named_parameters()}
+        for epoch, roots in sorted(releases.items()):
+            released = {name for name in waiting if is_under(name, roots)}
+            if epoch >= config.train.epochs:
+                raise UserError(
+                    f"gradual_unfreeze.at: epoch {epoch} (from 0) is beyond train.epochs = {config.train.epochs}"
+                )
+            if not released:
+                raise UserError(f"gradual_unfreeze.at: in epoch {epoch} everything that it names learns already")
+            waiting -= released
         return FreezePlan(
             frozen=frozenset(name for name, _ in model.named_parameters()),
             held=frozenset(_outside(model, tuple(releases[0]))),

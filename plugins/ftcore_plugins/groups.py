@@ -90,28 +90,30 @@ class _Rules:
 
     def of(self, name: str) -> tuple[str, float]:
         """Return the beginning of the group's name, and the factor on the learning rate."""
-        factors = self._factors(name)
-        return "".join(f"{label}." for label in factors), prod(factors.values())
+        rules = self._rules(name)
+        return "".join(f"{label}." for _, label, _ in rules), prod(factor for _, _, factor in rules)
 
     def check(self, learning: list[str]) -> None:
         """Refuse a rule that no learning parameter falls under."""
-        used = {label.rstrip("0123456789") for name in learning for label in self._factors(name)}
-        for option, label in (("backbone_lr", "backbone"), ("layer_decay", "layer")):
+        used = {option for name in learning for option, _, factor in self._rules(name) if factor != 1}
+        for option in ("backbone_lr", "layer_decay"):
             value = getattr(self.config, option)
-            if value != 1 and label not in used:
+            if value != 1 and option not in used:
                 raise UserError(f"groups.{option} = {value} changes nothing: no parameter below the head learns")
         for pattern, roots in self.matched.items():
             if not any(is_under(name, roots) for name in learning):
                 raise UserError(f"groups.lr: {pattern!r} matches only parameters that do not learn")
 
-    def _factors(self, name: str) -> dict[str, float]:
-        """Label -> factor, for each rule that has something to say about a parameter."""
-        factors: dict[str, float] = {}
+    def _rules(self, name: str) -> list[tuple[str, str, float]]:
+        """Return option, label and factor of each rule that has something to say about a parameter."""
+        rules: list[tuple[str, str, float]] = []
         in_head = is_under(name, self.heads)
         if self.config.backbone_lr != 1:
-            factors["head" if in_head else "backbone"] = 1.0 if in_head else self.config.backbone_lr
+            factor = 1.0 if in_head else self.config.backbone_lr
+            rules.append(("backbone_lr", "head" if in_head else "backbone", factor))
         if self.config.layer_decay != 1:
             top = max(self.backbone.layers.values(), default=-1) + 1
             layer = top if in_head else self.backbone.layers.get(name, top)
-            factors["top" if layer == top else f"layer{layer}"] = self.config.layer_decay ** (top - layer)
-        return factors | {p: self.config.lr[p] for p, roots in self.matched.items() if is_under(name, roots)}
+            label = "top" if layer == top else f"layer{layer}"
+            rules.append(("layer_decay", label, self.config.layer_decay ** (top - layer)))
+        return rules + [("lr", p, self.config.lr[p]) for p, roots in self.matched.items() if is_under(name, roots)]

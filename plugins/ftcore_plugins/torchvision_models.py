@@ -58,7 +58,7 @@ class Torchvision:
         module = _download(network, entry)
         if is_file(weights):
             load_weights(module, weights, heads)
-        spec = _settle_input(module, _input(network, entry), network)
+        spec = _settle_input(module, _input(network, entry), network, trained=weights != "none")
         if config.model.image_size:
             module = _resized(module, network, config.model.image_size)
         if config.model.channels and config.model.channels != 3:
@@ -171,13 +171,14 @@ def _input(network: str, entry: Any) -> InputSpec:
     )
 
 
-def _settle_input(module: Any, spec: InputSpec, network: str) -> InputSpec:
+def _settle_input(module: Any, spec: InputSpec, network: str, *, trained: bool) -> InputSpec:
     """Take the normalisation out of the network, and the size that it was built for into the spec.
 
     With their pre-trained weights GoogLeNet and Inception turn ImageNet's mean and std into 0.5 themselves
-    (``transform_input``), without them they do not: one network, two meanings of its input.
+    (``transform_input``), without them they do not: one network, two meanings of its input. Here the module never does
+    it, and weights, from torchvision or from a file, mean that the spec has 0.5.
     """
-    if network in AUX_WEIGHTS and module.transform_input:
+    if network in AUX_WEIGHTS and trained:
         module.transform_input = False
         spec = evolve(spec, mean=(0.5,) * 3, std=(0.5,) * 3)
     fixed = getattr(module, "image_size", None)  # of vision transformers

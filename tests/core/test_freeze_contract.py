@@ -229,3 +229,54 @@ def test_tensors_are_listed_in_the_order_of_the_modules_and_shared_ones_once() -
 
     norm = [f"0.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]
     assert list(all_tensors(model)) == [*norm, "1.weight", "1.bias", "2.bias"]
+
+
+class KeepsAMean(nn.Module):
+    """Owns a buffer above the head, which it changes in every forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.fc = nn.Linear(3, 2)
+        self.register_buffer("center", torch.zeros(3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.body(images)
+        self.center = features.detach().mean(0)
+        outputs: torch.Tensor = self.fc(features)
+        return outputs
+
+
+class Means:
+    @hookimpl
+    def build_model(self, name: str | None) -> nn.Module | None:
+        return KeepsAMean() if name == "own/mean" else None
+
+
+def test_a_buffer_of_the_network_itself_is_under_the_contract_of_a_frozen_backbone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"1 of 1 frozen tensors changed in epoch 1: center"):
+        train(tmp_path, "freeze_backbone", f"{__name__}:Means", model="own/mean")
+
+
+def test_a_frozen_tensor_that_is_new_has_changed() -> None:
+    with pytest.raises(UserError, match=r"1 of 1 frozen tensors changed in epoch 1: grid"):
+        check_unchanged({}, {"grid": torch.zeros(2)}, epoch=0)
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"frozen": "conv.weight"}, "a FreezePlan takes sets of names, not 'conv.weight'"),
+        ({"held": [1]}, r"a FreezePlan takes sets of names, not \[1\]"),
+        ({"unfreeze_at": {1: "layer1"}}, "a FreezePlan takes sets of names, not 'layer1'"),
+        ({"unfreeze_at": {"1": {"layer1"}}}, "an epoch is a whole number from 0, not '1'"),
+        ({"unfreeze_at": {-1: {"layer1"}}}, "an epoch is a whole number from 0, not -1"),
+    ],
+)
+def test_a_plan_of_other_types_is_refused(plan: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        FreezePlan(**plan)
+
+
+def test_a_plan_takes_any_collection_of_names() -> None:
+    assert FreezePlan(["a"], ("b",), {1: ["c"]}) == FreezePlan(frozenset("a"), frozenset("b"), {1: frozenset("c")})

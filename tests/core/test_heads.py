@@ -12,9 +12,11 @@ from torchvision.models import get_model
 
 from ftcore import Backbone, HeadSlot, UserError, hookimpl
 from ftcore.config import Flags, load
+from ftcore.freezing import all_tensors
 from ftcore.heads import attach, choose_head, derive_backbone, find_heads, slot_at
 from ftcore.run import prepare
 from ftcore.shapes import as_tuple
+from ftcore.stages import derive_stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -218,3 +220,58 @@ def test_a_network_of_several_heads_gives_what_its_provider_says(
     outputs = as_tuple(network.module.train(training)(torch.zeros(2, 3, *network.spec.size)))
 
     assert [tuple(output.shape) for output in outputs] == [(2, 3)] * (in_training if training else 1)
+
+
+class Wrong:
+    """Backbones that are not true of their network."""
+
+    @hookimpl
+    def build_model(self, name: str | None) -> Backbone | None:
+        net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+        slot = (HeadSlot("2", 3),)
+        return {
+            "wrong/path": Backbone(net, (HeadSlot("fc", 3),)),
+            "wrong/none": Backbone(net, ()),
+            "wrong/stage": Backbone(net, slot, stages={"2.wieght": 0}),
+            "wrong/layer": Backbone(net, slot, layers={"2.wieght": 0}),
+            "wrong/decay": Backbone(net, slot, no_decay=frozenset({"2.wieght"})),
+        }[name or ""]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("wrong/path", r"'fc' does not exist.*\n.*\n  model.head = .2.  Linear 3 -> 2"),
+        ("wrong/none", r"the Backbone of Sequential names no heads\n.*\n  model.head = .2.  Linear 3 -> 2"),
+        ("wrong/stage", r"stages of .* '2.wieght', which is no parameter or buffer; did you mean '2.weight'"),
+        ("wrong/layer", r"layers of .* '2.wieght', which"),
+        ("wrong/decay", r"no_decay of .* '2.wieght', which"),
+    ],
+)
+def test_what_a_provider_says_of_its_network_is_checked(name: str, message: str) -> None:
+    flags = Flags(name, "digits:5-6", (f"{__name__}:Wrong",), sets=("model.image_size=8",))
+    with pytest.raises(UserError, match=message):
+        prepare(load(None, flags))
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        nn.Sequential(nn.Flatten(), nn.Linear(192, 2)),
+        nn.Linear(8, 2),
+        nn.Sequential(nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1)), nn.Flatten(), nn.Linear(4, 2))),
+        nn.ModuleDict({"features": nn.Sequential(nn.ReLU(), nn.ReLU()), "fc": nn.Linear(2, 2)}),
+    ],
+)
+def test_stages_are_derived_for_any_network(net: nn.Module) -> None:
+    head = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+
+    for numbers in derive_stages(net, head):
+        assert set(numbers) <= set(all_tensors(net))
+
+
+def test_a_wrapped_network_has_the_stages_of_what_it_wraps() -> None:
+    inner = get_model("resnet18")
+    wrapped = nn.Sequential(inner)
+
+    assert derive_stages(wrapped, ["0.fc"])[0] == {f"0.{n}": i for n, i in derive_stages(inner, ["fc"])[0].items()}

@@ -239,11 +239,11 @@ def test_gradual_unfreezing_shows_when_each_module_starts_to_learn() -> None:
         "conv1": "frozen, eval",
         "layer1": "frozen, eval",
         "layer3.1": "frozen, eval",
-        "layer4": "learns from epoch 3, eval",
-        "layer4.1": "learns from epoch 3, eval",
+        "layer4": "learns after 3 epochs, eval",
+        "layer4.1": "learns after 3 epochs, eval",
         "fc": "learns",
     }
-    assert states[WHOLE] == "learns, learns from epoch 3, frozen"
+    assert states[WHOLE] == "learns, learns after 3 epochs, frozen"
     assert facts(*arguments)["parameters"].endswith(f"of which {found['fc']['parameters']} learn in the first epoch")
     assert found["layer4"]["group"] == "decay, no_decay"
 
@@ -253,8 +253,8 @@ def test_what_is_released_in_several_epochs_is_shown_with_each() -> None:
 
     states = column(modules("timm/resnet18", "--plugin", "gradual_unfreeze", *sets), "state")
 
-    assert (states["layer4"], states["layer2"]) == ("learns from epoch 2, eval", "learns from epoch 5, eval")
-    assert states[WHOLE].startswith("learns, learns from epoch 2, learns from epoch 5")
+    assert (states["layer4"], states["layer2"]) == ("learns after 2 epochs, eval", "learns after 5 epochs, eval")
+    assert states[WHOLE].startswith("learns, learns after 2 epochs, learns after 5 epochs")
 
 
 def test_groups_are_shown_by_module_and_with_their_rates() -> None:

@@ -306,6 +306,13 @@ def test_a_network_is_built_once_and_then_remembered(cache: Path) -> None:
     assert json.loads(cache.read_text(encoding="utf-8"))["toys/tiny of toys 1"] == 192
 
 
+def test_counting_other_networks_forgets_none() -> None:
+    for name in ("tiny", "wide", "tiny", "wide"):
+        rows(f"toys/{name}", "--plugin", TOYS)
+
+    assert Toys.built == ["toys/tiny", "toys/wide"]
+
+
 def test_another_version_of_a_library_is_counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     rows("toys/tiny", "--plugin", TOYS)
     monkeypatch.setattr(Toys, "version", 2)

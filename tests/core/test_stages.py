@@ -288,6 +288,36 @@ def test_networks_of_torchvision_have_the_stages_of_the_table(name: str, expecte
     assert set(of_torchvision(name).stages.values()) == set(range(expected))
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("vgg11_bn", {"features.0": 0, "features.4": 1, "features.8": 2, "features.11": 2, "features.26": 4}),
+        ("mobilenet_v2", {"features.1": 0, "features.2": 1, "features.3": 1, "features.14": 4, "features.18": 4}),
+        ("densenet121", {"features.conv0": 0, "features.denseblock1": 1, "features.transition1": 1}),
+        ("densenet121", {"features.denseblock2": 2, "features.denseblock4": 4, "features.norm5": None}),
+        ("convnext_tiny", {"features.0": 0, "features.1": 1, "features.2": 2, "features.3": 2, "features.7": 4}),
+        ("swin_t", {"features.0": 0, "features.1": 1, "features.2": 2, "features.3": 2, "norm": None}),
+        ("googlenet", {"conv1": 0, "conv3": 0, "inception3a": 1, "inception4e": 2, "inception5b": 3, "aux1": None}),
+        ("inception_v3", {"Conv2d_4a_3x3": 0, "Mixed_5b": 1, "Mixed_6e": 2, "Mixed_7c": 3, "AuxLogits": None}),
+        ("vit_b_16", {"conv_proj": 0, "encoder.layers.encoder_layer_11": 12, "encoder.ln": None}),
+        ("mnasnet0_5", {"layers.0": 0, "layers.7": 0, "layers.8": 1, "layers.13": 6, "layers.14": None}),
+        ("regnet_y_400mf", {"stem.0": 0, "trunk_output.block1": 1, "trunk_output.block4": 4}),
+        ("maxvit_t", {"stem.1": 0, "blocks.0": 1, "blocks.3": 4}),
+        ("shufflenet_v2_x0_5", {"conv1": 0, "stage2": 1, "stage4": 3, "conv5": 4}),
+    ],
+)
+def test_the_modules_of_a_network_are_in_the_stages_where_its_resolution_or_its_authors_put_them(
+    name: str, expected: dict[str, int | None]
+) -> None:
+    backbone = of_torchvision(name)
+
+    found = {
+        module: {backbone.stages.get(tensor) for tensor in all_tensors(backbone.module) if is_under(tensor, [module])}
+        for module in expected
+    }
+    assert found == {module: {stage} for module, stage in expected.items()}
+
+
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_the_blocks_of_a_network_refine_its_stages(name: str) -> None:
     backbone = of_torchvision(name)

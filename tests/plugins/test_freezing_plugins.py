@@ -10,7 +10,14 @@ from ftcore import Backbone, FreezePlan, UserError
 from ftcore.config import Flags, load
 from ftcore.freezing import apply, hold, is_under
 from ftcore.run import prepare
-from ftcore_plugins.freezing import FreezeBackbone, FreezeModules, FreezeModulesConfig, FreezeNothing
+from ftcore_plugins.freezing import (
+    FreezeBackbone,
+    FreezeModules,
+    FreezeModulesConfig,
+    FreezeNorm,
+    FreezeNormConfig,
+    FreezeNothing,
+)
 
 
 def block() -> nn.Sequential:
@@ -24,7 +31,7 @@ def model() -> nn.Module:
 
 
 def plan(model: nn.Module, *names: str, types: tuple[str, ...] = ()) -> FreezePlan:
-    return FreezeModules(FreezeModulesConfig(types, names)).freeze(model, Backbone(model, ()))
+    return FreezeModules(FreezeModulesConfig(types, names)).freeze(model, (), Backbone(model, ()))
 
 
 def below(*modules: str) -> set[str]:
@@ -141,7 +148,7 @@ def test_a_type_without_parameters_of_its_own_cannot_be_frozen() -> None:
     plugin = FreezeModules(FreezeModulesConfig(types=("ReLU",)))
 
     with pytest.raises(UserError, match=r"no module with parameters of its own is a 'ReLU'.*there are Linear"):
-        plugin.freeze(model, Backbone(model, ()))
+        plugin.freeze(model, (), Backbone(model, ()))
 
 
 def test_a_parametrised_layer_is_frozen_with_the_tensors_that_stand_for_its_weight() -> None:
@@ -279,7 +286,11 @@ def test_norm_layers_stay_frozen_when_what_holds_them_is_released() -> None:
     ("at", "message"),
     [
         ('{1 = "head"}', r"something must learn from epoch 0 on"),
-        ('{0 = "head", later = "all"}', "an epoch is a whole number from 0, not 'later'"),
+        ('{0 = "head", later = "all"}', "an epoch is a whole number from 0, not 'later' .*--set gradual_unfreeze.at="),
+        ('{0 = "head", 00 = "all"}', "an epoch is a whole number from 0, not '00'"),
+        ('{0 = "head", 10 = "all"}', r"epoch 10 \(from 0\) is beyond train.epochs = 10"),
+        ('{0 = "all", 3 = "head"}', "in epoch 3 everything that it names learns already"),
+        ('{0 = "layer4", 3 = "head"}', "no new head learns in the first epoch; it starts at zero"),
         ('{0 = "head", 2 = "layer5"}', r"gradual_unfreeze.at: 'layer5' matches no module .* mean 'layer[1-4]'"),
         ('"head"', "at: expected a table"),
     ],
@@ -287,3 +298,33 @@ def test_norm_layers_stay_frozen_when_what_holds_them_is_released() -> None:
 def test_a_plan_that_cannot_be_is_an_error(at: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         planned("torchvision/resnet18", f"gradual_unfreeze.at={at}", plugins=("gradual_unfreeze",))
+
+
+def test_a_new_head_is_not_frozen_by_its_type() -> None:
+    _, found = planned("timm/test_vit", 'freeze_modules.types=["Linear"]', plugins=("freeze_modules",))
+
+    assert not {name for name in found.frozen | found.held if is_under(name, ["head"])}
+    assert "blocks.0.mlp.fc1.weight" in found.frozen
+
+
+def test_a_new_head_frozen_by_its_name_is_an_error() -> None:
+    with pytest.raises(UserError, match="no new head learns in the first epoch; it starts at zero"):
+        planned("timm/test_resnet", 'freeze_modules.names=["layer3", "fc"]', plugins=("freeze_modules",))
+
+
+def test_a_shared_parameter_is_frozen_by_each_of_its_names() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    model["b"].weight = model["a"].weight
+
+    assert plan(model, "b").frozen == {"a.weight", "b.bias"}
+
+
+def test_a_spectral_norm_is_no_norm_layer() -> None:
+    model = nn.Sequential(spectral_norm(nn.Conv2d(3, 3, 1)), nn.BatchNorm2d(3), nn.Linear(2, 2))
+    wrapper = FreezeNorm(FreezeNormConfig()).freeze(model, ("2",))
+    next(wrapper)
+
+    with pytest.raises(StopIteration) as stopped:
+        wrapper.send(FreezePlan())
+
+    assert stopped.value.value.always == {"1"}

@@ -157,3 +157,12 @@ def test_timm_and_ftcore_agree_on_what_decays() -> None:
     decaying = {names[p] for group in theirs if group["weight_decay"] for p in group["params"]}
 
     assert {name for name, group in groups_of("timm/test_vit").items() if group.decay} == decaying
+
+
+def test_a_name_that_a_rule_of_its_own_has_too_still_multiplies() -> None:
+    free = groups_of("torchvision/resnet18", "groups.layer_decay=0.5")
+    slower = groups_of("torchvision/resnet18", "groups.layer_decay=0.5", 'groups.lr={"layer1" = 0.1}')
+
+    for name in ("layer1.0.conv1.weight", "layer1.1.conv1.weight"):
+        assert slower[name].lr_scale == pytest.approx(free[name].lr_scale * 0.1)
+    assert slower["conv1.weight"].lr_scale == free["conv1.weight"].lr_scale

@@ -301,7 +301,7 @@ def test_a_normalisation_inside_the_network_is_taken_out_of_it(name: str) -> Non
     with torch.no_grad():
         theirs = module(((pixels - mean) / std).movedim(-1, 1))
 
-    spec = _settle_input(module, InputSpec(), name)
+    spec = _settle_input(module, InputSpec(), name, trained=True)
     with torch.no_grad():
         ours = module(((pixels - torch.tensor(spec.mean)) / torch.tensor(spec.std)).movedim(-1, 1))
 

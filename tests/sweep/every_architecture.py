@@ -25,7 +25,7 @@ import warnings
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ftcore import Task, freezing
 from ftcore.assemble import Network, build_network
@@ -91,7 +91,7 @@ def _swap_again(name: str, network: Network) -> None:
     linear = {slot.path: network.module.get_submodule(slot.path) for slot in network.backbone.heads}
     backbone = network.backbone
     module = without_memory(lambda: swap(backbone, lambda slot: calls.build_head(slot, backbone, TASK)))
-    check_outputs(module, backbone, CLASSES)
+    check_outputs(evolve(backbone, module=module), CLASSES, "")
     for path, head in linear.items():
         module.set_submodule(path, head)
 
