@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -12,7 +13,7 @@ from .errors import UserError
 from .freezing import all_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import nn
 
@@ -61,17 +62,26 @@ def output_shapes(module: nn.Module, spec: InputSpec, *, training: bool) -> list
     try:
         return _shapes(_called(meta_copy(module).train(training), size))
     except Exception:  # noqa: BLE001 - not every network runs without memory
-        return _shapes(_called_or_refused(_copy(module).train(training), size))
+        with _twin(module) as twin:
+            return _shapes(_called_or_refused(twin.train(training), size))
 
 
-def _copy(module: nn.Module) -> nn.Module:
+@contextmanager
+def _twin(module: nn.Module) -> Iterator[nn.Module]:
+    """Lend a copy; or, where hooks of old (`torch.nn.utils.weight_norm`) forbid one, the network, and put it right."""
     try:
-        return copy.deepcopy(module)
-    except RuntimeError as error:
-        raise UserError(
-            f"{type(module).__name__} cannot be copied: {error}; torch.nn.utils.parametrizations has successors of the "
-            "old weight_norm and spectral_norm that can"
-        ) from error
+        twin = copy.deepcopy(module)
+    except RuntimeError:
+        twin = module
+    modes = {child: child.training for child in twin.modules()}
+    buffers = {name: buffer.clone() for name, buffer in twin.named_buffers()}
+    try:
+        yield twin
+    finally:
+        for name, buffer in twin.named_buffers():
+            buffer.copy_(buffers[name])
+        for child, mode in modes.items():
+            child.training = mode
 
 
 def meta_copy(module: nn.Module) -> nn.Module:

@@ -231,10 +231,14 @@ def test_cheap_mistakes_are_found_before_torch_is_imported(bad: Path) -> None:
     assert [json.loads(line) for line in done.stdout.splitlines()] == [[name, 2, False] for name in CHEAP]
 
 
-@pytest.mark.parametrize("command", ["explain", "plugins"])
-def test_the_other_commands_refuse_bad_input_in_the_same_way(command: str) -> None:
-    assert_one_message(invoke(command, "--plugin", "wieghted_ce"), "no plugin named 'wieghted_ce'")
-    assert_one_message(invoke(command, "--set", "train.epoch=3"), "unknown option 'train.epoch'")
+@pytest.mark.parametrize("command", [("explain",), ("plugins",), ("models",), ("inspect", "digits/cnn")])
+def test_the_other_commands_refuse_bad_input_in_the_same_way(command: tuple[str, ...]) -> None:
+    assert_one_message(invoke(*command, "--plugin", "wieghted_ce"), "no plugin named 'wieghted_ce'")
+
+
+@pytest.mark.parametrize("command", [("explain",), ("inspect", "digits/cnn")])
+def test_the_commands_that_take_options_refuse_unknown_ones(command: tuple[str, ...]) -> None:
+    assert_one_message(invoke(*command, "--set", "train.epoch=3"), "unknown option 'train.epoch'")
 
 
 def test_an_unknown_flag_is_an_error_of_use() -> None:

@@ -95,7 +95,7 @@ def test_every_built_in_is_listed_with_its_distribution_and_its_hooks() -> None:
 
     assert {plugin.name for plugin in BUILT_IN} <= rows.keys()
     assert rows["weighted_ce"]["distribution"] == "ftcore"
-    assert rows["digits"]["hooks"] == "build_data, build_model"
+    assert rows["digits"]["hooks"] == "build_data, build_model, list_models"
     assert (rows["weighted_ce"]["active"], rows["cross_entropy"]["active"]) == ("no", "default")
 
 

@@ -94,6 +94,8 @@ def real_count(model: nn.Module) -> int:
         ("*/vgg11", {"timm/vgg11", "torchvision/vgg11"}),
         ("torchvision/vgg11", {"torchvision/vgg11", "torchvision/vgg11_bn"}),
         ("vision/vgg11_", {"torchvision/vgg11_bn"}),
+        ("SqueezeNet1_1", {"torchvision/squeezenet1_1"}),
+        ("Torchvision/SQUEEZE*0", {"torchvision/squeezenet1_0"}),
     ],
 )
 def test_a_pattern_is_a_glob_or_a_part_of_the_name_with_or_without_the_provider(
@@ -159,7 +161,7 @@ def test_a_count_can_be_written_with_a_letter(text: str, number: float) -> None:
     assert parse_count(text) == number
 
 
-@pytest.mark.parametrize("text", ["5x", "M", "ten", "10 million", "1.2.3M", "MM"])
+@pytest.mark.parametrize("text", ["5x", "M", "ten", "10 million", "1.2.3M", "MM", "0", "-5", "nan", "inf"])
 def test_a_count_that_is_none_is_an_error_with_examples(text: str) -> None:
     assert f"--max-params {text}: expected a number such as 10M, 1.5B or 250000" in refusal("--max-params", text)
 
@@ -172,7 +174,6 @@ def test_a_count_that_is_none_is_an_error_with_examples(text: str) -> None:
         ("5759", ["toys/other-tiny", "toys/tiny", "toys/middle"]),
         ("0.768K", ["toys/other-tiny", "toys/tiny", "toys/middle"]),
         ("100", []),
-        ("0", []),
     ],
 )
 def test_only_networks_of_at_most_so_many_parameters_are_shown(limit: str, expected: list[str]) -> None:
@@ -185,13 +186,12 @@ def remember_all_but_toys(cache: Path, parameters: int) -> None:
     cache.write_text(json.dumps({f"{info.name} of {info.library}": parameters for info in known}), encoding="utf-8")
 
 
-@pytest.mark.parametrize("limit", ["1k", pytest.param("0", marks=pytest.mark.xfail(reason="0 counts as no limit"))])
-def test_a_limit_alone_counts_what_is_not_known_yet(cache: Path, limit: str) -> None:
+def test_a_limit_alone_counts_what_is_not_known_yet(cache: Path) -> None:
     remember_all_but_toys(cache, 2000)
 
-    found = rows("--max-params", limit, "--plugin", TOYS)
+    found = rows("--max-params", "1k", "--plugin", TOYS)
 
-    assert [row["parameters"] for row in found] == ([192, 192, 768] if limit == "1k" else [])
+    assert [row["parameters"] for row in found] == [192, 192, 768]
     assert len(Toys.built) == 4
 
 
@@ -238,6 +238,12 @@ def test_a_forward_pass_can_be_measured() -> None:
     assert known == measured | {"milliseconds": None}
 
 
+def test_a_network_that_sees_in_grey_can_be_measured() -> None:
+    (measured,) = rows("digits/cnn", "--measure")
+
+    assert measured["milliseconds"] > 0
+
+
 def test_measured_times_get_a_column_of_their_own() -> None:
     header, line = invoke("models", "toys/middle", "--plugin", TOYS, "--measure").out.splitlines()[1:]
 
@@ -257,7 +263,6 @@ def test_a_pattern_that_matches_nothing_names_the_nearest() -> None:
     assert error.index("squeezenet1_1") < error.index("squeezenet1_0")
 
 
-@pytest.mark.xfail(reason="the nearest are names without their provider, so a network of both libraries comes twice")
 def test_the_nearest_are_named_once() -> None:
     near = refusal("resnt18").partition("nearest: ")[2].split(", ")
 
@@ -274,7 +279,7 @@ def test_a_bare_list_counts_nothing(cache: Path) -> None:
     assert Toys.built == []
     assert not cache.exists()
     assert {row["parameters"] for row in found} == {None}
-    assert {row["name"].partition("/")[0] for row in found} == {"timm", "torchvision", "toys"}
+    assert {row["name"].partition("/")[0] for row in found} == {"timm", "torchvision", "digits", "toys"}
     assert len(found) > 1000
     assert [row["name"] for row in found] == sorted(row["name"] for row in found)
 
@@ -331,11 +336,7 @@ def test_another_version_of_a_library_is_counted_anew(monkeypatch: pytest.Monkey
         pytest.param(b"[1, 2]", id="a list"),
         pytest.param(b"null", id="null"),
         pytest.param(b'{"toys/tiny of toys 1": null}', id="no number"),
-        pytest.param(
-            b'{"toys/tiny of toys 1": "many"}',
-            id="a word",
-            marks=pytest.mark.xfail(reason="the values of the cache are not checked, so a word is a TypeError"),
-        ),
+        pytest.param(b'{"toys/tiny of toys 1": "many"}', id="a word"),
     ],
 )
 def test_a_damaged_cache_is_counted_anew(cache: Path, content: bytes) -> None:
@@ -366,7 +367,7 @@ def test_a_count_that_breaks_off_keeps_what_it_counted() -> None:
     known = list(Toys().list_models())
     known[2] = evolve(known[2], build=Broken)
 
-    with pytest.raises(KeyError, match="width"):
+    with pytest.raises(UserError, match="toys 1 cannot be built: KeyError: 'width'"):
         count(known_rows(known), lambda todo: todo)
 
     assert [row.parameters for row in known_rows(known)] == [5760, 192, None, None]

@@ -184,14 +184,10 @@ def reparametrised(norm: Callable[[nn.Module], nn.Module]) -> nn.Module:
 @pytest.mark.parametrize(
     "norm",
     [
-        pytest.param(
-            nn.utils.weight_norm,
-            id="weight_norm",
-            marks=pytest.mark.xfail(reason="a module with this norm cannot be copied, and the copy is not in the try"),
-        ),
-        pytest.param(nn.utils.spectral_norm, id="spectral_norm"),
-        pytest.param(nn.utils.parametrizations.weight_norm, id="parametrised weight_norm"),
-        pytest.param(nn.utils.parametrizations.spectral_norm, id="parametrised spectral_norm"),
+        pytest.param(nn.utils.weight_norm, id="old weight_norm"),
+        pytest.param(nn.utils.spectral_norm, id="old spectral_norm"),
+        pytest.param(nn.utils.parametrizations.weight_norm, id="weight_norm"),
+        pytest.param(nn.utils.parametrizations.spectral_norm, id="spectral_norm"),
     ],
 )
 def test_weights_that_are_computed_from_others_are_no_hindrance(norm: Callable[[nn.Module], nn.Module]) -> None:
@@ -199,6 +195,16 @@ def test_weights_that_are_computed_from_others_are_no_hindrance(norm: Callable[[
     before = snapshot(model)
 
     assert output_shapes(model, InputSpec(size=(9, 7)), training=True) == [(2, 6)]
+    assert_untouched(model, before)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`:FutureWarning")
+def test_a_network_that_cannot_be_copied_stays_as_it_was_even_if_it_refuses_the_images() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), reparametrised(nn.utils.weight_norm)).eval()
+    before = snapshot(model)
+
+    with pytest.raises(UserError, match="does not take images of 3 x 9 x 9 in train mode"):
+        output_shapes(model, InputSpec(size=(9, 9)), training=True)
     assert_untouched(model, before)
 
 
