@@ -184,7 +184,7 @@ def models(
 
     if measure and not pattern:
         raise UserError("--measure needs a PATTERN: it builds and runs each network, which takes seconds")
-    limit = listing.parse_count(max_params) if max_params else None
+    limit = None if max_params is None else listing.parse_count(max_params)
     known = Calls(activate(load(None, Flags(plugins=plugins)))).list_models()
     found = listing.matching(known, pattern) if pattern else known
     rows = listing.known_rows([info for info in found if info.weights or not pretrained])

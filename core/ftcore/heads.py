@@ -33,8 +33,8 @@ def find_heads(build: Callable[[int], nn.Module]) -> tuple[HeadSlot, ...]:
     return tuple(slot_at(one, path) for path in paths)
 
 
-def slot_at(model: nn.Module, path: str) -> HeadSlot:
-    """Describe the Linear or Conv2d at `path`.
+def slot_at(model: nn.Module, path: str, named: str = "model.head") -> HeadSlot:
+    """Describe the Linear or Conv2d at `path`; `named` is what named it, for messages.
 
     Raises:
         UserError: there is no such module, or it is of another kind.
@@ -43,7 +43,7 @@ def slot_at(model: nn.Module, path: str) -> HeadSlot:
     if path not in leaves:
         what = f"is a {type(modules[path]).__name__}" if path in modules else "does not exist"
         raise UserError(
-            f"model.head = {path!r} {what}{nearest(path, leaves)}; a head is a Linear or Conv2d\n{candidates(model)}"
+            f"{named} = {path!r} {what}{nearest(path, leaves)}; a head is a Linear or Conv2d\n{candidates(model)}"
         )
     leaf = leaves[path]
     if isinstance(leaf, nn.Linear):
@@ -78,7 +78,7 @@ def check_backbone(backbone: Backbone) -> None:
     if not backbone.heads:
         raise UserError(f"build_model: the Backbone of {kind} names no heads\n{candidates(backbone.module)}")
     for slot in backbone.heads:
-        slot_at(backbone.module, slot.path)
+        slot_at(backbone.module, slot.path, f"build_model: a head of the Backbone of {kind}")
     tensors = all_tensors(backbone.module)
     for field, names in {"stages": backbone.stages, "layers": backbone.layers, "no_decay": backbone.no_decay}.items():
         strange = [name for name in names if name not in tensors]

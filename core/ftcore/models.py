@@ -132,7 +132,7 @@ def table(rows: Sequence[Row]) -> Table:
     if any(row.milliseconds is not None for row in rows):
         columns.append("ms an image")
         cells = [[*line, f"{row.milliseconds:.1f}"] for line, row in zip(cells, rows, strict=True)]
-    return Table(f"{len(rows)} networks", tuple(columns), tuple(map(tuple, cells)))
+    return Table(f"{len(rows)} network{'s' if len(rows) != 1 else ''}", tuple(columns), tuple(map(tuple, cells)))
 
 
 def as_json(row: Row) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def read_cache() -> dict[str, int]:
     """Return what was counted before; nothing where the file is missing or damaged, for it can be counted again."""
     try:
         return {str(name): int(count) for name, count in json.loads(_cache().read_text(encoding="utf-8")).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError):
         return {}
 
 

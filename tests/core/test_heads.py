@@ -241,7 +241,10 @@ class Wrong:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("wrong/path", r"'fc' does not exist.*\n.*\n  model.head = .2.  Linear 3 -> 2"),
+        (
+            "wrong/path",
+            r"a head of .* = 'fc' does not exist.*\n.*\n  model.head = .2.  Linear 3 -> 2",
+        ),
         ("wrong/none", r"the Backbone of Sequential names no heads\n.*\n  model.head = .2.  Linear 3 -> 2"),
         ("wrong/stage", r"stages of .* '2.wieght', which is no parameter or buffer; did you mean '2.weight'"),
         ("wrong/layer", r"layers of .* '2.wieght', which"),

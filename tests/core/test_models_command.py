@@ -161,7 +161,7 @@ def test_a_count_can_be_written_with_a_letter(text: str, number: float) -> None:
     assert parse_count(text) == number
 
 
-@pytest.mark.parametrize("text", ["5x", "M", "ten", "10 million", "1.2.3M", "MM", "0", "-5", "nan", "inf"])
+@pytest.mark.parametrize("text", ["5x", "M", "ten", "10 million", "1.2.3M", "MM", "0", "-5", "nan", "inf", ""])
 def test_a_count_that_is_none_is_an_error_with_examples(text: str) -> None:
     assert f"--max-params {text}: expected a number such as 10M, 1.5B or 250000" in refusal("--max-params", text)
 
@@ -337,6 +337,7 @@ def test_another_version_of_a_library_is_counted_anew(monkeypatch: pytest.Monkey
         pytest.param(b"null", id="null"),
         pytest.param(b'{"toys/tiny of toys 1": null}', id="no number"),
         pytest.param(b'{"toys/tiny of toys 1": "many"}', id="a word"),
+        pytest.param(b'{"toys/tiny of toys 1": Infinity}', id="infinity"),
     ],
 )
 def test_a_damaged_cache_is_counted_anew(cache: Path, content: bytes) -> None:
