@@ -33,8 +33,9 @@ class FreezeBackbone:
     @hookimpl
     def freeze(self, model: nn.Module, heads: tuple[str, ...]) -> FreezePlan:
         """Freeze all parameters and saved buffers outside the heads, and hold all modules there in eval mode."""
-        frozen_names = {name for name in model.state_dict() if not is_under(name, heads)}
-        return FreezePlan(frozenset(frozen_names), frozenset(_outside(model, heads)))
+        saved = model.state_dict().keys()
+        names = {name for name in all_tensors(model) if name in saved and not is_under(name, heads)}
+        return FreezePlan(frozenset(names), frozenset(_outside(model, heads)))
 
 
 def _outside(model: nn.Module, heads: tuple[str, ...]) -> set[str]:

@@ -176,7 +176,10 @@ def _numbers(module: Any, heads: tuple[HeadSlot, ...], *, coarse: bool) -> dict[
     numbers = group_with_matcher(((name, None) for name in all_tensors(module)), matcher, reverse=True)
     last = max(numbers.values())
     beside = any(number == last and is_under(name, paths) for name, number in numbers.items())
-    return {name: number for name, number in numbers.items() if not beside or number != last}
+    before = {name: number for name, number in numbers.items() if not beside or number != last}
+    if len(set(before.values())) < 2:  # a matcher that fits none of the names, as RepViT's in timm 1.0.21
+        return derive_stages(module, paths)[0 if coarse else 1]
+    return before
 
 
 def _no_decay(module: Any) -> frozenset[str]:

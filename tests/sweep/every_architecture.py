@@ -27,14 +27,14 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 from attrs import evolve, frozen
 
-from ftcore import Task, freezing
+from ftcore import Task, UserError, freezing
 from ftcore.assemble import Network, build_network
 from ftcore.calls import Calls
 from ftcore.config import Flags, load
 from ftcore.heads import check_outputs, swap
 from ftcore.models import count, known_rows, matching, parse_count
 from ftcore.run import activate
-from ftcore.shapes import as_tuple, without_memory
+from ftcore.shapes import as_tuple, output_shapes, without_memory
 
 CLASSES = 7
 TASK = Task("classification", tuple(f"class {number}" for number in range(CLASSES)), (1,) * CLASSES)
@@ -73,6 +73,8 @@ def look(name: str) -> Found:
         try:
             calls = _calls(name, "freeze_backbone")
             network = without_memory(lambda: build_network(calls.host.config, calls, TASK))
+            if not _runs_without_memory(network):
+                build_network(calls.host.config, calls, TASK)  # with real tensors, so that its checks can run it
             _swap_again(name, network)
         except Exception:  # noqa: BLE001 - whatever it is, it is reported with the name
             return Found(name, head=traceback.format_exc(limit=-2))
@@ -83,6 +85,13 @@ def look(name: str) -> Found:
             return Found(name, frozen=traceback.format_exc(limit=-2))
     pooled = type(network.module).__name__ == "Pooled"
     return Found(name, norms=norms, note=NO_CLASSIFIER if pooled else "")
+
+
+def _runs_without_memory(network: Network) -> bool:
+    try:
+        return bool(output_shapes(network.module, network.spec, training=False))
+    except UserError:
+        return False
 
 
 def _swap_again(name: str, network: Network) -> None:
@@ -110,7 +119,8 @@ def _freeze(calls: Calls, network: Network) -> bool:
     moving = {n for n in statistics if outside[n.rpartition(".")[0]].training}
     assert not moving, moving
     sealed = freezing.frozen_tensors(model, plan, epoch=0)
-    missing = {n for n in model.state_dict() if not freezing.is_under(n, heads)} - set(sealed)
+    saved = freezing.all_tensors(model).keys() & model.state_dict().keys()
+    missing = {n for n in saved if not freezing.is_under(n, heads)} - set(sealed)
     assert not missing, f"under no contract: {missing}"
     return bool(statistics)
 
