@@ -1,8 +1,8 @@
 """ftcore: fine-tune an image network; every decision is one plugin's answer to one hook.
 
-These are the names for plugin authors, together with the modules `ftcore.config`, `ftcore.console`, `ftcore.freezing`,
-`ftcore.heads`, `ftcore.images`, `ftcore.shapes`, `ftcore.stages`, `ftcore.testing` and `ftcore.weights`; the other
-modules may change at any time.
+These are the names for plugin authors, together with the modules `ftcore.config`, `ftcore.console`, `ftcore.files`,
+`ftcore.freezing`, `ftcore.heads`, `ftcore.images`, `ftcore.labelled`, `ftcore.shapes`, `ftcore.splitting`,
+`ftcore.stages`, `ftcore.testing` and `ftcore.weights`; the other modules may change at any time.
 Importing this package imports neither torch nor any plugin.
 """
 
@@ -12,6 +12,7 @@ from .errors import DataError, UserError, closest, listed, nearest
 from .events import EpochEnded, Event, Observer, RunEnded, RunFailed, RunStarted, StepLogged
 from .hooks import HOOK_API, hookimpl
 from .parts import (
+    BatchTransform,
     Context,
     Data,
     FreezePlan,
@@ -21,6 +22,7 @@ from .parts import (
     Precision,
     Samples,
     Schedule,
+    Steps,
     Table,
     Task,
     Transforms,
@@ -29,6 +31,7 @@ from .parts import (
 __all__ = [
     "HOOK_API",
     "Backbone",
+    "BatchTransform",
     "Context",
     "Data",
     "DataError",
@@ -50,6 +53,7 @@ __all__ = [
     "Samples",
     "Schedule",
     "StepLogged",
+    "Steps",
     "Table",
     "Task",
     "Transforms",

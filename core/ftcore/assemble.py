@@ -12,15 +12,19 @@ from . import freezing
 from .backbone import Backbone
 from .errors import UserError, nearest
 from .heads import candidates, check_backbone, check_outputs, choose_head, derive_backbone, swap
+from .labelled import Split
 from .loading import Prepared, default_workers, key, make_batches, seed_everything
 from .loop import Parts
+from .pixelcache import make_cache
 from .stages import derive_stages
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .backbone import InputSpec
     from .calls import Calls
     from .config import ModelConfig, RunConfig
-    from .parts import Data, ParamGroup, Task, Transforms
+    from .parts import BatchTransform, Data, Loss, ParamGroup, Task, Transforms
 
 
 @frozen(eq=False)
@@ -73,6 +77,7 @@ def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
         UserError: a plugin's answer is missing or wrong, or a setting has nothing to act on.
     """
     network = build_network(config, calls, data.task)
+    changes = calls.batch_transforms(data.task)
     model = network.module
     plan = calls.freeze(model, network.heads, network.backbone, data.task)
     freezing.apply(model, plan, epoch=0)
@@ -84,6 +89,7 @@ def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
     steps = -(-len(train) // config.train.accumulate)
     schedule = calls.make_schedule(optimizer, config.train.epochs, steps)
     loss = calls.make_loss(data.task)
+    _check_soft(calls, loss, data.task, changes)
     if isinstance(loss.function, nn.Module):
         loss.function.to(placement.device)
     metrics = {name: metric.to(placement.device) for name, metric in calls.make_metrics(data.task).items()}
@@ -97,6 +103,7 @@ def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
         optimizer=optimizer,
         schedule=schedule,
         loss=loss,
+        batch_transforms=changes,
         aux_weights=network.backbone.aux_weights,
         metrics=metrics,
         monitor=_monitor(config, metrics),
@@ -160,9 +167,28 @@ def _input(spec: InputSpec, model: ModelConfig) -> InputSpec:
 def _splits(config: RunConfig, data: Data, transforms: Transforms, device: torch.device) -> Any:
     """Make the loaders of both splits; only training is shuffled and augmented."""
     workers = default_workers(device) if config.train.workers is None else config.train.workers
-    train = Prepared(data.train, transforms.train, data.task, seed=config.train.seed)
-    val = Prepared(data.val, transforms.evaluate, data.task)
-    return tuple(make_batches(split, config.train.batch_size, workers, device) for split in (train, val))
+    splits = []
+    for split, steps, seed in (("train", transforms.train, config.train.seed), ("val", transforms.evaluate, None)):
+        samples, cache = getattr(data, split), make_cache(config, data, split, steps)
+        if isinstance(samples, Split):
+            samples = evolve(samples, side=steps.side)
+        prepared = Prepared(samples, steps, data.task, seed, cache)
+        weights = data.weights if split == "train" else None
+        batch_size = config.train.batch_size
+        splits.append(make_batches(prepared, batch_size, workers, device, finish=transforms.finish, weights=weights))
+    return tuple(splits)
+
+
+def _check_soft(calls: Calls, loss: Loss, task: Task, changes: Sequence[BatchTransform]) -> None:
+    """Refuse a loss that cannot take the probabilities that mixed images have for targets."""
+    if changes and task.kind == "classification" and not loss.soft_targets:
+        mixing, making = (
+            ", ".join(p.name for p in calls.host.record[h].answered) for h in ("batch_transforms", "make_loss")
+        )
+        raise UserError(
+            f"{mixing} makes soft targets, but the loss of {making} takes class indices only; choose another loss, "
+            "or let it return ftcore.Loss(..., soft_targets=True) if it can"
+        )
 
 
 def _monitor(config: RunConfig, metrics: dict[str, Any]) -> str:

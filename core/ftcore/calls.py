@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .backbone import HeadSlot, InputSpec
     from .events import Observer
     from .host import Host
-    from .parts import Task
+    from .parts import BatchTransform, Task
     from .plugins import Plugin
 
 T = TypeVar("T")
@@ -57,6 +57,13 @@ class Calls:
     def make_transforms(self, spec: InputSpec, task: Task) -> Transforms:
         """See `ftcore.hooks.make_transforms`."""
         return self._one("make_transforms", Transforms, f"a {task.kind} task", spec=spec, task=task)
+
+    def batch_transforms(self, task: Task) -> list[BatchTransform]:
+        """See `ftcore.hooks.batch_transforms`."""
+        answers = self._all("batch_transforms", Sequence, task=task)
+        for plugin, answer in zip(self.host.record["batch_transforms"].answered, answers, strict=True):
+            self._expect("batch_transforms", answer, Callable, by=plugin)
+        return [transform for answer in answers for transform in answer]
 
     def build_head(self, slot: HeadSlot, backbone: Backbone, task: Task) -> nn.Module:
         """See `ftcore.hooks.build_head`."""

@@ -219,6 +219,34 @@ def inspect(model: str, classes: int, depth: int, **options: tuple[str, ...]) ->
 
 
 @main.command()
+@click.argument("data")
+@click.option("--plugin", "plugins", multiple=True, metavar="PLUGIN", help="NAME, module[:Class] or file.py")
+@click.option("--without", multiple=True, metavar="NAME", help="leave out a plugin of the config or a default")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="e.g. table.target=label")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object: title of a table -> its rows")
+@click.pass_context
+def check(ctx: click.Context, /, data: str, *, as_json: bool, **options: tuple[str, ...]) -> None:
+    """Decode every image of DATA (a folder, a table, or a config.toml) and report what is wrong with it.
+
+    Unreadable, duplicate and unusual images, the same picture in both splits or with two labels, classes that are
+    missing. Exit code 1 if an image cannot be read, is in both splits, or has two labels. What was decoded is
+    remembered until the file changes.
+    """
+    from . import explain as explaining
+    from .log import RunLog
+    from .quality import check as check_data
+
+    RunLog()
+    is_config = data.endswith(".toml")
+    found = check_data(_load(Path(data) if is_config else None, None, None if is_config else data, **options))
+    if as_json:
+        click.echo(json.dumps(explaining.as_json(found.tables)))
+    else:
+        _show(found.tables)
+    ctx.exit(1 if found.errors else 0)
+
+
+@main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a picture")
@@ -234,10 +262,14 @@ def predict(run: Path, pictures: tuple[Path, ...], *, as_json: bool) -> None:
         if not isinstance(answer, Prediction):
             bad.append(str(answer))
         elif as_json:
-            click.echo(json.dumps({"path": str(answer.path), "values": answer.values}))
+            labels = {"labels": answer.labels} if model.task.kind == "multilabel" else {}
+            click.echo(json.dumps({"path": str(answer.path), "values": answer.values, **labels}))
         elif model.task.kind == "classification":
             name, probability = next(iter(answer.values.items()))
             click.echo(f"{answer.path}\t{name}\t{probability:.4f}")
+        elif model.task.kind == "multilabel":
+            found = [f"{name} {answer.values[name]:.4f}" for name in answer.labels]
+            click.echo("\t".join([str(answer.path), *found]))
         else:
             click.echo("\t".join([str(answer.path), *(f"{n}={v:.6g}" for n, v in answer.values.items())]))
     if bad:

@@ -48,16 +48,30 @@ class DataConfig:
     """The ``[data]`` section.
 
     Attributes:
-        source: a folder, or ``provider:what``.
-        task: ``classification`` or ``regression``.
-        val_fraction: share of the images that is held out where the source has no split of its own, in (0, 1).
-        split_seed: which images are held out; the same for all runs that are to be compared.
+        source: a folder, a table, or ``provider:what``.
+        task: ``classification``, ``multilabel`` or ``regression``; by default what the source cannot but mean.
+        val_fraction: share of the images that is held out where the source has no split of its own, in (0, 1); by
+            default 0.2.
+        split_seed: which images are held out, by default 0; the same for all runs that are to be compared.
+        folds: cut the images into so many parts instead, at least 2, and hold one of them out.
+        fold: which of the `folds` is held out, from 0, the default.
+        on_corrupt: at an image that cannot be read, ``fail``; or ``skip``: decode all before the start, leave out those
+            that cannot be, and list them in the run folder.
+        cache: keep decoded images at the size of training, in ``ram`` or on ``disk``; changes no result.
+        cache_gb: most that the cache holds, in GB of 10^9 bytes; what is beyond is decoded each time.
     """
 
     source: str | None = None
-    task: Literal["classification", "regression"] = "classification"
-    val_fraction: float = field(default=0.2, validator=[validators.gt(0.0), validators.lt(1.0)])
-    split_seed: int = field(default=0, validator=_not_negative)
+    task: Literal["classification", "multilabel", "regression"] | None = None
+    val_fraction: float | None = field(
+        default=None, validator=validators.optional([validators.gt(0.0), validators.lt(1.0)])
+    )
+    split_seed: int | None = field(default=None, validator=validators.optional(_not_negative))
+    folds: int | None = field(default=None, validator=validators.optional(validators.ge(2)))
+    fold: int | None = field(default=None, validator=validators.optional(_not_negative))
+    on_corrupt: Literal["fail", "skip"] = "fail"
+    cache: Literal["ram", "disk"] | None = None
+    cache_gb: float = field(default=4.0, validator=validators.gt(0.0))
 
 
 @frozen

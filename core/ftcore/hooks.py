@@ -26,16 +26,28 @@ if TYPE_CHECKING:
     from .backbone import Backbone, HeadSlot, InputSpec, ModelInfo
     from .config import RunConfig
     from .events import Observer
-    from .parts import Context, Data, FreezePlan, Loss, ParamGroup, Placement, Precision, Schedule, Task, Transforms
+    from .parts import (
+        BatchTransform,
+        Context,
+        Data,
+        FreezePlan,
+        Loss,
+        ParamGroup,
+        Placement,
+        Precision,
+        Schedule,
+        Task,
+        Transforms,
+    )
 
-HOOK_API = (1, 1)
+HOOK_API = (1, 2)
 """Version of the specs below: a new hook or argument raises the second number, anything else the first."""
 
 PROJECT = "ftcore"
 hookimpl = pluggy.HookimplMarker(PROJECT)
 _hookspec = pluggy.HookspecMarker(PROJECT)
 
-ALL = frozenset({"list_models", "make_metrics", "make_observers"})
+ALL = frozenset({"batch_transforms", "list_models", "make_metrics", "make_observers"})
 """Hooks whose answers are all used; every other hook takes one."""
 
 
@@ -60,7 +72,15 @@ def build_model(name: str | None, weights: str, config: RunConfig, ctx: Context)
 
 @_hookspec
 def make_transforms(spec: InputSpec, task: Task, config: RunConfig, ctx: Context) -> Transforms | None:
-    """Make the functions from PIL image to tensor; `spec` holds size, mean and std of the weights."""
+    """Make the functions from PIL image (mode L or RGB) to tensor; `spec` holds size, mean and std of the weights."""
+
+
+@_hookspec
+def batch_transforms(task: Task, config: RunConfig, ctx: Context) -> Sequence[BatchTransform] | None:
+    """Make functions that change whole training batches on the device, such as mixup; applied in turn.
+
+    Classes come as one-hot targets, so the loss must take soft ones. All answers are used.
+    """
 
 
 @_hookspec

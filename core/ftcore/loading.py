@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import random
+from collections import deque
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from attrs import define, frozen
+from attrs import define, field, frozen
 from torch.utils.data import DataLoader
 
 from .errors import DataError
+from .parts import Steps, as_is, as_steps
+from .workers import PATIENCE, patient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,7 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import Dataset
 
+    from .labelled import Split
     from .parts import Samples, Task
+    from .pixelcache import PixelCache
 
 
 class Batch(NamedTuple):
@@ -28,7 +33,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images: (N, C, H, W) float32, normalised.
-        targets: (N,) int64 class indices, or (N, T) float32, standardised.
+        targets: (N,) int64 class indices; (N, K) float32, 0 or 1 a label, probabilities, or standardised numbers.
         indices: (N,) int64, places in the split.
     """
 
@@ -48,10 +53,17 @@ def key(*parts: int | str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def order(seed: int, epoch: int, size: int) -> list[int]:
-    """Return the permutation of 0..size-1 in which an epoch (from 0) visits the samples."""
+def order(seed: int, epoch: int, size: int, weights: Any = None) -> list[int]:
+    """Return the samples of 0..size-1 that an epoch (from 0) visits, in its order.
+
+    Each once; or, with `weights` (size,) > 0, `size` of them drawn with replacement in proportion.
+    """
     generator = torch.Generator().manual_seed(key("order", seed, epoch))
-    return torch.randperm(size, generator=generator).tolist()
+    if weights is None:
+        return torch.randperm(size, generator=generator).tolist()
+    steps = torch.as_tensor(weights, dtype=torch.float64).cumsum(0)  # torch.multinomial takes at most 2^24 weights
+    drawn = torch.rand(size, generator=generator, dtype=torch.float64) * steps[-1]
+    return torch.searchsorted(steps, drawn, right=True).clamp(max=size - 1).tolist()
 
 
 def seed_everything(number: int) -> None:
@@ -86,22 +98,30 @@ class EpochSampler:
         samples: size of the split.
         batch_size: images per batch.
         seed: of the order; None keeps the split's own order.
+        weights: see `order`.
         epoch: from 0.
+        in_flight: batches that were handed out and have not come back.
     """
 
     samples: int
     batch_size: int
     seed: int | None = None
+    weights: Any = None
     epoch: int = 0
+    in_flight: deque[list[int]] = field(factory=deque)
 
     def __len__(self) -> int:
-        return len(batches(list(range(self.samples)), self.batch_size))
+        full, rest = divmod(self.samples, self.batch_size)
+        joined = rest == 1 < self.batch_size and full > 0
+        return full + (rest > 0 and not joined)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         indices = list(range(self.samples))
         if self.seed is not None:
-            indices = order(self.seed, self.epoch, self.samples)
+            indices = order(self.seed, self.epoch, self.samples, self.weights)
+        self.in_flight.clear()
         for batch in batches(indices, self.batch_size):
+            self.in_flight.append(batch)
             yield [(self.epoch, index) for index in batch]
 
 
@@ -114,9 +134,10 @@ class Prepared:
     """
 
     samples: Samples
-    transform: Callable[[Any], Tensor]
+    transform: Steps = field(converter=as_steps)
     task: Task
     seed: int | None = None
+    cache: PixelCache | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -124,12 +145,22 @@ class Prepared:
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, Any, int] | DataError:
         epoch, index = place
         try:
-            image, target = self.samples[index]
+            image, target = self._prepared(index)
             if self.seed is not None:
                 seed_everything(key("augment", self.seed, epoch, index))
-            return self.transform(image), target, index
+            return self.transform.then(image), target, index
         except DataError as error:
             return error
+
+    def _prepared(self, index: int) -> tuple[Any, Any]:
+        """Return the image behind the first step of the transform, and the target."""
+        if self.cache is None:
+            image, target = self.samples[index]
+            return self.transform.prepare(image), target
+        split = cast("Split", self.samples)
+        return self.cache.get(index, split.stamp(index), lambda: self.transform.prepare(split[index][0])), split.target(
+            index
+        )
 
     def collate(self, items: list[tuple[Tensor, Any, int] | DataError]) -> Batch | DataError:
         """Stack samples into a batch."""
@@ -144,15 +175,24 @@ def encode(targets: tuple[Any, ...], task: Task) -> Tensor:
     """Targets as the data gives them -> as the loss takes them."""
     if task.kind == "classification":
         return torch.tensor(targets, dtype=torch.int64)
+    if task.kind == "multilabel":
+        return torch.tensor(targets, dtype=torch.float32)
     numbers = torch.tensor(targets, dtype=torch.float64).reshape(len(targets), -1)
     return ((numbers - torch.tensor(task.mean)) / torch.tensor(task.std)).float()
 
 
 def decode(values: Tensor, task: Task) -> Tensor:
-    """Standardised outputs or targets (N, T) -> the target's own unit; class scores stay as they are."""
-    if task.kind == "classification":
+    """Standardised outputs or targets (N, T) -> the target's own unit; scores of classes and labels stay."""
+    if task.kind != "regression":
         return values
     return values * torch.tensor(task.std, device=values.device) + torch.tensor(task.mean, device=values.device)
+
+
+def probabilities(outputs: Tensor, task: Task) -> Tensor:
+    """Outputs (N, K) -> what they say: probabilities of classes or of labels, or numbers in the target's own unit."""
+    if task.kind == "classification":
+        return outputs.softmax(dim=1)
+    return outputs.sigmoid() if task.kind == "multilabel" else decode(outputs, task)
 
 
 @frozen(eq=False)
@@ -164,12 +204,14 @@ class Batches:
         loader: gives `Batch` or the `DataError` of a sample.
         sampler: whose `epoch` decides the order.
         device: where batches go.
+        finish: images (N, C, H, W) on the device -> float32, normalised.
     """
 
     dataset: Prepared
     loader: DataLoader[Any]
     sampler: EpochSampler
     device: torch.device
+    finish: Callable[[Tensor], Tensor] = as_is
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -183,18 +225,32 @@ class Batches:
         """Yield the batches of an epoch (from 0).
 
         Raises:
-            DataError: a sample cannot be read.
+            DataError: a sample cannot be read, or a worker died or was stopped.
         """
         self.sampler.epoch = epoch
-        for batch in self.loader:
+        for batch in patient(self.loader, self.names_in_flight):
+            self.sampler.in_flight.popleft()
             if isinstance(batch, DataError):
                 raise batch
-            yield batch.to(self.device)
+            moved = batch.to(self.device)
+            yield moved._replace(images=self.finish(moved.images))
+
+    def names_in_flight(self) -> list[str]:
+        """Return the names of the samples that were asked for and have not come back."""
+        return [self.samples.name(index) for batch in self.sampler.in_flight for index in batch]
 
 
-def make_batches(dataset: Prepared, batch_size: int, workers: int, device: torch.device) -> Batches:
+def make_batches(
+    dataset: Prepared,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    *,
+    finish: Callable[[Tensor], Tensor] = as_is,
+    weights: Any = None,
+) -> Batches:
     """Make the loader of a split; `dataset.seed` None means: in order, nothing random."""
-    sampler = EpochSampler(len(dataset), batch_size, dataset.seed)
+    sampler = EpochSampler(len(dataset), batch_size, dataset.seed, weights)
     loader: DataLoader[Any] = DataLoader(
         cast("Dataset[Any]", dataset),
         batch_sampler=sampler,
@@ -202,9 +258,10 @@ def make_batches(dataset: Prepared, batch_size: int, workers: int, device: torch
         num_workers=workers,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
+        timeout=PATIENCE if workers else 0,
         generator=torch.Generator(),  # its own: the loader's draw must not shift the network's
     )
-    return Batches(dataset, loader, sampler, device)
+    return Batches(dataset, loader, sampler, device, finish)
 
 
 def default_workers(device: torch.device) -> int:

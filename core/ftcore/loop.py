@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import define, field, frozen
+from torch.nn.functional import one_hot
 
 from . import freezing
 from .errors import UserError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .config import TrainConfig
     from .events import Event, Observer
     from .loading import Batch, Batches
-    from .parts import FreezePlan, Loss, Placement, Precision, Schedule, Task
+    from .parts import BatchTransform, FreezePlan, Loss, Placement, Precision, Schedule, Task
 
 
 @frozen(eq=False)
@@ -42,6 +43,7 @@ class Parts:
         optimizer: over all parameters that ever learn.
         schedule: of the learning rate.
         loss: a weighted mean over a batch.
+        batch_transforms: change each training batch on the device, in turn.
         aux_weights: factor on the loss of each output but the first, where the network gives several in train mode.
         metrics: validation metrics by name.
         monitor: name of the metric, or ``loss``, that decides which epoch is best.
@@ -58,6 +60,7 @@ class Parts:
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     loss: Loss
+    batch_transforms: Sequence[BatchTransform]
     aux_weights: tuple[float, ...]
     metrics: Mapping[str, Any]
     monitor: str
@@ -176,6 +179,7 @@ def train_step(parts: Parts, window: Sequence[Batch], progress: Progress) -> tup
     The gradient is that of the mean over the whole window and all ranks, whatever the batches weigh.
     """
     placement, precision = parts.placement, parts.precision
+    window = [mixed(parts, batch) for batch in window]
     weights = [parts.loss.weight(batch.targets) for batch in window]
     divisor: Any = placement.reduce(sum(weights))
     window_loss: Any = 0.0
@@ -194,6 +198,18 @@ def train_step(parts: Parts, window: Sequence[Batch], progress: Progress) -> tup
         parts.schedule.scheduler.step()
     parts.optimizer.zero_grad(set_to_none=True)
     return placement.reduce(window_loss), divisor
+
+
+def mixed(parts: Parts, batch: Batch) -> Batch:
+    """Let the batch transforms change a batch; classes become one-hot targets first."""
+    if not parts.batch_transforms:
+        return batch
+    images, targets, indices = batch
+    if parts.task.kind == "classification":
+        targets = one_hot(targets, parts.task.outputs).float()
+    for transform in parts.batch_transforms:
+        images, targets = transform(images, targets)
+    return type(batch)(images, targets, indices)
 
 
 def total_loss(parts: Parts, outputs: Any, targets: Tensor) -> Tensor:
@@ -271,6 +287,8 @@ def evaluate(parts: Parts) -> dict[str, Any]:
 def note(parts: Parts, progress: Progress, metrics: dict[str, Any]) -> bool:
     """Remember the metrics of an epoch, and return whether it is the best so far."""
     progress.last = metrics
+    if not isinstance(metrics[parts.monitor], float):
+        raise UserError(f"train.monitor = {parts.monitor!r} is no single number: {metrics[parts.monitor]!r:.80}")
     sign = 1 if parts.higher_is_better else -1
     better = not progress.best or sign * metrics[parts.monitor] > sign * progress.best[parts.monitor]
     if better:

@@ -45,16 +45,18 @@ class Task:
     """What is to be learnt.
 
     Attributes:
-        kind: ``classification`` (one class per image) or ``regression``.
-        names: class names, sorted, in the order of the targets 0..N-1; or the names of the regression targets.
-        counts: images per class in the training split; empty for regression.
+        kind: ``classification`` (one class per image), ``multilabel`` (any number of labels) or ``regression``.
+        names: class names, sorted, in the order of the targets 0..N-1; or names of the labels or regression targets.
+        counts: images per class, or with each label, in the training split; empty for regression.
+        images: in the training split.
         mean: per regression target, in its own unit, over the training split; targets are standardised with it.
         std: as `mean`; > 0.
     """
 
-    kind: Literal["classification", "regression"]
+    kind: Literal["classification", "multilabel", "regression"]
     names: tuple[str, ...]
     counts: tuple[int, ...] = ()
+    images: int = 0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
@@ -67,9 +69,10 @@ class Task:
 class Samples(Protocol):
     """A split of the data: any map-style dataset, picklable for worker processes.
 
-    An item is ``(image, target)``: a `PIL.Image.Image`, and an int class index or a float (a tuple of
-    floats for several regression targets) in its own unit. An item that cannot be read raises `DataError`
-    naming its path.
+    An item is ``(image, target)``: a `PIL.Image.Image`, and an int class index, a tuple with 0 or 1 a label, or a
+    float (a tuple of floats for several regression targets) in its own unit. An item that cannot be read raises
+    `DataError` naming its path. `ftcore.labelled.Split` is one; what needs all targets at once (``data.on_corrupt``,
+    ``data.cache``, `balanced_sampling`) asks for it.
     """
 
     def __len__(self) -> int:
@@ -95,6 +98,9 @@ class Data:
         task: classes or targets, taken from `train` alone.
         fingerprint: SHA-256 in hex that changes when samples are added, removed, renamed, relabelled or change size.
         tables: shown at the start of the run.
+        skipped: ``(split, reason)`` of each image that cannot be read and was left out.
+        weights: (N,) float64 > 0: each epoch draws N training samples with replacement, in proportion; None visits
+            each once.
     """
 
     train: Samples
@@ -102,18 +108,60 @@ class Data:
     task: Task
     fingerprint: str
     tables: tuple[Table, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    weights: Any = None
+
+
+def as_is(value: Any) -> Any:
+    """Return what is given."""
+    return value
+
+
+@frozen
+class Steps:
+    """A transform in two steps, PIL image -> tensor (C, H, W).
+
+    Attributes:
+        prepare: PIL image -> PIL image, L or RGB, deterministic; ``data.cache`` keeps its result.
+        then: that image -> tensor.
+        side: pixels; a picture may be decoded at a smaller scale while its shorter side is no smaller. None: in full.
+    """
+
+    prepare: Callable[[Any], Any]
+    then: Callable[[Any], Tensor]
+    side: int | None = None
+
+    def __call__(self, image: Any) -> Tensor:
+        """Take both steps."""
+        return self.then(self.prepare(image))
+
+
+def as_steps(transform: Callable[[Any], Tensor]) -> Steps:
+    """Return a transform in two steps, the first of which may do nothing."""
+    return transform if isinstance(transform, Steps) else Steps(as_is, transform)
 
 
 @frozen
 class Transforms:
-    """The answer of `make_transforms`: PIL image -> tensor (C, H, W) float32, normalised.
+    """The answer of `make_transforms`.
 
-    `train` may draw from torch's, numpy's and Python's global generators: they are seeded from
-    (seed, epoch, index) before each call. `evaluate` must be deterministic; `predict` uses it alone.
+    Attributes:
+        train: PIL image -> tensor (C, H, W), uint8 or float32; `Steps`, or any callable. May draw from torch's, numpy's
+            and Python's global generators: they are seeded from (seed, epoch, index) before each call.
+        evaluate: the same, deterministic; `predict` uses it alone.
+        finish: the tensors of a batch (N, C, H, W), on the network's device -> float32, normalised.
     """
 
-    train: Callable[[Any], Tensor]
-    evaluate: Callable[[Any], Tensor]
+    train: Steps = field(converter=as_steps)
+    evaluate: Steps = field(converter=as_steps)
+    finish: Callable[[Tensor], Tensor] = as_is
+
+
+BatchTransform = Callable[["Tensor", "Tensor"], "tuple[Tensor, Tensor]"]
+"""Images (N, C, H, W) float32 and targets (N, K) float32 (one-hot, labels, or standardised) -> both, changed.
+
+Draws from torch's CPU generator, which is seeded for each step.
+"""
 
 
 def _names(names: Iterable[str]) -> frozenset[str]:
@@ -173,15 +221,18 @@ class Loss:
     """The answer of `make_loss`.
 
     Attributes:
-        function: (outputs (N, K) float32, targets (N,) int64 or (N, K) float32, standardised) -> scalar, a mean.
+        function: (outputs (N, K) float32, targets) -> scalar, a mean. Targets are (N,) int64 for classification, else
+            (N, K) float32: 0 or 1 a label, or standardised.
         weight: targets -> what that mean was divided by, a float or a scalar tensor. Means over several
             batches (accumulation, ranks, an epoch) are combined with it. Default: the number of samples.
         tables: shown at the start of the run.
+        soft_targets: for classification, whether both functions also take probabilities (N, K) float32.
     """
 
     function: Callable[[Tensor, Tensor], Tensor]
     weight: Callable[[Tensor], Tensor | float] = _batch_size
     tables: tuple[Table, ...] = ()
+    soft_targets: bool = False
 
 
 @frozen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from . import checkpoint, config
 from .backbone import InputSpec
@@ -28,11 +28,13 @@ class Prediction:
 
     Attributes:
         path: the picture.
-        values: class name -> probability, most probable first; or target name -> value in its own unit.
+        values: class or label -> probability, most probable first; or target name -> value in its own unit.
+        labels: for a multi-label task, the labels whose probability reaches the threshold of the model.
     """
 
     path: Path
     values: dict[str, float]
+    labels: tuple[str, ...] = ()
 
 
 @frozen(eq=False)
@@ -43,11 +45,13 @@ class Model:
         module: images (N, C, H, W) float32, normalised -> outputs (N, task.outputs).
         transforms: PIL image -> tensor; only `evaluate` is used.
         task: what the outputs mean.
+        thresholds: probability from which a label counts, for each label; chosen on the validation split.
     """
 
     module: nn.Module
     transforms: Transforms
     task: Task
+    thresholds: tuple[float, ...] = ()
 
 
 def load(run: Path) -> Model:
@@ -69,9 +73,10 @@ def load(run: Path) -> Model:
             raise UserError(f"{file} has format {version!r}; this ftcore reads format {checkpoint.FORMAT}")
         asked, task = _read(description, file)
         spec = InputSpec(**_tuples(description["input"]))
+        thresholds = tuple(description["metrics"].get("thresholds", [0.5] * task.outputs))
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
-    return _build(file.parent, asked, task, spec)
+    return evolve(_build(file.parent, asked, task, spec), thresholds=thresholds)
 
 
 def _read(description: dict[str, Any], file: Path) -> tuple[config.RunConfig, Task]:
@@ -130,6 +135,7 @@ def predict(model: Model, paths: Iterable[Path], batch_size: int = 32) -> Iterat
 
 
 def _decoded(model: Model, paths: Iterable[Path]) -> Iterator[tuple[Path, Tensor] | DataError]:
+    evaluate = model.transforms.evaluate
     for path in paths:
         try:
             files = find_images(path)
@@ -138,7 +144,7 @@ def _decoded(model: Model, paths: Iterable[Path]) -> Iterator[tuple[Path, Tensor
             continue
         for file in files:
             try:
-                yield file, model.transforms.evaluate(read_image(file))
+                yield file, evaluate(read_image(file, evaluate.side))
             except DataError as error:
                 yield error
 
@@ -146,14 +152,18 @@ def _decoded(model: Model, paths: Iterable[Path]) -> Iterator[tuple[Path, Tensor
 def _predict_batch(model: Model, batch: list[tuple[Path, Tensor]]) -> list[Prediction]:
     import torch
 
-    from .loading import decode
+    from .loading import probabilities
 
     with torch.inference_mode():
-        outputs = model.module(torch.stack([image for _, image in batch]))
-        values = outputs.softmax(dim=1) if model.task.kind == "classification" else decode(outputs, model.task)
-    return [Prediction(path, _named(row, model.task)) for (path, _), row in zip(batch, values.tolist(), strict=True)]
+        outputs = model.module(model.transforms.finish(torch.stack([image for _, image in batch])))
+        values = probabilities(outputs, model.task)
+    return [_named(path, row, model) for (path, _), row in zip(batch, values.tolist(), strict=True)]
 
 
-def _named(row: list[float], task: Task) -> dict[str, float]:
-    pairs = list(zip(task.names, row, strict=True))
-    return dict(sorted(pairs, key=lambda pair: -pair[1]) if task.kind == "classification" else pairs)
+def _named(path: Path, row: list[float], model: Model) -> Prediction:
+    pairs = list(zip(model.task.names, row, strict=True))
+    if model.task.kind == "regression":
+        return Prediction(path, dict(pairs))
+    labels = [name for (name, value), least in zip(pairs, model.thresholds, strict=True) if value >= least]
+    ordered = dict(sorted(pairs, key=lambda pair: -pair[1]))
+    return Prediction(path, ordered, tuple(labels) if model.task.kind == "multilabel" else ())

@@ -81,10 +81,22 @@ def prepare(config: RunConfig) -> Ready:
     host = activate(config, folder)
     calls = Calls(host)
     data = calls.build_data(host.config.data.source)  # before torch is imported
+    _check_skipping(host.config, data)
 
     from .assemble import assemble
 
     return Ready(host, folder, data, assemble(host.config, calls, data))
+
+
+def _check_skipping(config: RunConfig, data: Data) -> None:
+    """Refuse ``data.on_corrupt = "skip"`` where the data was not made by `make_data`, which heeds it."""
+    from .labelled import Split
+
+    if config.data.on_corrupt == "skip" and not (isinstance(data.train, Split) and isinstance(data.val, Split)):
+        raise UserError(
+            f"data.on_corrupt = 'skip' needs samples of ftcore.labelled.Split, not {type(data.train).__name__} "
+            f"({config.origin('data.on_corrupt')})"
+        )
 
 
 def run(
@@ -104,6 +116,7 @@ def run(
 
     from . import provenance, runfolder
     from .loop import Progress, fit
+    from .workers import named
 
     changes = provenance.drift(like, provenance.manifest(ready.host, ready.data)) if like else []
     if changes:
@@ -123,7 +136,8 @@ def run(
     parts.tell(started)
     begun = time.monotonic()
     try:
-        fit(parts, progress, lambda event: folder.save(event, progress))
+        with named(lambda: [*parts.train.names_in_flight(), *parts.val.names_in_flight()]):
+            fit(parts, progress, lambda event: folder.save(event, progress))
     except BaseException as error:
         parts.tell(RunFailed(f"{type(error).__name__}: {error}"))
         folder.discard()
@@ -139,6 +153,7 @@ def make_report(ready: Ready, progress: Progress, seconds: float) -> dict[str, A
         "folder": str(ready.folder),
         "epochs": progress.epoch,
         "monitor": ready.assembly.parts.monitor,
+        "skipped": len(ready.data.skipped),
         "frozen_tensors": len(ready.assembly.parts.frozen(progress.epoch - 1)),
         "best": progress.best,
         "last": progress.last,
@@ -156,6 +171,7 @@ def facts(ready: Ready) -> Mapping[str, str]:
     settings = parts.settings
     return {
         "data": f"{config.data.source}: {len(ready.data.train)} images to train on, {len(ready.data.val)} to validate",
+        **_skipped(ready.data),
         "task": f"{parts.task.kind}: {', '.join(parts.task.names[:12])}{' ...' if parts.task.outputs > 12 else ''}",
         "network": f"{config.model.name}, weights {config.model.weights}, head {', '.join(network.heads)}, "
         f"input {network.spec.channels} x {height} x {width}",
@@ -167,6 +183,11 @@ def facts(ready: Ready) -> Mapping[str, str]:
         f"{settings.epochs} epochs, best by {parts.monitor}",
         "folder": str(ready.folder),
     }
+
+
+def _skipped(data: Data) -> dict[str, str]:
+    number = len(data.skipped)
+    return {"skipped": f"{number} images that cannot be read, listed in skipped.json"} if number else {}
 
 
 def _learning(parts: Parts) -> str:

@@ -69,6 +69,8 @@ def create(path: Path, host: Host, data: Data, assembly: Assembly) -> RunFolder:
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.toml").write_text(config, encoding="utf-8")
     checkpoint.write_json(path / "manifest.json", versions)
+    if data.skipped:
+        checkpoint.write_json(path / "skipped.json", [{"split": s, "reason": reason} for s, reason in data.skipped])
     return RunFolder(path, describe_model(host, data, assembly), assembly)
 
 

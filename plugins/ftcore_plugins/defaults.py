@@ -5,6 +5,7 @@ PLUGINS = (
     "torchvision",
     "digits",
     "folder",
+    "table",
     "plain_transforms",
     "linear",
     "freeze_nothing",
@@ -14,8 +15,10 @@ PLUGINS = (
     "adamw",
     "cosine",
     "cross_entropy",
+    "bce",
     "mse",
     "class_metrics",
+    "multilabel_metrics",
     "regression_metrics",
     "progress",
 )

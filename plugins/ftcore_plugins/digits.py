@@ -16,8 +16,6 @@ from attrs import frozen
 from ftcore import Backbone, Data, HeadSlot, InputSpec, ModelInfo, UserError, hookimpl
 from ftcore.weights import is_file, load_weights
 
-from .sampling import count_table, fingerprint, hold_out, task_of
-
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
@@ -30,29 +28,32 @@ _SOURCE = re.compile(r"digits(?::(\d)(?:-(\d))?)?")
 
 @frozen(eq=False)
 class Scans:
-    """Digits in memory.
+    """Digits in memory; see `ftcore.labelled.Images`.
 
     Attributes:
         pixels: (N, 8, 8) uint8.
-        targets: class indices, or the digits as floats.
         places: of each image in scikit-learn's order.
     """
 
     pixels: np.ndarray[Any, Any]
-    targets: tuple[Any, ...]
     places: tuple[int, ...]
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.places)
 
-    def __getitem__(self, index: int) -> tuple[Image, Any]:
+    def read(self, row: int, side: int | None) -> Image:  # noqa: ARG002 - nothing is smaller than 8 pixels
+        """Return one image."""
         from PIL import Image
 
-        return Image.fromarray(self.pixels[index]), self.targets[index]
+        return Image.fromarray(self.pixels[row])
 
-    def name(self, index: int) -> str:
+    def name(self, row: int) -> str:
         """Return the image's place in scikit-learn's data set."""
-        return f"digits[{self.places[index]}]"
+        return f"digits[{self.places[row]}]"
+
+    def stamp(self, row: int) -> str:
+        """Return the image's place, for the images never change."""
+        return str(self.places[row])
 
 
 class Digits:
@@ -67,23 +68,24 @@ class Digits:
         low, high = int(match[1] or 0), int(match[2] or match[1] or 9)
         if low > high:
             raise UserError(f"data.source = {source!r}: the range is empty; write the smaller digit first")
+        if config.data.task == "multilabel":
+            raise UserError(f"a digit has one class, so data.task cannot be multilabel ({config.origin('data.task')})")
         from sklearn.datasets import load_digits
+
+        from ftcore.labelled import Labelled, fingerprint, make_data
 
         images, digits = load_digits(return_X_y=True)
         places = [place for place, digit in enumerate(digits) if low <= digit <= high]
-        labels = [str(digits[place]) for place in places]
-        train, val = hold_out(labels, config.data.val_fraction, config.data.split_seed)
-        here, there = [labels[index] for index in train], [labels[index] for index in val]
-        task, code = task_of(config.data.task, "digit", here)
-        pixels = (images * (255 / 16)).round().astype("uint8").reshape(-1, 8, 8)
-        rows = [[places[index] for index in split] for split in (train, val)]
-        return Data(
-            train=Scans(pixels[rows[0]], tuple(map(code, here)), tuple(rows[0])),
-            val=Scans(pixels[rows[1]], tuple(map(code, there)), tuple(rows[1])),
-            task=task,
+        regression = config.data.task == "regression"
+        pixels = (images[places] * (255 / 16)).round().astype("uint8").reshape(-1, 8, 8)
+        found = Labelled(
+            images=Scans(pixels, tuple(places)),
+            kind="regression" if regression else "classification",
+            values=digits[places].astype(float)[:, None] if regression else [str(digits[p]) for p in places],
+            names=("digit",) if regression else (),
             fingerprint=fingerprint((place, images[place].tobytes().hex(), digits[place]) for place in places),
-            tables=(count_table(here, there),),
         )
+        return make_data(found, config)
 
     @hookimpl
     def list_models(self) -> list[ModelInfo]:

@@ -3,47 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from attrs import frozen
+import numpy as np
 
 from ftcore import Data, UserError, hookimpl
-from ftcore.images import check_image, is_image, read_image
+from ftcore.files import Files, check_headers, scan
+from ftcore.labelled import Labelled, Names, fingerprint, make_data
+from ftcore.splitting import TRAIN_NAMES, VAL_NAMES
 
-from .sampling import count_table, fingerprint, hold_out, task_of
+from .numbers import number
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ftcore import Context
-    from ftcore.config import DataConfig, RunConfig
-
-_VAL_NAMES = ("val", "valid", "validation", "test")
-
-
-@frozen(eq=False)
-class Pictures:
-    """Files with targets; decoded when asked for.
-
-    Attributes:
-        root: the data folder.
-        paths: below `root`.
-        targets: class indices, or floats in the target's own unit.
-    """
-
-    root: Path
-    paths: tuple[str, ...]
-    targets: tuple[Any, ...]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Image, Any]:
-        return read_image(self.root / self.paths[index]), self.targets[index]
-
-    def name(self, index: int) -> str:
-        """Return the file's path."""
-        return str(self.root / self.paths[index])
+    from ftcore.config import RunConfig
+    from ftcore.files import Found
 
 
 class Folder:
@@ -53,57 +27,64 @@ class Folder:
     def build_data(self, source: str | None, config: RunConfig, ctx: Context) -> Data | None:
         """Index the folder and read each picture's header."""
         root = Path(source or "")
-        if source is None or not root.is_dir():
+        if not source or not root.is_dir():
             return None
-        train, val = _splits(root, config.data)
-        if config.data.task == "classification":
-            _check_classes(root, {label for _, label in train}, {label for _, label in val})
-        for path, _ in [*train, *val]:
-            check_image(root / path)
-        left_out = sum(1 for path in root.rglob("*") if path.is_file()) - len(train) - len(val)
+        found = list(scan(root))
+        left_out = sum(folder.others for folder in found)
+        has_splits = _has_splits(found)
+        classes: list[Found] = []
+        for folder in found:
+            if len(folder.path.split("/")) > has_splits and folder.path:
+                classes.append(folder)
+            else:
+                left_out += len(folder.pictures)
+        _check_filled(root, classes, has_splits)
         if left_out:
-            ctx.log.warning("files that are no pictures of either split are left out", folder=str(root), files=left_out)
-        labels, val_labels = [label for _, label in train], [label for _, label in val]
-        task, code = task_of(config.data.task, "target", labels)
-        return Data(
-            train=Pictures(root, tuple(path for path, _ in train), tuple(map(code, labels))),
-            val=Pictures(root, tuple(path for path, _ in val), tuple(map(code, val_labels))),
-            task=task,
-            fingerprint=fingerprint((path, (root / path).stat().st_size, label) for path, label in [*train, *val]),
-            tables=(count_table(labels, val_labels),),
-        )
+            ctx.log.warning("files that are no pictures of a class are left out", folder=source, files=left_out)
+        return make_data(_labelled(root, classes, has_splits, config), config)
 
 
-def _splits(root: Path, config: DataConfig) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return ``(path, label)`` of both splits: the folders' own, or one that is drawn."""
-    names = {path.name for path in root.iterdir() if path.is_dir()}
-    if "train" not in names:
-        files = _labelled(root, root)
-        train, val = hold_out([label for _, label in files], config.val_fraction, config.split_seed)
-        return [files[index] for index in train], [files[index] for index in val]
-    found = [name for name in _VAL_NAMES if name in names]
-    if not found:
-        raise UserError(f"data folder {root} has train/ but none of {', '.join(f'{name}/' for name in _VAL_NAMES)}")
-    return _labelled(root, root / "train"), _labelled(root, root / found[0])
+def _has_splits(found: list[Found]) -> bool:
+    """Whether the uppermost folders are splits: there is one to train on, or there are none but validation splits."""
+    names = {folder.path.partition("/")[0].lower() for folder in found if folder.path}
+    return not names.isdisjoint(TRAIN_NAMES) or (bool(names) and names <= {*VAL_NAMES})
 
 
-def _labelled(root: Path, split: Path) -> list[tuple[str, str]]:
-    """Return every picture of a split as ``(path below root, class folder)``, sorted."""
-    folders = sorted(path for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not folders:
-        raise UserError(f"data folder {split} has no class folders; expected {split}/CLASS/PICTURE")
-    found = []
+def _check_filled(root: Path, folders: list[Found], has_splits: int) -> None:
+    """Refuse a folder without class folders, and a class folder without pictures."""
+    pictures: dict[str, int] = {}
     for folder in folders:
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and is_image(path))
-        if not files:
-            raise UserError(f"class folder {folder} has no pictures")
-        found += [(path.relative_to(root).as_posix(), folder.name) for path in files]
-    return found
+        name = "/".join(folder.path.split("/")[: 1 + has_splits])
+        pictures[name] = pictures.get(name, 0) + len(folder.pictures)
+    if not pictures:
+        expected = f"{root}/train/CLASS/PICTURE" if has_splits else f"{root}/CLASS/PICTURE"
+        raise UserError(f"data folder {root} has no class folders; expected {expected}")
+    empty = [name for name, count in pictures.items() if not count]
+    if empty:
+        raise UserError(f"class folder {root / empty[0]} has no pictures")
 
 
-def _check_classes(root: Path, train: set[str], val: set[str]) -> None:
-    if len(train) < 2:
-        raise UserError(f"data folder {root} has one class, {min(train)!r}; it takes two to tell apart")
-    only = sorted(val - train)
-    if only:
-        raise UserError(f"data folder {root}: class {only[0]!r} is in validation but not in training")
+def _labelled(root: Path, folders: list[Found], has_splits: bool, config: RunConfig) -> Labelled:  # noqa: FBT001
+    """Take the class, and the split, of each picture from its path."""
+    if config.data.task == "multilabel":
+        raise UserError(
+            f"a folder gives each picture one class, so data.task cannot be multilabel ({config.origin('data.task')})"
+        )
+    paths, splits, labels, sizes = [], [], [], []
+    for folder in folders:
+        split, label, *_ = [*folder.path.split("/"), ""] if has_splits else ["", *folder.path.split("/")]
+        paths += [f"{folder.path}/{name}" for name, _ in folder.pictures]
+        sizes += [size for _, size in folder.pictures]
+        splits += [split] * len(folder.pictures)
+        labels += [label] * len(folder.pictures)
+    files = Files(root, Names.of(paths))
+    check_headers(files, config)
+    regression = config.data.task == "regression"
+    return Labelled(
+        images=files,
+        kind="regression" if regression else "classification",
+        values=np.array([[number(label)] for label in labels]) if regression else labels,
+        names=("target",) if regression else (),
+        fingerprint=fingerprint(zip(paths, sizes, labels, strict=True)),
+        splits=splits if has_splits else None,
+    )

@@ -34,8 +34,38 @@ class ClassMetrics:
         }
 
 
+def _of_each(metric: type[Any]) -> type[Any]:
+    """Make a metric that gives several numbers, so that it cannot be monitored."""
+    return type(metric.__name__, (metric,), {"higher_is_better": None})
+
+
+class MultilabelMetrics:
+    """Average precision and F1 (at 0.5), each also label by label; the thresholds with which F1 is best.
+
+    The first two are means over the labels. `predict` uses the thresholds.
+    """
+
+    @hookimpl
+    def make_metrics(self, task: Task) -> Mapping[str, Any] | None:
+        """Answer for several labels."""
+        if task.kind != "multilabel":
+            return None
+        from torchmetrics.classification import MultilabelF1Score
+
+        from .multilabel import AveragePrecision, AveragePrecisionOfEach, Thresholds
+
+        labels = task.outputs
+        return {
+            "average_precision": AveragePrecision(labels),
+            "f1": MultilabelF1Score(labels, average="macro", validate_args=False),
+            "average_precision_of_each": AveragePrecisionOfEach(labels),
+            "f1_of_each": _of_each(MultilabelF1Score)(labels, average="none", validate_args=False),
+            "thresholds": Thresholds(labels),
+        }
+
+
 class RegressionMetrics:
-    """RMSE and MAE in the target's own unit, and R2."""
+    """RMSE and MAE in the target's own unit, and R2; for several targets, R2 is their mean and comes first."""
 
     @hookimpl
     def make_metrics(self, task: Task) -> Mapping[str, Any] | None:
@@ -44,4 +74,11 @@ class RegressionMetrics:
             return None
         from torchmetrics import MeanAbsoluteError, MeanSquaredError, R2Score
 
-        return {"rmse": MeanSquaredError(squared=False), "mae": MeanAbsoluteError(), "r2": R2Score()}
+        if task.outputs == 1:
+            return {"rmse": MeanSquaredError(squared=False), "mae": MeanAbsoluteError(), "r2": R2Score()}
+        return {
+            "r2": R2Score(),
+            "rmse": _of_each(MeanSquaredError)(squared=False, num_outputs=task.outputs),
+            "mae": _of_each(MeanAbsoluteError)(num_outputs=task.outputs),
+            "r2_of_each": _of_each(R2Score)(multioutput="raw_values"),
+        }

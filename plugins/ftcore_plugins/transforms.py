@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import field, frozen
+from attrs import field, frozen, validators
 
-from ftcore import Transforms, UserError, hookimpl
+from ftcore import Steps, Transforms, UserError, hookimpl
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ftcore import InputSpec
 
 _MODES = {1: "L", 3: "RGB"}
+REDUCED = 2
+"""Pictures are decoded at a smaller scale while they stay this many times larger than they will be."""
 
 
 class PlainTransforms:
@@ -23,19 +25,47 @@ class PlainTransforms:
     @hookimpl
     def make_transforms(self, spec: InputSpec) -> Transforms:
         """Answer always."""
-        if spec.channels not in _MODES:
-            raise UserError(
-                f"plain_transforms makes 1 or 3 channels, not {spec.channels}; name another plugin for that"
-            )
-        plain = PlainTransform(spec)
-        return Transforms(train=plain, evaluate=plain)
+        plain = plain_steps(spec)
+        return Transforms(train=plain, evaluate=plain, finish=Normalize(spec))
+
+
+def plain_steps(spec: InputSpec) -> Steps:
+    """Resize the shorter side to size / crop_fraction and cut out the centre."""
+    if spec.channels not in _MODES:
+        raise UserError(f"plain_transforms makes 1 or 3 channels, not {spec.channels}; name another plugin for that")
+    resize = Resize(spec)
+    return Steps(resize, to_uint8, side=REDUCED * min(resize.sides))
+
+
+def to_uint8(image: Image) -> Tensor:
+    """PIL image -> (C, H, W) uint8."""
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    tensor: Tensor = pil_to_tensor(image)
+    return tensor
 
 
 @frozen
-class PlainTransform:
-    """PIL image -> (C, H, W) float32, normalised.
+class Normalize:
+    """Images (N, C, H, W) uint8 -> float32: values in [0, 1], minus mean, over std.
 
-    The shorter side is resized to size / crop_fraction, the centre is cut out, values in [0, 1] are normalised.
+    Attributes:
+        spec: what the network wants to see.
+    """
+
+    spec: InputSpec
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalise a batch."""
+        import torch
+
+        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.spec.mean, self.spec.std))
+        return images.float().div_(255).sub_(mean).div_(std)
+
+
+@frozen
+class Resize:
+    """PIL image -> PIL image, L or RGB, of the size that the network wants.
 
     Attributes:
         spec: what the network wants to see.
@@ -44,24 +74,127 @@ class PlainTransform:
     spec: InputSpec
     _steps: Any = field(init=False, eq=False, repr=False)
 
+    @property
+    def sides(self) -> list[int]:
+        """Height and width before the crop, floored, but not by rounding."""
+        return [int(side / self.spec.crop_fraction + 1e-6) for side in self.spec.size]
+
     @_steps.default
     def _make_steps(self) -> Any:
-        import torch
         from torchvision.transforms import InterpolationMode, v2
 
-        sides = [int(side / self.spec.crop_fraction + 1e-6) for side in self.spec.size]  # floored, but not by rounding
-        resized = sides[:1] if sides[0] == sides[1] else sides
+        resized = self.sides[:1] if self.sides[0] == self.sides[1] else self.sides
+        mode = InterpolationMode(self.spec.interpolation)
+        return v2.Compose([v2.Resize(resized, interpolation=mode), v2.CenterCrop(list(self.spec.size))])
+
+    def __call__(self, image: Image) -> Image:
+        """Transform one picture."""
+        resized: Image = self._steps(image.convert(_MODES[self.spec.channels]))
+        return resized
+
+
+@frozen
+class AugmentConfig:
+    """Options of `augment`.
+
+    Attributes:
+        preset: ``light`` (crops of at least 35 % of the area, mirrored), ``medium`` (20 %, and TrivialAugment) or
+            ``heavy`` (8 %, RandAugment, and a random part erased in one picture of four).
+        scale: smallest share of the picture's area that is cut out, in (0, 1]; by default the preset's.
+        mirror: whether half of the pictures are flipped left to right; not where left and right mean something.
+        upside_down: whether half of the pictures are flipped top to bottom, as suits aerial and microscope pictures.
+        erase: probability in [0, 1] that a part is erased; by default the preset's.
+    """
+
+    preset: Literal["light", "medium", "heavy"] = "medium"
+    scale: float | None = field(default=None, validator=validators.optional([validators.gt(0), validators.le(1)]))
+    mirror: bool = True
+    upside_down: bool = False
+    erase: float | None = field(default=None, validator=validators.optional([validators.ge(0), validators.le(1)]))
+
+
+_SCALE = {"light": 0.35, "medium": 0.2, "heavy": 0.08}
+_ERASE = {"light": 0.0, "medium": 0.0, "heavy": 0.25}
+
+
+class Augment:
+    """Random crops, flips and colours in training; evaluation as `plain_transforms`."""
+
+    Config = AugmentConfig
+
+    def __init__(self, config: AugmentConfig) -> None:
+        self.config = config
+
+    @hookimpl
+    def make_transforms(self, spec: InputSpec) -> Transforms:
+        """Answer always."""
+        plain = plain_steps(spec)
+        side = REDUCED * max(spec.size)
+        train = Steps(Shrink(spec, side), RandomView(spec, self.config), side)
+        return Transforms(train=train, evaluate=plain, finish=Normalize(spec))
+
+
+@frozen
+class Shrink:
+    """PIL image -> PIL image, L or RGB, its shorter side no more than `side` pixels: crops need not be larger.
+
+    Attributes:
+        spec: what the network wants to see.
+        side: pixels.
+    """
+
+    spec: InputSpec
+    side: int
+
+    def __call__(self, image: Image) -> Image:
+        """Transform one picture."""
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2.functional import resize
+
+        image = image.convert(_MODES[self.spec.channels])
+        if min(image.size) <= self.side:
+            return image
+        smaller: Image = resize(image, [self.side], InterpolationMode(self.spec.interpolation))
+        return smaller
+
+
+@frozen
+class RandomView:
+    """PIL image -> (C, H, W) uint8, random.
+
+    Attributes:
+        spec: what the network wants to see.
+        config: the options of `augment`.
+    """
+
+    spec: InputSpec
+    config: AugmentConfig
+    _steps: Any = field(init=False, eq=False, repr=False)
+
+    @_steps.default
+    def _make_steps(self) -> Any:
+        from torchvision.transforms import InterpolationMode, v2
+
+        config, mode = self.config, InterpolationMode(self.spec.interpolation)
+        scale = _SCALE[config.preset] if config.scale is None else config.scale
+        erase = _ERASE[config.preset] if config.erase is None else config.erase
+        colours = {
+            "light": [],
+            "medium": [v2.TrivialAugmentWide(interpolation=mode)],
+            "heavy": [v2.RandAugment(interpolation=mode)],
+        }
         return v2.Compose(
             [
-                v2.Resize(resized, interpolation=InterpolationMode(self.spec.interpolation), antialias=True),
-                v2.CenterCrop(list(self.spec.size)),
+                v2.RandomResizedCrop(list(self.spec.size), (scale, 1.0), interpolation=mode),
+                v2.RandomHorizontalFlip(0.5 * config.mirror),
+                v2.RandomVerticalFlip(0.5 * config.upside_down),
+                *colours[config.preset],
                 v2.PILToTensor(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(list(self.spec.mean), list(self.spec.std)),
+                v2.RandomErasing(erase, value=[round(255 * mean) for mean in self.spec.mean]),
             ]
         )
 
     def __call__(self, image: Image) -> Tensor:
         """Transform one picture."""
-        tensor: Tensor = self._steps(image.convert(_MODES[self.spec.channels]))
-        return tensor
+        view: Tensor = self._steps(image)
+        return view

@@ -30,11 +30,16 @@ class WeightedCrossEntropyLoss(nn.Module):
         self.register_buffer("class_weights", torch.tensor(weights, dtype=torch.float32))
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Outputs (N, K) float32, targets (N,) int64 -> scalar."""
-        reduction = "sum" if self.by_samples else "mean"
-        loss = functional.cross_entropy(outputs, targets, self.class_weights, reduction=reduction)
-        return loss / len(targets) if self.by_samples else loss
+        """Outputs (N, K) float32, targets (N,) int64 or probabilities (N, K) float32 -> scalar."""
+        loss = functional.cross_entropy(outputs, targets, self.class_weights, reduction="sum")
+        return loss / self.weight_of(targets)
 
     def weight_of(self, targets: Tensor) -> Tensor | float:
-        """Targets (N,) int64 -> what the loss was divided by."""
-        return float(len(targets)) if self.by_samples else self.class_weights[targets].sum()
+        """Targets -> what the loss was divided by.
+
+        For probabilities p, that is sum_i sum_k p_ik w_k, so that one-hot targets weigh what their classes weigh; torch
+        divides by the number of samples there.
+        """
+        if self.by_samples:
+            return float(len(targets))
+        return (targets @ self.class_weights if targets.ndim > 1 else self.class_weights[targets]).sum()

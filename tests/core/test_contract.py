@@ -27,10 +27,13 @@ OPEN_MODULES = {
     "ftcore",
     "ftcore.config",
     "ftcore.console",
+    "ftcore.files",
     "ftcore.freezing",
     "ftcore.heads",
     "ftcore.images",
+    "ftcore.labelled",
     "ftcore.shapes",
+    "ftcore.splitting",
     "ftcore.stages",
     "ftcore.weights",
 }
@@ -66,11 +69,12 @@ def test_every_argument_and_answer_of_a_hook_is_typed_and_none_may_be_returned(h
 
 
 def test_the_hooks_and_their_arguments_are_those_of_the_api_version() -> None:
-    assert hooks.HOOK_API == (1, 1)
+    assert hooks.HOOK_API == (1, 2)
     assert dict(SPECS) == {
         "build_data": ("source", "config", "ctx"),
         "build_model": ("name", "weights", "config", "ctx"),
         "make_transforms": ("spec", "task", "config", "ctx"),
+        "batch_transforms": ("task", "config", "ctx"),
         "build_head": ("slot", "backbone", "task", "config", "ctx"),
         "freeze": ("model", "heads", "backbone", "task", "config", "ctx"),
         "wrap_devices": ("model", "config", "ctx"),
@@ -83,7 +87,7 @@ def test_the_hooks_and_their_arguments_are_those_of_the_api_version() -> None:
         "make_observers": ("config", "ctx"),
         "list_models": ("config", "ctx"),
     }
-    assert sorted(hooks.ALL) == ["list_models", "make_metrics", "make_observers"]
+    assert sorted(hooks.ALL) == ["batch_transforms", "list_models", "make_metrics", "make_observers"]
 
 
 def test_every_name_that_a_contract_mentions_exists() -> None:
@@ -140,6 +144,7 @@ def test_the_commands_and_their_options_are_these() -> None:
 
     what_to_run = ["config", "--model", "--data", "--plugin", "--without", "--set"]
     assert commands == {
+        "check": ["data", "--plugin", "--without", "--set", "--json"],
         "run": [*what_to_run, "--from", "--allow-drift", "--json"],
         "explain": [*what_to_run, "--static", "--json"],
         "plugins": ["--config", "--plugin", "--without", "--json"],

@@ -40,7 +40,7 @@ def test_it_says_who_answered_and_who_named_it_and_who_did_not() -> None:
     assert answers["make_loss"]["plugin"] == "weighted_ce"
     assert answers["make_loss"]["named by"] == "--plugin weighted_ce"
     assert answers["make_loss"]["from"].startswith("ftcore ")
-    assert answers["make_loss"]["not asked"] == "cross_entropy, mse"
+    assert answers["make_loss"]["not asked"] == "cross_entropy, bce, mse"
     assert answers["build_model"]["passed"] == "timm, torchvision"
     assert answers["make_optimizer"]["named by"] == "default"
 
@@ -126,7 +126,7 @@ def test_statically_it_says_who_would_be_asked_in_which_order() -> None:
     (table,) = explain_statically(load(None, flags))
 
     asked = rows(table)
-    assert asked["make_loss"]["asked"] == "mse, weighted_ce, cross_entropy"
+    assert asked["make_loss"]["asked"] == "mse, weighted_ce, cross_entropy, bce"
     assert asked["build_model"]["asked"] == "torchvision, digits"
     assert (asked["make_loss"]["takes"], asked["make_metrics"]["takes"]) == ("one", "all")
 
@@ -165,7 +165,7 @@ def test_programs_read_every_table_by_title_and_column() -> None:
     assert result.code == 0
     assert answers["make_loss"]["plugin"] == "weighted_ce"
     assert answers["make_loss"]["named by"] == "--plugin weighted_ce"
-    assert answers["make_loss"]["not asked"] == "cross_entropy, mse"
+    assert answers["make_loss"]["not asked"] == "cross_entropy, bce, mse"
     assert answers["build_model"]["passed"] == "timm, torchvision"
     assert options["weighted_ce.divide_by"]["set by"] == "--set weighted_ce.divide_by=samples"
     assert options["weighted_ce.weights"]["set by"] == "default"

@@ -91,7 +91,7 @@ def test_other_modes_can_be_converted_to_colour_and_to_grey(tmp_path: Path, mode
     assert image.convert("L").getpixel((0, 0)) == 255
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "gif", "webp", "tif", "ppm"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "gif", "webp", "tif", "ppm", "avif"])
 def test_each_format_is_read(tmp_path: Path, suffix: str) -> None:
     corner().save(tmp_path / f"picture.{suffix}")
 
@@ -159,5 +159,5 @@ def test_a_missing_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no pictures in folder .*; looked for .bmp"):
+    with pytest.raises(DataError, match=r"no pictures in folder .*; looked for .avif, .bmp"):
         find_images(tmp_path)

@@ -52,7 +52,7 @@ def weights(parts: Parts) -> dict[str, Tensor]:
 def images_and_targets(parts: Parts, chosen: list[int]) -> tuple[Tensor, Tensor]:
     targets = [parts.train.samples[index][1] for index in chosen]
     items: list[Any] = [parts.train.dataset[(0, index)] for index in chosen]
-    return torch.stack([item[0] for item in items]), torch.tensor(targets)
+    return parts.train.finish(torch.stack([item[0] for item in items])), torch.tensor(targets)
 
 
 def hand_written(

@@ -12,10 +12,11 @@ from sklearn.datasets import load_digits
 
 from ftcore import UserError
 from ftcore.config import DataConfig, RunConfig
+from ftcore.labelled import Split
 from ftcore.testing import invoke
-from ftcore_plugins.digits import WEIGHTS, Digits, Scans
+from ftcore_plugins.digits import WEIGHTS, Digits
 from ftcore_plugins.digits_cnn import make_cnn
-from ftcore_plugins.transforms import PlainTransform
+from ftcore_plugins.transforms import PlainTransforms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,8 +31,8 @@ def digits(source: str, config: DataConfig | None = None) -> Data:
 
 
 def places(data: Data) -> list[int]:
-    found = [samples.places for samples in (data.train, data.val) if isinstance(samples, Scans)]
-    return sorted(place for some in found for place in some)
+    names = [samples.name(index) for samples in (data.train, data.val) for index in range(len(samples))]
+    return sorted(int(name.removeprefix("digits[").removesuffix("]")) for name in names)
 
 
 @pytest.mark.parametrize(("source", "low", "high"), [("digits", 0, 9), ("digits:5-9", 5, 9), ("digits:2-3", 2, 3)])
@@ -58,14 +59,13 @@ def test_pictures_and_targets_are_scikit_learns() -> None:
     images, labels = load_digits(return_X_y=True)
     data = digits("digits:5-9")
 
-    assert isinstance(data.train, Scans)
+    assert isinstance(data.train, Split)
     for index in range(0, len(data.train), 50):
         image, target = data.train[index]
-        place = data.train.places[index]
+        place = int(data.train.name(index).removeprefix("digits[").removesuffix("]"))
         assert (image.mode, image.size) == ("L", (8, 8))
         np.testing.assert_allclose(np.asarray(image).ravel() / 255 * 16, images[place], atol=16 / 255)
         assert data.task.names[target] == str(labels[place])
-        assert data.train.name(index) == f"digits[{place}]"
 
 
 def test_digits_are_targets_of_a_regression_in_their_own_unit() -> None:
@@ -102,10 +102,11 @@ def test_the_weights_that_ship_know_their_digits_as_the_network_sees_them() -> N
     backbone, data = Digits().build_model("digits/cnn", "default", RunConfig()), digits("digits:0-4")
 
     assert backbone is not None
-    transform = PlainTransform(backbone.input)
+    transforms = PlainTransforms().make_transforms(backbone.input)
     items = [data.val[index] for index in range(len(data.val))]
     with torch.no_grad():
-        found = model.eval()(torch.stack([transform(image) for image, _ in items])).argmax(dim=1)
+        images = transforms.finish(torch.stack([transforms.evaluate(image) for image, _ in items]))
+        found = model.eval()(images).argmax(dim=1)
     assert (found == torch.tensor([target for _, target in items])).float().mean() > 0.97
 
 

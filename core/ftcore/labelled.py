@@ -1,0 +1,293 @@
+"""From images with labels to a run's data: split, vocabulary, targets, counts. Every source of data is made with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import structlog
+from attrs import evolve, frozen
+
+from .errors import UserError
+from .parts import Data, Table, Task
+from .splitting import split_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from PIL.Image import Image
+
+    from .config import RunConfig
+
+    Numbers = np.ndarray[Any, np.dtype[Any]]
+    Kind = Literal["classification", "multilabel", "regression"]
+
+
+class Images(Protocol):
+    """All images of a source, by row; picklable for worker processes."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+    def read(self, row: int, side: int | None) -> Image:
+        """Decode one; where that is cheaper, at a smaller scale whose shorter side is at least `side` pixels.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        ...
+
+    def name(self, row: int) -> str:
+        """Return what a person calls it: its path, or its place in the source."""
+        ...
+
+    def stamp(self, row: int) -> str:
+        """Return what changes when the image does, e.g. its size and time; decode nothing."""
+        ...
+
+
+@frozen(eq=False)
+class Labelled:
+    """What a source knows.
+
+    Attributes:
+        images: all of them.
+        kind: of the task.
+        values: of each image: its class, its labels, a row with 0 or 1 for each of `names`, or one with numbers.
+        fingerprint: see `ftcore.Data`.
+        names: of labels or regression targets; empty for classes, and where `values` are labels: then they are those
+            of the training split.
+        splits: name of each image's split, where the source has its own.
+        groups: of each image, e.g. the patient; a group is never cut by a split.
+    """
+
+    images: Images
+    kind: Kind
+    values: Sequence[Any] | Numbers
+    fingerprint: str
+    names: tuple[str, ...] = ()
+    splits: Sequence[str] | None = None
+    groups: Sequence[str] | None = None
+
+
+@frozen(eq=False)
+class Split:
+    """The images of one split with their targets: a `Samples`, with no Python object a sample.
+
+    Attributes:
+        images: of the whole source.
+        rows: (N,) int64, which of them.
+        targets: (N,) int64 class indices, (N, K) uint8 labels, or (N, T) float64 in their own unit.
+        side: see `Images.read`.
+    """
+
+    images: Images
+    rows: Numbers
+    targets: Numbers
+    side: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Image, Any]:
+        return self.images.read(int(self.rows[index]), self.side), self.target(index)
+
+    def target(self, index: int) -> int | float | tuple[float, ...]:
+        """Return a sample's target without decoding its image."""
+        found: Any = self.targets[index].tolist()
+        return found if not isinstance(found, list) else found[0] if len(found) == 1 else tuple(found)
+
+    def name(self, index: int) -> str:
+        """Return what a person calls the image."""
+        return self.images.name(int(self.rows[index]))
+
+    def stamp(self, index: int) -> str:
+        """Return what changes when the image does."""
+        return self.images.stamp(int(self.rows[index]))
+
+    def without(self, indices: Iterable[int]) -> Split:
+        """Leave samples out."""
+        keep = np.ones(len(self), dtype=bool)
+        keep[list(indices)] = False
+        return evolve(self, rows=self.rows[keep], targets=self.targets[keep])
+
+
+def make_data(found: Labelled, config: RunConfig) -> Data:
+    """Split the images and turn their values into targets.
+
+    Raises:
+        UserError: no split can be made, a class is in validation alone, or the targets leave nothing to learn.
+    """
+    classes = list(found.values) if found.kind == "classification" else None
+    train, val = split_rows(len(found.images), config, classes=classes, groups=found.groups, given=found.splits)
+    skipped: list[tuple[str, str]] = []
+    if config.data.on_corrupt == "skip":
+        train = _readable(found.images, train, "train", skipped)
+        val = _readable(found.images, val, "val", skipped)
+    _check_some(found, train, val, skipped)
+    names, targets = _coded(found, train, val)
+    _warn_of_case(names)
+    data = data_of(
+        Split(found.images, train, targets[train]),
+        Split(found.images, val, targets[val]),
+        make_task(found.kind, names, targets[train]),
+        found.fingerprint,
+    )
+    data = evolve(data, skipped=tuple(skipped))
+    left_out = len(found.images) - len(train) - len(val) - len(skipped)
+    if left_out:
+        structlog.get_logger().warning("images of other splits are left out", images=left_out)
+    return data
+
+
+def _readable(images: Images, rows: Numbers, split: str, skipped: list[tuple[str, str]]) -> Numbers:
+    """Return the rows whose images can be decoded; the others are added to `skipped`."""
+    from .checking import look_at
+
+    seen = look_at(images, rows.tolist())
+    skipped += [(split, image.error) for image in seen if image.error]
+    return rows[[not image.error for image in seen]]
+
+
+def _check_some(found: Labelled, train: Numbers, val: Numbers, skipped: Sequence[tuple[str, str]]) -> None:
+    for split, rows in (("training", train), ("validation", val)):
+        if not len(rows):
+            reason = f"; the first of {len(skipped)}: {skipped[0][1]}" if skipped else f" of {len(found.images)}"
+            raise UserError(f"no image is left for {split}{reason}")
+
+
+def _warn_of_case(names: Sequence[str]) -> None:
+    folded = Counter(name.casefold() for name in names)
+    alike = [name for name in names if folded[name.casefold()] > 1]
+    if alike:
+        structlog.get_logger().warning("names that differ in nothing but case", names=", ".join(alike))
+
+
+def data_of(train: Split, val: Split, task: Task, mark: str) -> Data:
+    """Put splits, task and fingerprint together, with a table of the targets."""
+    return Data(train, val, task, mark, (target_table(train.targets, val.targets, task),))
+
+
+def _coded(found: Labelled, train: Numbers, val: Numbers) -> tuple[tuple[str, ...], Numbers]:
+    """Return the names, and the targets of every image as numbers; of images in neither split they mean nothing."""
+    if found.names:
+        return found.names, np.asarray(found.values)
+    several = found.kind == "multilabel"
+    here, there = ({name for row in rows for name in _words(found, row)} for rows in (train, val))
+    only = sorted(there - here)
+    if only:
+        what = "label" if several else "class"
+        raise UserError(f"{what} {only[0]!r} is in validation but not in training, so it could not be learnt")
+    names = tuple(sorted(here))
+    code = {name: index for index, name in enumerate(names)}
+    if several:
+        return names, _matrix(found.values, code)
+    return names, np.fromiter((code.get(value, 0) for value in found.values), np.int64, len(found.values))
+
+
+def _words(found: Labelled, row: int) -> Sequence[str]:
+    """Return the labels of an image, or its one class."""
+    value = found.values[row]
+    return value if found.kind == "multilabel" else (value,)
+
+
+def _matrix(values: Sequence[Any] | Numbers, code: Mapping[str, int]) -> Numbers:
+    matrix = np.zeros((len(values), len(code)), dtype=np.uint8)
+    for row, labels in enumerate(values):
+        matrix[row, [code[label] for label in labels if label in code]] = 1
+    return matrix
+
+
+def make_task(
+    kind: Literal["classification", "multilabel", "regression"], names: tuple[str, ...], train: Numbers
+) -> Task:
+    """Make the task from the targets of the training split.
+
+    Raises:
+        UserError: fewer than two classes or labels, one without an example, or a regression target without spread.
+    """
+    if kind == "regression":
+        return _regression(names, train)
+    if len(names) < 2:
+        what = (
+            "classification needs at least two classes" if kind == "classification" else "multilabel needs two labels"
+        )
+        raise UserError(f"{what}; there is {', '.join(names) or 'none'}")
+    if kind == "multilabel":
+        counts = train.sum(axis=0, dtype=np.int64)
+    else:
+        counts = np.bincount(train, minlength=len(names))
+    absent = [name for name, number in zip(names, counts, strict=True) if not number]
+    if absent:
+        raise UserError(f"no training image of {absent[0]!r}, so it could not be learnt")
+    return Task(kind, names, counts=tuple(counts.tolist()), images=len(train))
+
+
+def _regression(names: tuple[str, ...], train: Numbers) -> Task:
+    low, high = train.min(axis=0), train.max(axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, std = train.mean(axis=0), train.std(axis=0)
+    useless = np.flatnonzero((low == high) | ~np.isfinite(std))
+    if len(useless):
+        at = useless[0]
+        raise UserError(
+            f"regression needs targets that differ, within reason; {names[at]!r} is {low[at]:g} to {high[at]:g} in all "
+            f"{len(train)} training images"
+        )
+    return Task("regression", names, images=len(train), mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+
+def target_table(train: Numbers, val: Numbers, task: Task) -> Table:
+    """Show how many images each class or label has in each split, or how each regression target is spread."""
+    if task.kind == "regression":
+        rows = [
+            (name, *(f"{float(value):.4g}" for value in (c.mean(), c.std(), c.min(), c.max())))
+            for name, c in zip(task.names, train.T, strict=True)
+        ]
+        return Table(f"targets of {len(train)} images", ("target", "mean", "std", "min", "max"), tuple(rows))
+    there = val.sum(axis=0, dtype=np.int64) if task.kind == "multilabel" else np.bincount(val, minlength=task.outputs)
+    title = "images" if task.kind == "classification" else f"images with each label, of {len(train)} and {len(val)}"
+    numbers = zip(task.names, task.counts, there.tolist(), strict=True)
+    rows = [(name, str(here), str(number)) for name, here, number in numbers]
+    return Table(title, ("class" if task.kind == "classification" else "label", "train", "val"), tuple(rows))
+
+
+def fingerprint(rows: Iterable[tuple[object, ...]]) -> str:
+    """SHA-256 over rows in any order."""
+    digest = hashlib.sha256()
+    for line in sorted(repr(row) for row in rows):
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+@frozen(eq=False)
+class Names:
+    """Many texts in one piece of memory: about as many bytes as they have letters, and 8 more each.
+
+    Attributes:
+        text: (L,) uint8, all of them in UTF-8, one behind the other.
+        ends: (N,) int64, where each ends.
+    """
+
+    text: Numbers
+    ends: Numbers
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Names:
+        """Pack a list of texts."""
+        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
+        ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, row: int) -> str:
+        if not -len(self) <= row < len(self):
+            raise IndexError(row)
+        row %= len(self)
+        start = int(self.ends[row - 1]) if row else 0
+        return self.text[start : int(self.ends[row])].tobytes().decode("utf-8", "surrogateescape")

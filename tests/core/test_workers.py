@@ -1,0 +1,88 @@
+"""Loader processes that die, are stopped, or are only slow; each in a process of its own, for the signals' sake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from textwrap import dedent
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ftcore.workers import PATIENCE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCRIPT = """
+import os, signal, sys, time
+import torch
+from ftcore import DataError, Task
+from ftcore.loading import Prepared, make_batches
+
+FATE, PAUSE = getattr(signal, sys.argv[1], None), float(sys.argv[2])
+
+
+class Fragile:
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        if index == 13:
+            time.sleep(PAUSE)
+            if FATE is not None:
+                os.kill(os.getpid(), FATE)
+        return index, index % 2
+
+    def name(self, index):
+        return f"sample-{index}.jpg"
+
+
+def to_tensor(image):
+    return torch.tensor([float(image)])
+
+
+if __name__ == "__main__":
+    task = Task("classification", ("even", "odd"), (10, 10))
+    batches = make_batches(Prepared(Fragile(), to_tensor, task), 2, 2, torch.device("cpu"))
+    started, seen = time.monotonic(), []
+    try:
+        for batch in batches.epoch(0):
+            seen += batch.indices.tolist()
+    except DataError as error:
+        print(f"after {time.monotonic() - started:.1f} s: {error}", flush=True)
+        for worker in batches.loader._iterator._workers:
+            worker.kill()
+        os._exit(2)
+    print(seen, batches.names_in_flight())
+"""
+
+
+def read(folder: Path, fate: str, pause: float = 0.0) -> subprocess.CompletedProcess[str]:
+    file = folder / "fragile.py"
+    file.write_text(dedent(SCRIPT), encoding="utf-8")
+    command = [sys.executable, str(file), fate, str(pause)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize("fate", ["SIGKILL", "SIGSEGV", "SIGBUS", "SIGTERM", "SIGSTOP"])
+def test_a_worker_that_dies_or_is_stopped_is_said_with_the_samples_in_flight(tmp_path: Path, fate: str) -> None:
+    started = time.monotonic()
+
+    ended = read(tmp_path, fate)
+
+    assert ended.returncode == 2, ended.stderr
+    assert "samples in flight: " in ended.stdout
+    assert "sample-13.jpg" in ended.stdout
+    assert ("is stopped" in ended.stdout) == (fate == "SIGSTOP")
+    assert float(ended.stdout.split()[1]) < PATIENCE + 2
+    assert time.monotonic() - started < 100
+
+
+def test_a_worker_that_is_only_slow_is_waited_for_and_said(tmp_path: Path) -> None:
+    ended = read(tmp_path, "none", PATIENCE + 1)
+
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == f"{list(range(20))} []"
+    assert "no batch from the loader processes" in ended.stdout
