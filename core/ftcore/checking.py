@@ -19,6 +19,7 @@ import platformdirs
 from attrs import astuple, frozen
 
 from .errors import DataError
+from .images import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,7 +68,7 @@ def look_at(images: Images, rows: Sequence[int]) -> list[Seen]:
         known = _known(store, keys)
         todo = [place for place, key in enumerate(keys) if key not in known]
         chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
-        with ThreadPoolExecutor(cores()) as threads:
+        with quiet(), ThreadPoolExecutor(cores()) as threads:
             results = threads.map(lambda chunk: [(place, _seen(images, rows[place])) for place in chunk], chunks)
             err = console(sys.stderr)
             shown = track(results, "decoding", total=len(chunks), console=err, disable=not err.is_terminal)

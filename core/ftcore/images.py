@@ -6,8 +6,9 @@ import os
 import re
 import stat
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from io import BytesIO
+from threading import current_thread, main_thread
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
@@ -43,14 +44,30 @@ def read_image(path: str | Path, side: int | None = None) -> Image.Image:
 
     Args:
         path: the file; what kind of picture it is, its content says and not its name.
-        side: a JPEG may be decoded at a half, quarter or eighth of its size, its shorter side at least this long.
+        side: see `decode_image`.
 
     Raises:
         DataError: the file is missing, no regular file, no picture, damaged, or absurdly large.
     """
-    with _named(path):
-        with open(path, "rb", opener=_open) as file:
-            data = file.read()
+    with _named(path), open(path, "rb", opener=_open) as file:
+        data = file.read()
+    return decode_image(data, path, side)
+
+
+def decode_image(data: bytes, name: str | Path, side: int | None = None) -> Image.Image:
+    """Decode a picture that is in memory, as `read_image` does a file.
+
+    Args:
+        data: the content of a picture file.
+        name: what a person calls it, for messages.
+        side: a JPEG may be decoded at a half, quarter or eighth of its size, its shorter side at least this long.
+
+    Raises:
+        DataError: it is no picture, damaged, or absurdly large.
+    """
+    with _named(name):
+        if not data:
+            raise ValueError("it is empty")
         if data.startswith(b"\xff\xd8\xff"):
             _must_reach_end(data)
         elif data.startswith(b"\x89PNG"):
@@ -94,11 +111,18 @@ def find_images(path: Path) -> list[Path]:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Silence warnings; the filter is one for all threads, so only the main thread may, for itself and the others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
 def _named(path: str | Path) -> Iterator[None]:
     """Turn whatever goes wrong into a `DataError` that names the file, in letters that any terminal can print."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet() if current_thread() is main_thread() else nullcontext():
             yield
     except Exception as error:  # noqa: BLE001 - hostile bytes can raise anything in a decoder
         name = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(path))

@@ -231,7 +231,7 @@ class Batches:
         for batch in patient(self.loader, self.names_in_flight):
             self.sampler.in_flight.popleft()
             if isinstance(batch, DataError):
-                raise batch
+                raise DataError(str(batch))  # not `batch`: with its traceback it would keep this frame and the workers
             moved = batch.to(self.device)
             yield moved._replace(images=self.finish(moved.images))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -99,6 +102,18 @@ def test_images_targets_and_indices_belong_together() -> None:
 def test_a_sample_that_cannot_be_read_is_an_error_that_names_it(workers: int) -> None:
     with pytest.raises(DataError, match=r"^cannot read image seven\.jpg: truncated$"):
         list(loader(4, seed=0, workers=workers, broken=True).epoch(0))
+
+
+def test_the_workers_end_with_the_loader_that_met_an_error() -> None:
+    gc.disable()  # it would close their queues before they are told
+    try:
+        split = loader(4, seed=0, workers=2, broken=True)
+        with suppress(DataError):
+            list(split.epoch(0))
+        del split
+        assert multiprocessing.active_children() == []
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
@@ -33,7 +33,6 @@ def scores(seed: int, images: int = 60, *, steps: int = 0) -> tuple[torch.Tensor
     return (outputs * steps).round() / steps if steps else outputs, targets
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000), st.sampled_from([0, 1, 2, 5]))
 def test_average_precision_is_scikit_learns_also_with_ties(seed: int, steps: int) -> None:
     outputs, targets = scores(seed, steps=steps)
@@ -59,7 +58,6 @@ def test_a_label_that_no_image_has_counts_in_no_mean() -> None:
     assert float(mean.compute()) == pytest.approx(expected, abs=1e-6)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000), st.sampled_from([0, 1, 2, 5]))
 def test_thresholds_reach_the_best_f1_that_any_cut_reaches(seed: int, steps: int) -> None:
     outputs, targets = scores(seed, steps=steps)
