@@ -18,6 +18,7 @@ import numpy as np
 import platformdirs
 from attrs import astuple, frozen
 
+from .console import console, printable
 from .errors import DataError
 from .images import quiet
 
@@ -61,8 +62,6 @@ def look_at(images: Images, rows: Sequence[int]) -> list[Seen]:
     """Decode images, those that were not seen before or have changed since; with a progress bar on a terminal."""
     from rich.progress import track
 
-    from .console import console
-
     keys = [_key(images, row) for row in rows]
     with closing(_open()) as store:
         known = _known(store, keys)
@@ -86,7 +85,7 @@ def cores() -> int:
 def _key(images: Images, row: int) -> str:
     """Name an image and its state; one that is not even there has a key that is never kept."""
     try:
-        return f"{Path(images.name(row)).absolute()} {images.stamp(row)}"
+        return printable(f"{Path(images.name(row)).absolute()} {images.stamp(row)}")
     except DataError:
         return f"{_GONE}{row}"
 

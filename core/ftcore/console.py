@@ -25,13 +25,18 @@ def console(stream: IO[str]) -> Console:
     )
 
 
+def printable(text: str) -> str:
+    """Spell out what no stream can encode: the bytes of a file name that is not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def show_table(out: Console, table: Table) -> None:
     """Print a table with its title."""
     shown = RichTable(box=None, header_style="dim", pad_edge=False)
     for column in table.columns:
         shown.add_column(column, overflow="fold")
     for row in table.rows:
-        shown.add_row(*(Text(cell) for cell in row))
+        shown.add_row(*(Text(printable(cell)) for cell in row))
     out.print(table.title, style="bold")
     _print_trimmed(out, shown)
 
@@ -42,7 +47,7 @@ def show_facts(out: Console, facts: Mapping[str, str]) -> None:
     shown.add_column(style="dim")
     shown.add_column(overflow="fold")
     for name, value in facts.items():
-        shown.add_row(Text(name), Text(value))
+        shown.add_row(Text(name), Text(printable(value)))
     _print_trimmed(out, shown)
 
 

@@ -97,7 +97,7 @@ def _label(target: Any, task: Any) -> str:
         return str(task.names[target])
     if task.kind == "multilabel":
         return ", ".join(name for name, value in zip(task.names, target, strict=True) if value)
-    return ", ".join(f"{value:g}" for value in target)
+    return ", ".join(f"{value:g}" for value in (target if isinstance(target, tuple) else (target,)))
 
 
 def _same(found: Sequence[Checked]) -> list[tuple[Checked, Checked]]:

@@ -170,7 +170,8 @@ def facts(ready: Ready) -> Mapping[str, str]:
     height, width = network.spec.size
     settings = parts.settings
     return {
-        "data": f"{config.data.source}: {len(ready.data.train)} images to train on, {len(ready.data.val)} to validate",
+        "data": f"{config.data.source}: {len(ready.data.train)} images to train on, {len(ready.data.val)} to validate"
+        f"{_unchecked(ready.data, config)}",
         **_skipped(ready.data),
         "task": f"{parts.task.kind}: {', '.join(parts.task.names[:12])}{' ...' if parts.task.outputs > 12 else ''}",
         "network": f"{config.model.name}, weights {config.model.weights}, head {', '.join(network.heads)}, "
@@ -183,6 +184,14 @@ def facts(ready: Ready) -> Mapping[str, str]:
         f"{settings.epochs} epochs, best by {parts.monitor}",
         "folder": str(ready.folder),
     }
+
+
+def _unchecked(data: Data, config: RunConfig) -> str:
+    """Say how to look at pictures behind their headers, where nobody has."""
+    from .files import Files
+
+    unseen = isinstance(getattr(data.train, "images", None), Files) and config.data.on_corrupt == "fail"
+    return f"; headers read, `ftcore check {config.data.source}` decodes all" if unseen else ""
 
 
 def _skipped(data: Data) -> dict[str, str]:

@@ -51,7 +51,7 @@ def _has_splits(found: list[Found]) -> bool:
 
 
 def _check_filled(root: Path, folders: list[Found], has_splits: int) -> None:
-    """Refuse a folder without class folders, and a class folder without pictures."""
+    """Refuse a folder without class folders, and a class folder without pictures or without a name in letters."""
     pictures: dict[str, int] = {}
     for folder in folders:
         name = "/".join(folder.path.split("/")[: 1 + has_splits])
@@ -62,6 +62,9 @@ def _check_filled(root: Path, folders: list[Found], has_splits: int) -> None:
     empty = [name for name, count in pictures.items() if not count]
     if empty:
         raise UserError(f"class folder {root / empty[0]} has no pictures")
+    garbled = [name for name in pictures if name.encode(errors="replace").decode() != name]
+    if garbled:
+        raise UserError(f"the name of class folder {str(root / garbled[0])!a} is not UTF-8; rename it")
 
 
 def _labelled(root: Path, folders: list[Found], has_splits: bool, config: RunConfig) -> Labelled:  # noqa: FBT001

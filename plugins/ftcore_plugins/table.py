@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import stat
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,14 @@ from ftcore import Data, DataError, UserError, hookimpl
 from ftcore.files import SHOWN, Files, check_headers
 from ftcore.labelled import Labelled, Names, fingerprint, make_data
 
+from .numbers import finite, flag, is_missing, parsed
 from .rows import Rows, read_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from ftcore.config import RunConfig
+    from ftcore.labelled import Kind
 
 _SUFFIXES = (".csv", ".tsv", ".parquet")
 
@@ -59,25 +64,25 @@ class Table:
         file = Path(source or "")
         if file.suffix.lower() not in _SUFFIXES or not file.is_file():
             return None
-        rows = read_rows(file, self.config.separator)
-        files, sizes = self._files(rows)
-        _check_once(rows, rows.column(self.config.path))
-        check_headers(files, config)
+        rows = read_rows(file, self.config.separator).ordered(self.config.path)
         names = self._targets(rows)
-        cells = [rows.column(name) for name in names]
+        paths, cells = rows.column(self.config.path), [rows.column(name) for name in names]
+        splits, groups = self._optional(rows, "split"), self._optional(rows, "group")
         kind, labels, values = self._values(rows, names, cells, config)
-        splits, _paths = self._optional(rows, "split"), rows.column(self.config.path)
+        files, sizes = self._files(rows)
+        _check_once(rows, paths)
+        check_headers(files, config, rows.where)
+        blank = [""] * len(paths)
+        columns = (paths, sizes, *cells, splits or blank, groups or blank)
         return make_data(
             Labelled(
                 images=files,
                 kind=kind,
                 values=values,
                 names=labels,
-                fingerprint=fingerprint(
-                    zip(rows.column(self.config.path), sizes, *cells, splits or sizes, strict=True)
-                ),
+                fingerprint=fingerprint(zip(*columns, strict=True)),
                 splits=splits,
-                groups=self._optional(rows, "group"),
+                groups=groups,
             ),
             config,
         )
@@ -88,7 +93,7 @@ class Table:
         problems, sizes, paths = [], [], rows.column(self.config.path)
         for place, path in enumerate(paths):
             try:
-                sizes.append(_checked(root, path).stat().st_size)
+                sizes.append(_size(root, path))
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 problems.append(f"{rows.where(place)}: {self.config.path} {path!r:.200}: {reason}")
@@ -112,70 +117,81 @@ class Table:
 
     def _targets(self, rows: Rows) -> tuple[str, ...]:
         """Return the columns to learn."""
-        if self.config.target is not None:
-            return (self.config.target,) if isinstance(self.config.target, str) else self.config.target
-        taken = {self.config.path, self.config.group, "split" if self.config.split is None else self.config.split}
-        left = [name for name in rows.columns if name not in taken]
-        if len(left) != 1:
+        split = "split" if self.config.split is None else self.config.split
+        taken = [self.config.path, *filter(None, [split, self.config.group])]
+        target = self.config.target or tuple(name for name in rows.columns if name not in taken)
+        names = (target,) if isinstance(target, str) else target
+        twice = [name for name, count in Counter([*taken, *names]).items() if count > 1]
+        if twice:
             raise UserError(
-                f"{rows.file} has {len(left)} columns that could be the target ({', '.join(left) or 'none'}); "
+                f"column {twice[0]!r} is meant to be two things; options of the plugin table: path, target, group, and "
+                "split, which takes a column of that name unless it is empty"
+            )
+        if len(names) != 1 and not self.config.target:
+            raise UserError(
+                f"{rows.file} has {len(names)} columns that could be the target ({', '.join(names) or 'none'}); "
                 "say which: table.target=COLUMN, or a list of columns"
             )
-        return tuple(left)
+        return names
 
     def _values(
         self, rows: Rows, names: tuple[str, ...], cells: list[list[str]], config: RunConfig
-    ) -> tuple[Any, tuple[str, ...], Any]:
+    ) -> tuple[Kind, tuple[str, ...], Any]:
         """Return kind of task, names and values of the targets."""
         if self.config.labels is not None:
-            return "multilabel", *_several(rows, names, cells, self.config.labels, config)
+            return "multilabel", (), _several(rows, names, cells, self.config.labels, config)
         kind = config.data.task or _meaning(rows, names, cells)
         if kind == "classification":
             if len(names) > 1:
                 raise UserError(f"classification takes one target column, not {len(names)}: {', '.join(names)}")
             _check_filled(rows, names[0], cells[0])
             return kind, (), cells[0]
-        columns = [_numbers(rows, name, column) for name, column in zip(names, cells, strict=True)]
-        if kind == "multilabel":
-            _check_labels(rows, names, columns)
-            return kind, names, np.array(columns, dtype=np.uint8).T
-        return kind, names, np.array(columns).T
+        read = flag if kind == "multilabel" else finite
+        columns = [_numbers(rows, name, column, read) for name, column in zip(names, cells, strict=True)]
+        return kind, names, np.array(columns, dtype=np.uint8 if kind == "multilabel" else np.float64).T
 
 
-def _checked(root: Path, path: str) -> Path:
-    """Return a picture's file; it must be below the root, however it is written."""
-    if not path:
-        raise ValueError("is empty")
-    if "\0" in path:
-        raise ValueError("holds a NUL byte")
-    if "://" in path:
-        raise ValueError("is an address, and only files can be read")
-    if Path(path).is_absolute():
-        raise ValueError("is absolute; write it relative to table.root")
-    if ".." in Path(path).parts:
-        raise ValueError("leads out of the folder; set table.root to the folder that holds all pictures")
-    return root / path
+def _size(root: Path, path: str) -> int:
+    """Return the size of a picture's file; it must be below the root, however it is written."""
+    problem = next((reason for reason, has in _FORBIDDEN.items() if has(path)), None)
+    if problem:
+        raise ValueError(problem)
+    status = (root / path).stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("is no file")
+    return status.st_size
+
+
+_FORBIDDEN: dict[str, Callable[[str], bool]] = {
+    "is empty": lambda path: not path,
+    "holds a NUL byte": lambda path: "\0" in path,
+    "is an address, and only files can be read": lambda path: "://" in path,
+    "is absolute; write it relative to table.root": lambda path: Path(path).is_absolute(),
+    "leads out of the folder; set table.root to the folder that holds all pictures": lambda p: ".." in Path(p).parts,
+    "holds a backslash; write / between folder and file": lambda path: "\\" in path,
+}
+"""What is wrong with a path -> how that is seen."""
 
 
 def _check_once(rows: Rows, paths: list[str]) -> None:
     """Refuse a picture that is in two rows: with two targets it cannot be learnt, with one it counts twice."""
-    first: dict[str, int] = {}
+    first: dict[Path, int] = {}
     for place, path in enumerate(paths):
-        if path in first:
-            raise DataError(f"{rows.where(place)}: {path} is there already, in {rows.where(first[path])}")
-        first[path] = place
+        other = first.setdefault(Path(path), place)
+        if other != place:
+            raise DataError(f"{rows.where(place)}: {path!r:.200} is there already, in {rows.where(other)}")
 
 
-def _meaning(rows: Rows, names: tuple[str, ...], cells: list[list[str]]) -> str:
-    """Say what task the targets can only mean, or ask."""
-    numbers = [[_number(cell) for cell in column] for column in cells]
-    if len(names) == 1 and all(value is None for value in numbers[0]):
+def _meaning(rows: Rows, names: tuple[str, ...], cells: list[list[str]]) -> Kind:
+    """Say what task the targets can only mean, or ask; cells without a value say nothing, and are refused later."""
+    values = [parsed(cell) for column in cells for cell in column if not is_missing(cell)]
+    numbers = [value for value in values if value is not None]
+    if len(names) == 1 and not numbers:
         return "classification"
-    flat = [value for column in numbers for value in column]
-    if None not in flat:
-        if len(names) > 1 and set(flat) <= {0.0, 1.0}:
+    if len(numbers) == len(values):
+        if len(names) > 1 and set(numbers) <= {0.0, 1.0}:
             return "multilabel"
-        if len(names) > 1 or not all(float(value or 0).is_integer() for value in flat):
+        if len(names) > 1 or not all(value.is_integer() for value in numbers):
             return "regression"
     shown = ", ".join(dict.fromkeys(cells[0][:100]))
     raise UserError(
@@ -184,40 +200,25 @@ def _meaning(rows: Rows, names: tuple[str, ...], cells: list[list[str]]) -> str:
     )
 
 
-def _number(cell: str) -> float | None:
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _numbers(rows: Rows, name: str, column: list[str]) -> list[float]:
+def _numbers(rows: Rows, name: str, column: list[str], read: Callable[[str], float]) -> list[float]:
     values = []
     for place, cell in enumerate(column):
-        value = _number(cell)
-        if value is None:
-            raise DataError(f"{rows.where(place)}: {name} must be a finite number, got {cell!r}")
-        values.append(value)
+        try:
+            values.append(read(cell))
+        except ValueError as error:
+            raise DataError(f"{rows.where(place)}: {name} {error}, got {cell!r:.80}") from None
     return values
 
 
-def _check_filled(rows: Rows, name: str, column: list[str]) -> None:
+def _check_filled(rows: Rows, name: str, column: Iterable[str]) -> None:
     for place, cell in enumerate(column):
-        if not cell or cell.lower() in {"nan", "null", "none", "na", "n/a"}:
-            raise DataError(f"{rows.where(place)}: {name} is missing: {cell!r}")
-
-
-def _check_labels(rows: Rows, names: tuple[str, ...], columns: list[list[float]]) -> None:
-    for name, column in zip(names, columns, strict=True):
-        for place, value in enumerate(column):
-            if value not in {0.0, 1.0}:
-                raise DataError(f"{rows.where(place)}: {name} must be 0 or 1, got {value:g}")
+        if is_missing(cell):
+            raise DataError(f"{rows.where(place)}: {name} is missing, got {cell!r}; a class cannot be called that")
 
 
 def _several(
     rows: Rows, names: tuple[str, ...], cells: list[list[str]], separator: str, config: RunConfig
-) -> tuple[tuple[str, ...], Any]:
+) -> list[list[str]]:
     """Read cells with several labels; an empty one has none."""
     if config.data.task not in {None, "multilabel"}:
         raise UserError(
@@ -227,13 +228,7 @@ def _several(
     if len(names) > 1 or not separator:
         raise UserError(f"table.labels takes one target column and a separator, not {', '.join(names)}, {separator!r}")
     found = [[label.strip() for label in cell.split(separator) if label.strip()] for cell in cells[0]]
-    labels = sorted({label for row in found for label in row})
-    if len(labels) < 2:
-        raise UserError(
-            f"{rows.file}: {names[0]} holds {len(labels)} labels, split at {separator!r}: {', '.join(labels)}"
-        )
-    code = {label: place for place, label in enumerate(labels)}
-    matrix = np.zeros((len(found), len(labels)), dtype=np.uint8)
-    for place, row in enumerate(found):
-        matrix[place, [code[label] for label in row]] = 1
-    return tuple(labels), matrix
+    for place, labels in enumerate(found):
+        if any(map(is_missing, labels)):
+            raise DataError(f"{rows.where(place)}: {names[0]} {cells[0][place]!r:.80} holds no label, or one called so")
+    return found

@@ -117,6 +117,18 @@ def test_tiny_and_long_pictures_and_absent_classes_are_said(tmp_path: Path) -> N
     assert found["not in validation, so never measured"] == [{"name": "emu"}]
 
 
+def test_numbers_and_names_that_are_not_utf8_are_shown(tmp_path: Path) -> None:
+    for place in range(8):
+        photo(tmp_path / "photos" / str(place % 2) / f"{place}.png", place)
+    twin = tmp_path / "photos" / "0" / "caf\udce9.png"
+    shutil.copy(tmp_path / "photos" / "1" / "1.png", twin)
+
+    result = invoke("check", tmp_path / "photos", "--set", "data.task=regression")
+
+    assert result.code == 1
+    assert "caf\\udce9.png" in result.out
+
+
 def test_what_was_seen_is_decoded_again_only_after_a_change(tmp_path: Path) -> None:
     root = splits(tmp_path / "photos")
     decoded: list[int] = []
