@@ -110,12 +110,6 @@ class Split:
         """Return what changes when the image does."""
         return self.images.stamp(int(self.rows[index]))
 
-    def without(self, indices: Iterable[int]) -> Split:
-        """Leave samples out."""
-        keep = np.ones(len(self), dtype=bool)
-        keep[list(indices)] = False
-        return evolve(self, rows=self.rows[keep], targets=self.targets[keep])
-
 
 def make_data(found: Labelled, config: RunConfig) -> Data:
     """Split the images and turn their values into targets.

@@ -13,7 +13,7 @@ from ftcore.labelled import Split
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from ftcore import Data
+    from ftcore import Context, Data, RunConfig
 
 
 @frozen
@@ -38,8 +38,10 @@ class BalancedSampling:
         self.config = config
 
     @hookimpl(wrapper=True)
-    def build_data(self) -> Generator[None, Data, Data]:
+    def build_data(self, config: RunConfig, ctx: Context) -> Generator[None, Data, Data]:
         """Set the weights of whatever data is built."""
+        if any(named.text == "weighted_ce" for named in config.plugins):
+            ctx.log.warning("rare classes count twice: they are drawn more often, and weighted_ce weighs them more")
         data = yield
         if data is None:
             return data

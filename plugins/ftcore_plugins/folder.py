@@ -41,7 +41,7 @@ class Folder:
         _check_filled(root, classes, has_splits)
         if left_out:
             ctx.log.warning("files that are no pictures of a class are left out", folder=source, files=left_out)
-        return make_data(_labelled(root, classes, has_splits, config), config)
+        return make_data(_labelled(root, classes, config, has_splits=has_splits), config)
 
 
 def _has_splits(found: list[Found]) -> bool:
@@ -67,7 +67,7 @@ def _check_filled(root: Path, folders: list[Found], has_splits: int) -> None:
         raise UserError(f"the name of class folder {str(root / garbled[0])!a} is not UTF-8; rename it")
 
 
-def _labelled(root: Path, folders: list[Found], has_splits: bool, config: RunConfig) -> Labelled:  # noqa: FBT001
+def _labelled(root: Path, folders: list[Found], config: RunConfig, *, has_splits: bool) -> Labelled:
     """Take the class, and the split, of each picture from its path."""
     if config.data.task == "multilabel":
         raise UserError(

@@ -59,7 +59,7 @@ def photographs(root: Path, width: int, per_class: int) -> Path:
 def indexed(root: Path) -> Data:
     """Index a folder as `--data` does, without reading headers."""
     config = RunConfig(data=DataConfig(source=str(root), on_corrupt="skip"))
-    labelled = _labelled(root, [found for found in scan(root) if found.path], has_splits=False, config=config)
+    labelled = _labelled(root, [found for found in scan(root) if found.path], config, has_splits=False)
     return make_data(labelled, RunConfig(data=DataConfig(source=str(root))))
 
 

@@ -202,15 +202,6 @@ def test_a_split_that_is_left_without_images_is_refused() -> None:
         )  # fmt: skip
 
 
-def test_samples_can_be_left_out() -> None:
-    data = made("classification", ["a", "b", "a", "b", "a"], splits=["train"] * 4 + ["val"])
-    assert isinstance(data.train, Split)
-
-    split = data.train.without([0, 2])
-
-    assert [(split.name(i), split.target(i)) for i in range(len(split))] == [("1", 1), ("3", 1)]
-
-
 @given(st.lists(st.tuples(st.text(), st.integers())), st.randoms())
 def test_a_fingerprint_knows_no_order(rows: list[tuple[str, int]], random: Any) -> None:
     mixed = random.sample(rows, len(rows))

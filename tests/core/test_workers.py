@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from textwrap import dedent
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
 SCRIPT = """
 import os, signal, sys, time
+from pathlib import Path
 import torch
 from ftcore import DataError, Task
 from ftcore.loading import Prepared, make_batches
@@ -32,6 +32,7 @@ class Fragile:
         if index == 13:
             time.sleep(PAUSE)
             if FATE is not None:
+                Path("fate").write_text(str(time.monotonic()))
                 os.kill(os.getpid(), FATE)
         return index, index % 2
 
@@ -46,12 +47,12 @@ def to_tensor(image):
 if __name__ == "__main__":
     task = Task("classification", ("even", "odd"), (10, 10))
     batches = make_batches(Prepared(Fragile(), to_tensor, task), 2, 2, torch.device("cpu"))
-    started, seen = time.monotonic(), []
+    seen = []
     try:
         for batch in batches.epoch(0):
             seen += batch.indices.tolist()
     except DataError as error:
-        print(f"after {time.monotonic() - started:.1f} s: {error}", flush=True)
+        print(f"after {time.monotonic() - float(Path('fate').read_text()):.1f} s: {error}", flush=True)
         for worker in batches.loader._iterator._workers:
             worker.kill()
         os._exit(2)
@@ -63,13 +64,11 @@ def read(folder: Path, fate: str, pause: float = 0.0) -> subprocess.CompletedPro
     file = folder / "fragile.py"
     file.write_text(dedent(SCRIPT), encoding="utf-8")
     command = [sys.executable, str(file), fate, str(pause)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.mark.parametrize("fate", ["SIGKILL", "SIGSEGV", "SIGBUS", "SIGTERM", "SIGSTOP"])
 def test_a_worker_that_dies_or_is_stopped_is_said_with_the_samples_in_flight(tmp_path: Path, fate: str) -> None:
-    started = time.monotonic()
-
     ended = read(tmp_path, fate)
 
     assert ended.returncode == 2, ended.stderr
@@ -77,7 +76,6 @@ def test_a_worker_that_dies_or_is_stopped_is_said_with_the_samples_in_flight(tmp
     assert "sample-13.jpg" in ended.stdout
     assert ("is stopped" in ended.stdout) == (fate == "SIGSTOP")
     assert float(ended.stdout.split()[1]) < PATIENCE + 2
-    assert time.monotonic() - started < 100
 
 
 def test_a_worker_that_is_only_slow_is_waited_for_and_said(tmp_path: Path) -> None:

@@ -138,6 +138,13 @@ def test_balanced_sampling_draws_every_class_alike(tmp_path: Path) -> None:
     assert "common  73.9%" in root.out  # sqrt(32) / (sqrt(32) + sqrt(4))
 
 
+def test_rare_classes_that_count_twice_are_said() -> None:
+    arguments = ("explain", "--data", "digits:5-6", "--model", "digits/cnn", "--plugin", "balanced_sampling")
+
+    assert "rare classes count twice" not in invoke(*arguments).err
+    assert "rare classes count twice" in invoke(*arguments, "--plugin", "weighted_ce").err
+
+
 @pytest.mark.parametrize("preset", ["light", "medium", "heavy"])
 def test_each_preset_gives_other_views_and_evaluates_as_plain_does(preset: str) -> None:
     spec = InputSpec((32, 32))
