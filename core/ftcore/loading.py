@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from .errors import DataError
 from .parts import Steps, as_is, as_steps
-from .workers import PATIENCE, patient
+from .workers import Pids, patient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -228,7 +228,9 @@ class Batches:
             DataError: a sample cannot be read, or a worker died or was stopped.
         """
         self.sampler.epoch = epoch
-        for batch in patient(self.loader, self.names_in_flight):
+        pids = self.loader.worker_init_fn
+        batches = patient(self.loader, pids, self.names_in_flight) if isinstance(pids, Pids) else self.loader
+        for batch in batches:
             self.sampler.in_flight.popleft()
             if isinstance(batch, DataError):
                 raise DataError(str(batch))  # not `batch`: with its traceback it would keep this frame and the workers
@@ -258,7 +260,7 @@ def make_batches(
         num_workers=workers,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
-        timeout=PATIENCE if workers else 0,
+        worker_init_fn=Pids.of(workers) if workers else None,
         generator=torch.Generator(),  # its own: the loader's draw must not shift the network's
     )
     return Batches(dataset, loader, sampler, device, finish)

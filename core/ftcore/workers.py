@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 import re
+import signal
+import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
+import torch
+from attrs import define, field
 
 from .errors import DataError
 
@@ -17,56 +22,129 @@ if TYPE_CHECKING:
 
     from torch.utils.data import DataLoader
 
-PATIENCE = 8
+PATIENCE = 6
 """Seconds without a batch after which the workers are looked at."""
 
 _DIED = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) .*", re.DOTALL)
-_LATE = "DataLoader timed out"
 _SHOWN = 16
 
 
-def patient(loader: DataLoader[Any], in_flight: Callable[[], list[str]]) -> Iterator[Any]:
-    """Yield the batches of a loader; wait for workers that are slow, and say so, but not for those that are stopped.
+@define(eq=False)
+class Pids:
+    """Notes the process numbers of workers; what a loader calls in each as it starts.
+
+    Attributes:
+        numbers: (workers,) int64, in shared memory; 0 before a worker has started.
+    """
+
+    numbers: torch.Tensor
+
+    @classmethod
+    def of(cls, workers: int) -> Pids:
+        """Make room for so many."""
+        shared: Any = torch.zeros(workers, dtype=torch.int64)
+        return cls(shared.share_memory_())
+
+    def __call__(self, worker: int) -> None:
+        """Note the number of this process."""
+        self.numbers[worker] = os.getpid()
+
+
+@define(eq=False)
+class Watch:
+    """A thread that looks at the workers while the loop waits for them.
+
+    One that is stopped would never answer, and may hold half of a message, for which the loop would wait for ever: it
+    is killed, and torch's own handler then interrupts the loop. One that works is only slow, and that is said.
+
+    Attributes:
+        pids: of the workers.
+        in_flight: gives the names of the samples that they have.
+        since: when the loop began to wait, on the monotonic clock; None while it does not.
+        cause: why a worker was killed; empty if none was.
+        over: ends the thread.
+    """
+
+    pids: Pids
+    in_flight: Callable[[], list[str]]
+    since: float | None = None
+    cause: str = ""
+    over: threading.Event = field(factory=threading.Event)
+
+    def look(self) -> None:
+        """Look every second until it is over."""
+        before: set[int] = set()
+        said = 0
+        while not self.over.wait(1.0):
+            waited = 0.0 if self.since is None else time.monotonic() - self.since
+            late = waited > PATIENCE
+            stopped = {pid for pid in self.pids.numbers.tolist() if late and pid and _state(pid) in {"T", "t"}}
+            if stopped & before:  # seen twice, for a moment it may be only a job that is being put in the foreground
+                self.cause = f"loader process {min(stopped)} was stopped (SIGSTOP, a debugger?)"
+                os.kill(min(stopped), signal.SIGKILL)
+                return
+            before = stopped
+            said = said if late else 0
+            if not stopped and waited > PATIENCE * (said + 1):
+                said += 1
+                structlog.get_logger().warning(
+                    "no batch from the loader processes", seconds=round(waited), waiting_for=self.in_flight()[:_SHOWN]
+                )
+
+
+def patient(loader: DataLoader[Any], pids: Pids, in_flight: Callable[[], list[str]]) -> Iterator[Any]:
+    """Yield the batches of a loader that has worker processes.
 
     Raises:
         DataError: a worker died or is stopped.
     """
-    with named(in_flight):
-        batches = iter(loader)
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if not str(error).startswith(_LATE):
-                    raise
-                _look(in_flight)
-                continue
-            yield batch
+    watch = Watch(pids, in_flight)
+    thread = threading.Thread(target=watch.look, name="ftcore-workers", daemon=True)
+    thread.start()
+    try:
+        with named(in_flight, watch):
+            batches = iter(loader)
+            while True:
+                watch.since = time.monotonic()
+                batch = next(batches, None)
+                watch.since = None
+                if batch is None:
+                    return
+                yield batch
+    finally:
+        watch.over.set()
+        thread.join()  # at once; it holds the loader, whose workers would end later than they should
 
 
 @contextmanager
-def named(in_flight: Callable[[], list[str]]) -> Iterator[None]:
-    """Turn torch's error at the death of a worker, which can come at any moment, into one that names the samples."""
+def named(in_flight: Callable[[], list[str]], watch: Watch | None = None) -> Iterator[None]:
+    """Turn errors that the death of a worker causes into one that names the samples.
+
+    torch's own comes from a signal handler, at any moment; a broken connection where the worker had something to send.
+    """
     try:
         yield
-    except RuntimeError as error:
-        if not _DIED.match(str(error)):
+    except (RuntimeError, OSError, EOFError) as error:
+        text = str(error)
+        lost = watch is not None and not isinstance(error, RuntimeError) and not text.startswith("Caught ")
+        if not (_DIED.match(text) or lost):
             raise
-        cause = str(error).split(". It is possible")[0].rstrip(".")
-        raise DataError(_message(f"{cause}; out of memory, or a crash of the decoder?", in_flight())) from None
+        _calm()
+        died = text.split(". It is possible", maxsplit=1)[0].rstrip(".")
+        cause = (watch.cause if watch else "") or f"{died}; out of memory, or a crash of the decoder?"
+        raise DataError(_message(cause, in_flight())) from None
 
 
-def _look(in_flight: Callable[[], list[str]]) -> None:
-    """Raise if a worker is stopped; else it is slow, which is said."""
-    stopped = [process.pid for process in multiprocessing.active_children() if _state(process.pid) in {"T", "t"}]
-    if stopped:
-        raise DataError(_message(f"loader process {stopped[0]} is stopped (SIGSTOP, a debugger?)", in_flight()))
-    structlog.get_logger().warning("no batch from the loader processes", seconds=PATIENCE, waiting_for=in_flight())
+def _calm() -> None:
+    """Take torch's handler away, which would raise again, in the middle of whatever, as the other workers end.
+
+    A later loader finds a dead worker without it too, by looking every five seconds.
+    """
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def _state(pid: int | None) -> str:
+def _state(pid: int) -> str:
     """Return the letter that Linux gives to the state of a process; empty elsewhere, and if there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from ftcore import DataError, Task
 from ftcore.loading import Prepared, make_batches
+from ftcore.workers import named
 
 FATE, PAUSE = getattr(signal, sys.argv[1], None), float(sys.argv[2])
 
@@ -49,8 +50,9 @@ if __name__ == "__main__":
     batches = make_batches(Prepared(Fragile(), to_tensor, task), 2, 2, torch.device("cpu"))
     seen = []
     try:
-        for batch in batches.epoch(0):
-            seen += batch.indices.tolist()
+        with named(batches.names_in_flight):  # as a run does: torch's signal can interrupt anything
+            for batch in batches.epoch(0):
+                seen += batch.indices.tolist()
     except DataError as error:
         print(f"after {time.monotonic() - float(Path('fate').read_text()):.1f} s: {error}", flush=True)
         for worker in batches.loader._iterator._workers:
@@ -74,8 +76,8 @@ def test_a_worker_that_dies_or_is_stopped_is_said_with_the_samples_in_flight(tmp
     assert ended.returncode == 2, ended.stderr
     assert "samples in flight: " in ended.stdout
     assert "sample-13.jpg" in ended.stdout
-    assert ("is stopped" in ended.stdout) == (fate == "SIGSTOP")
-    assert float(ended.stdout.split()[1]) < PATIENCE + 2
+    assert ("was stopped" in ended.stdout) == (fate == "SIGSTOP")
+    assert float(ended.stdout.split()[1]) < 10
 
 
 def test_a_worker_that_is_only_slow_is_waited_for_and_said(tmp_path: Path) -> None:
