@@ -35,7 +35,13 @@ class Calls:
 
     def build_data(self, source: str | None) -> Data:
         """See `ftcore.hooks.build_data`."""
-        return self._one("build_data", Data, _data_asked(source), source=source)
+        data = self._one("build_data", Data, _data_asked(source), source=source)
+        if data.weights is not None and not (len(data.weights) == len(data.train) and min(data.weights) > 0):
+            raise UserError(
+                f"{self._who('build_data')}: Data.weights must be a number > 0 for each of {len(data.train)} training "
+                f"samples; there are {len(data.weights)}, the least {min(data.weights, default=None)}"
+            )
+        return data
 
     def build_model(self, name: str | None, weights: str) -> Backbone | nn.Module:
         """See `ftcore.hooks.build_model`."""

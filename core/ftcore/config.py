@@ -58,7 +58,7 @@ class DataConfig:
         on_corrupt: at an image that cannot be read, ``fail``; or ``skip``: decode all before the start, leave out those
             that cannot be, and list them in the run folder.
         cache: keep decoded images at the size of training, in ``ram`` or on ``disk``; changes no result.
-        cache_gb: most that the cache holds, in GB of 10^9 bytes; what is beyond is decoded each time.
+        cache_gb: most that the cache holds, in GB of 10^9 bytes, by default 4; what is beyond is decoded each time.
     """
 
     source: str | None = None
@@ -71,7 +71,7 @@ class DataConfig:
     fold: int | None = field(default=None, validator=validators.optional(_not_negative))
     on_corrupt: Literal["fail", "skip"] = "fail"
     cache: Literal["ram", "disk"] | None = None
-    cache_gb: float = field(default=4.0, validator=validators.gt(0.0))
+    cache_gb: float | None = field(default=None, validator=validators.optional(validators.gt(0.0)))
 
 
 @frozen

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .config import RunConfig
     from .labelled import Names
 
+WAY_OUT = "data.on_corrupt=skip leaves such images out, `ftcore check` lists them all"
+"""What can be done where an image cannot be read."""
 SHOWN = 10
 """How many unreadable images a message names."""
 
@@ -91,10 +93,7 @@ def check_headers(files: Files, config: RunConfig, where: Callable[[int], str] |
 def unreadable(problems: Sequence[str], total: int) -> str:
     """Make one message of many."""
     more = f"\n... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    return (
-        "\n".join(problems[:SHOWN]) + more + f"\n{len(problems)} of {total} images cannot be read; "
-        "data.on_corrupt=skip leaves such images out, `ftcore check` lists them all"
-    )
+    return "\n".join(problems[:SHOWN]) + more + f"\n{len(problems)} of {total} images cannot be read; {WAY_OUT}"
 
 
 def scan(root: Path) -> Iterator[Found]:

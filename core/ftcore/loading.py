@@ -14,6 +14,7 @@ from attrs import define, field, frozen
 from torch.utils.data import DataLoader
 
 from .errors import DataError
+from .files import WAY_OUT
 from .parts import Steps, as_is, as_steps
 from .workers import Pids, patient
 
@@ -158,9 +159,8 @@ class Prepared:
             image, target = self.samples[index]
             return self.transform.prepare(image), target
         split = cast("Split", self.samples)
-        return self.cache.get(index, split.stamp(index), lambda: self.transform.prepare(split[index][0])), split.target(
-            index
-        )
+        image = self.cache.get(index, split.stamp(index), lambda: self.transform.prepare(split[index][0]))
+        return image, split.target(index)
 
     def collate(self, items: list[tuple[Tensor, Any, int] | DataError]) -> Batch | DataError:
         """Stack samples into a batch."""
@@ -205,6 +205,7 @@ class Batches:
         sampler: whose `epoch` decides the order.
         device: where batches go.
         finish: images (N, C, H, W) on the device -> float32, normalised.
+        pids: of the loader's processes, if it has any.
     """
 
     dataset: Prepared
@@ -212,6 +213,7 @@ class Batches:
     sampler: EpochSampler
     device: torch.device
     finish: Callable[[Tensor], Tensor] = as_is
+    pids: Pids | None = None
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -228,12 +230,12 @@ class Batches:
             DataError: a sample cannot be read, or a worker died or was stopped.
         """
         self.sampler.epoch = epoch
-        pids = self.loader.worker_init_fn
-        batches = patient(self.loader, pids, self.names_in_flight) if isinstance(pids, Pids) else self.loader
+        batches = patient(self.loader, self.pids, self.names_in_flight) if self.pids else self.loader
         for batch in batches:
             self.sampler.in_flight.popleft()
             if isinstance(batch, DataError):
-                raise DataError(str(batch))  # not `batch`: with its traceback it would keep this frame and the workers
+                # A new one: `batch` with its traceback would keep this frame, and with it the workers.
+                raise DataError(f"{batch}\n{WAY_OUT}")
             moved = batch.to(self.device)
             yield moved._replace(images=self.finish(moved.images))
 
@@ -253,6 +255,7 @@ def make_batches(
 ) -> Batches:
     """Make the loader of a split; `dataset.seed` None means: in order, nothing random."""
     sampler = EpochSampler(len(dataset), batch_size, dataset.seed, weights)
+    pids = Pids.of(workers) if workers else None
     loader: DataLoader[Any] = DataLoader(
         cast("Dataset[Any]", dataset),
         batch_sampler=sampler,
@@ -260,10 +263,10 @@ def make_batches(
         num_workers=workers,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
-        worker_init_fn=Pids.of(workers) if workers else None,
+        worker_init_fn=pids,
         generator=torch.Generator(),  # its own: the loader's draw must not shift the network's
     )
-    return Batches(dataset, loader, sampler, device, finish)
+    return Batches(dataset, loader, sampler, device, finish, pids)
 
 
 def default_workers(device: torch.device) -> int:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .config import RunConfig
     from .parts import Data, Steps
 
+DEFAULT_GB = 4.0
+"""Size of the cache of both splits, in 10^9 bytes, where nothing else is said."""
 _COLUMNS = 6
 """Of the index, int64: start of the pixels plus 1 (0: not there), height, width, channels, stamp, checksum."""
 
@@ -73,15 +75,17 @@ class PixelCache:
 
 
 def make_cache(config: RunConfig, data: Data, split: str, steps: Steps) -> PixelCache | None:
-    """Make the cache that ``data.cache`` asks for; half of ``data.cache_gb`` is for each split, at most what it needs.
+    """Make the cache that ``data.cache`` asks for; half of ``data.cache_gb`` is for each split.
 
     Raises:
-        UserError: the samples or the transform have nothing that could be kept, or there is no room.
+        UserError: the samples or the transform have nothing that could be kept, there is no room, or no cache to limit.
     """
     from .labelled import Split
     from .parts import as_is
 
     if config.data.cache is None:
+        if config.data.cache_gb is not None:
+            raise UserError(f"data.cache_gb does nothing without data.cache ({config.origin('data.cache_gb')})")
         return None
     samples, origin = getattr(data, split), config.origin("data.cache")
     if not isinstance(samples, Split):
@@ -89,9 +93,9 @@ def make_cache(config: RunConfig, data: Data, split: str, steps: Steps) -> Pixel
     if steps.prepare is as_is:
         raise UserError(f"data.cache has nothing to keep: the {split} transform is not ftcore.Steps ({origin})")
     shape = (len(samples) + 1, _COLUMNS)
-    size = int(config.data.cache_gb * 1e9 / 2)
+    size = int((config.data.cache_gb or DEFAULT_GB) * 1e9 / 2)
     if config.data.cache == "ram":
-        _check_room(Path("/dev/shm"), size, origin)
+        _check_room(Path("/dev/shm"), 2 * size, origin)  # for both splits: room is taken only when it is written to
         return PixelCache(_shared(torch.empty(size, dtype=torch.uint8)), _shared(torch.zeros(shape, dtype=torch.int64)))
     folder = _folder(data, split, steps)
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +132,7 @@ def _folder(data: Data, split: str, steps: Steps) -> Path:
 def _mapped(path: Path, size: int, origin: str) -> torch.Tensor:
     """Map a file into memory; room that nothing is written to takes no place on the disk."""
     if not path.exists():
-        _check_room(path.parent, size, origin)
+        _check_room(path.parent, 2 * size, origin)
     with path.open("ab"):
         os.truncate(path, max(size, path.stat().st_size))
     return torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)

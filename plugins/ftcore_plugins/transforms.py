@@ -32,7 +32,9 @@ class PlainTransforms:
 def plain_steps(spec: InputSpec) -> Steps:
     """Resize the shorter side to size / crop_fraction and cut out the centre."""
     if spec.channels not in _MODES:
-        raise UserError(f"plain_transforms makes 1 or 3 channels, not {spec.channels}; name another plugin for that")
+        raise UserError(
+            f"plain_transforms and augment make 1 or 3 channels, not {spec.channels}; name another plugin for that"
+        )
     resize = Resize(spec)
     return Steps(resize, to_uint8, side=REDUCED * min(resize.sides))
 

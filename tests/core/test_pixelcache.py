@@ -118,6 +118,21 @@ def test_a_cache_on_disk_notices_that_a_picture_has_changed(tmp_path: Path, monk
     assert len(list((tmp_path / "cache" / "ftcore" / "pixels").iterdir())) == 2
 
 
+def test_a_limit_without_a_cache_is_refused() -> None:
+    result = invoke("run", "--set", "data.cache_gb=2")
+
+    assert result.code == 2
+    assert "data.cache_gb does nothing without data.cache (--set data.cache_gb=2)" in result.err
+
+
+def test_a_cache_that_has_no_room_is_refused_before_it_is_written_to() -> None:
+    result = invoke("run", "--set", "data.cache=ram", "--set", "data.cache_gb=1000000")
+
+    assert result.code == 2
+    assert "no room for the cache: " in result.err
+    assert "set data.cache_gb lower" in result.err
+
+
 def test_a_transform_that_keeps_nothing_cannot_be_cached(tmp_path: Path) -> None:
     (tmp_path / "hooks.py").write_text(
         "import torch\nfrom ftcore import Transforms, hookimpl\n\n\n"

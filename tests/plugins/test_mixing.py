@@ -138,6 +138,21 @@ def test_balanced_sampling_draws_every_class_alike(tmp_path: Path) -> None:
     assert "common  73.9%" in root.out  # sqrt(32) / (sqrt(32) + sqrt(4))
 
 
+@pytest.mark.parametrize("weights", ["[1.0]", "[0.0] * len(data.train)"])
+def test_weights_that_do_not_fit_the_samples_are_refused_by_name(tmp_path: Path, weights: str) -> None:
+    hooks = tmp_path / "hooks.py"
+    hooks.write_text(
+        "import attrs\nfrom ftcore import hookimpl\n\n\n@hookimpl(wrapper=True)\ndef build_data():\n"
+        f"    data = yield\n    return attrs.evolve(data, weights={weights})\n"
+    )
+
+    result = invoke("run", "--plugin", hooks)
+
+    assert result.code == 2
+    assert "hooks.build_data" in result.err
+    assert "Data.weights must be a number > 0 for each of 716 training samples" in result.err
+
+
 def test_rare_classes_that_count_twice_are_said() -> None:
     arguments = ("explain", "--data", "digits:5-6", "--model", "digits/cnn", "--plugin", "balanced_sampling")
 
