@@ -9,6 +9,7 @@ from contextlib import chdir
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 from attrs import frozen
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -116,6 +117,17 @@ def test_flags_win_over_the_config_file(tmp_path: Path) -> None:
     hooks = result.report["hooks"]
     assert (hooks["make_optimizer"], hooks["make_schedule"], hooks["make_loss"]) == ("sgd", "constant", "weighted_ce")
     assert not (tmp_path / "not").exists()
+
+
+def test_what_is_logged_after_a_run_is_not_of_the_run(tmp_path: Path) -> None:
+    with chdir(tmp_path):
+        invoke("run", "--set", "train.epochs=1", "--set", "run.folder=run")
+    log = (tmp_path / "run" / "log.jsonl").read_bytes()
+
+    structlog.get_logger().warning("later")
+
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
+    assert json.loads(log.splitlines()[-1])["event"] == "RunEnded"
 
 
 def test_the_run_folder_says_where_each_value_was_set(tmp_path: Path) -> None:

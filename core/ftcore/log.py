@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from attrs import asdict, define, field
 
-from .events import RunStarted
+from .events import RunEnded, RunFailed, RunStarted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ class RunLog:
     """Keeps events until the run folder exists, then appends them to its log.
 
     Attributes:
-        path: of the log; None until the run starts.
+        path: of the log; None before the run starts and once it is over.
         early: lines that came before.
     """
 
@@ -61,6 +61,8 @@ class RunLog:
         if isinstance(event, RunStarted):
             self.path = event.folder / "log.jsonl"
         structlog.get_logger().info(type(event).__name__, **asdict(event))
+        if isinstance(event, RunEnded | RunFailed):
+            self.path = None  # what comes now is of no run; the folder may be gone
 
 
 def _sentence(event: EventDict) -> str:
