@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from ftcore import checkpoint
 from ftcore.testing import Result, invoke
 from ftcore_plugins.digits import WEIGHTS
 
@@ -138,9 +139,9 @@ def test_make_optimizer(run_with: RunWith, tmp_path: Path) -> None:
     )
 
     assert result.report["hooks"]["make_optimizer"] == "hooks"
-    (state,) = (tmp_path / "run" / "checkpoints").glob("*/optimizer.safetensors")
-    sums = {name: tensor for name, tensor in load_file(state).items() if name.endswith("/sum")}
-    assert set(sums) == {f"{name}/sum" for name in saved(tmp_path) if name.endswith(("weight", "bias"))}
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    sums = {name: state["sum"] for name, state in checkpoint.read(newest)["optimizer"]["state"].items()}
+    assert set(sums) == {name for name in saved(tmp_path) if name.endswith(("weight", "bias"))}
     assert all(tensor.any() for tensor in sums.values())
 
 
@@ -286,6 +287,53 @@ def test_make_schedule(run_with: RunWith, tmp_path: Path) -> None:
     assert rates == {1: {0.004}, 2: {0.002}, 3: {0.001}}
 
 
+def test_make_regularizers(run_with: RunWith) -> None:
+    result = run_with(
+        """
+        from ftcore import Regularizer, hookimpl
+
+        @hookimpl
+        def make_regularizers(learning):
+            return [Regularizer("seven", lambda: 7 + 0 * sum(p.sum() for p in learning.values()))]
+        """
+    )
+
+    assert result.report["hooks"]["make_regularizers"] == ["hooks"]
+    assert result.report["last"]["train_seven"] == 7.0
+
+
+def test_make_step(run_with: RunWith) -> None:
+    result = run_with(
+        """
+        from ftcore import Step, hookimpl
+
+        @hookimpl
+        def make_step():
+            return Step({"spread": lambda seen: seen.outputs.std() * 0 + len(seen.images)})
+        """
+    )
+
+    assert result.report["hooks"]["make_step"] == "hooks"
+    assert 31 < result.report["last"]["train_spread"] <= 32
+
+
+def test_make_average(run_with: RunWith, tmp_path: Path) -> None:
+    result = run_with(
+        """
+        from copy import deepcopy
+        from ftcore import Average, hookimpl
+
+        @hookimpl
+        def make_average(model):
+            return Average("as_it_began", deepcopy(model), lambda network, count: None)
+        """
+    )
+
+    saved = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert result.report["hooks"]["make_average"] == "hooks"
+    assert not saved["head.weight"].any()
+
+
 def test_make_metrics(run_with: RunWith, tmp_path: Path) -> None:
     result = run_with(
         """
@@ -322,7 +370,7 @@ def test_make_observers(run_with: RunWith, tmp_path: Path) -> None:
 
     assert set(result.report["hooks"]["make_observers"]) == {"hooks", "progress"}  # all answers are used
     events = (tmp_path / "run" / "events.txt").read_text(encoding="utf-8").split()
-    assert events == ["RunStarted", "StepLogged", "EpochEnded", "RunEnded"]
+    assert events == ["RunStarted", "StepLogged", "EpochEnded", "CheckpointSaved", "RunEnded"]
 
 
 def install(site: Path, name: str, version: str, module: str, source: str) -> None:

@@ -1,27 +1,42 @@
 """ftcore: fine-tune an image network; every decision is one plugin's answer to one hook.
 
 These are the names for plugin authors, together with the modules `ftcore.config`, `ftcore.console`, `ftcore.files`,
-`ftcore.freezing`, `ftcore.heads`, `ftcore.images`, `ftcore.labelled`, `ftcore.shapes`, `ftcore.splitting`,
-`ftcore.stages`, `ftcore.testing` and `ftcore.weights`; the other modules may change at any time.
+`ftcore.freezing`, `ftcore.heads`, `ftcore.images`, `ftcore.labelled`, `ftcore.predict`, `ftcore.shapes`,
+`ftcore.splitting`, `ftcore.stages`, `ftcore.testing` and `ftcore.weights`; the other modules may change at any time.
 Importing this package imports neither torch nor any plugin.
 """
 
 from .backbone import Backbone, HeadSlot, InputSpec, ModelInfo
 from .config import RunConfig
 from .errors import DataError, UserError, closest, listed, nearest
-from .events import EpochEnded, Event, Observer, RunEnded, RunFailed, RunStarted, StepLogged
+from .events import (
+    CheckpointSaved,
+    EpochEnded,
+    Event,
+    Observer,
+    RunEnded,
+    RunFailed,
+    RunStarted,
+    RunStopped,
+    StepLogged,
+)
 from .hooks import HOOK_API, hookimpl
 from .parts import (
+    Average,
     BatchTransform,
     Context,
     Data,
     FreezePlan,
     Loss,
     ParamGroup,
+    Pass,
     Placement,
     Precision,
+    Recipe,
+    Regularizer,
     Samples,
     Schedule,
+    Step,
     Steps,
     Table,
     Task,
@@ -30,8 +45,10 @@ from .parts import (
 
 __all__ = [
     "HOOK_API",
+    "Average",
     "Backbone",
     "BatchTransform",
+    "CheckpointSaved",
     "Context",
     "Data",
     "DataError",
@@ -44,14 +61,19 @@ __all__ = [
     "ModelInfo",
     "Observer",
     "ParamGroup",
+    "Pass",
     "Placement",
     "Precision",
+    "Recipe",
+    "Regularizer",
     "RunConfig",
     "RunEnded",
     "RunFailed",
     "RunStarted",
+    "RunStopped",
     "Samples",
     "Schedule",
+    "Step",
     "StepLogged",
     "Steps",
     "Table",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from attrs import evolve, frozen
+from attrs import Factory, evolve, fields, frozen
 from torch import nn
 
 from . import freezing
@@ -14,9 +14,9 @@ from .errors import UserError, nearest
 from .heads import candidates, check_backbone, check_outputs, choose_head, derive_backbone, swap
 from .labelled import Split
 from .loading import Prepared, default_workers, key, make_batches, seed_everything
-from .loop import Parts
 from .pixelcache import make_cache
 from .stages import derive_stages
+from .state import Parts, goes_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from .backbone import InputSpec
     from .calls import Calls
     from .config import ModelConfig, RunConfig
-    from .parts import BatchTransform, Data, Loss, ParamGroup, Task, Transforms
+    from .events import Observer
+    from .parts import Data, Loss, ParamGroup, Task, Transforms
+    from .plugins import Plugin
 
 
 @frozen(eq=False)
@@ -81,18 +83,27 @@ def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
     model = network.module
     plan = calls.freeze(model, network.heads, network.backbone, data.task)
     freezing.apply(model, plan, epoch=0)
-    placement = calls.wrap_devices(model)
+    placement = calls.wrap_devices(model, network.heads, network.backbone)
     precision = calls.precision_context(placement)
-    groups = calls.param_groups(freezing.ever_learning(model, plan), model, network.heads, network.backbone)
+    learning = freezing.ever_learning(model, plan)
+    groups = calls.param_groups(learning, model, network.heads, network.backbone)
     optimizer = calls.make_optimizer(groups)
     train, val = _splits(config, data, network.transforms, placement.device)
     steps = -(-len(train) // config.train.accumulate)
-    schedule = calls.make_schedule(optimizer, config.train.epochs, steps)
     loss = calls.make_loss(data.task)
-    _check_soft(calls, loss, data.task, changes)
     if isinstance(loss.function, nn.Module):
         loss.function.to(placement.device)
     metrics = {name: metric.to(placement.device) for name, metric in calls.make_metrics(data.task).items()}
+    monitor = monitored(config, metrics)
+    schedule = calls.make_schedule(optimizer, config.train.epochs, steps, goes_up(monitor, metrics))
+    regularizers = calls.make_regularizers(learning, model, network.heads)
+    step = calls.make_step(model, network.heads, network.backbone, data.task, placement, precision)
+    if changes and data.task.kind == "classification":
+        _check_soft(calls, "make_loss", taken=loss.soft_targets)
+        _check_soft(calls, "make_step", taken=step.soft_targets)
+    _check_terms(calls, ["loss", *step.terms, *(regularizer.name for regularizer in regularizers)])
+    average = calls.make_average(model, placement, config.train.epochs, steps)
+    observers = calls.make_observers()
     parts = Parts(
         train=train,
         val=val,
@@ -105,9 +116,14 @@ def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
         loss=loss,
         batch_transforms=changes,
         aux_weights=network.backbone.aux_weights,
+        step=step,
+        regularizers=regularizers,
+        average=average,
+        heads=network.heads,
         metrics=metrics,
-        monitor=_monitor(config, metrics),
-        observers=calls.make_observers(),
+        monitor=monitor,
+        stateful=_stateful(calls, loss, observers),
+        observers=observers,
         settings=config.train,
     )
     _check_used(calls)
@@ -179,19 +195,28 @@ def _splits(config: RunConfig, data: Data, transforms: Transforms, device: torch
     return tuple(splits)
 
 
-def _check_soft(calls: Calls, loss: Loss, task: Task, changes: Sequence[BatchTransform]) -> None:
-    """Refuse a loss that cannot take the probabilities that mixed images have for targets."""
-    if changes and task.kind == "classification" and not loss.soft_targets:
-        mixing, making = (
-            ", ".join(p.name for p in calls.host.record[h].answered) for h in ("batch_transforms", "make_loss")
-        )
+def _check_soft(calls: Calls, hook: str, *, taken: bool) -> None:
+    """Refuse what cannot take the probabilities that mixed images have for targets."""
+    if not taken:
+        mixing, making = (", ".join(p.name for p in calls.host.makers(h)) for h in ("batch_transforms", hook))
         raise UserError(
-            f"{mixing} makes soft targets, but the loss of {making} takes class indices only; choose another loss, "
-            "or let it return ftcore.Loss(..., soft_targets=True) if it can"
+            f"{mixing} makes soft targets, but {hook} of {making} takes class indices only; leave one out, "
+            "or let it return soft_targets=True if it can take them"
         )
 
 
-def _monitor(config: RunConfig, metrics: dict[str, Any]) -> str:
+def _check_terms(calls: Calls, names: Sequence[str]) -> None:
+    """Refuse two terms of one name, for they would be shown as one."""
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        makers = {p.name for hook in ("make_step", "make_regularizers") for p in calls.host.makers(hook)}
+        raise UserError(
+            f"what is added to the loss needs names that differ, from each other and from 'loss'; twice: "
+            f"{', '.join(sorted(twice))} (of {', '.join(sorted(makers))})"
+        )
+
+
+def monitored(config: RunConfig, metrics: dict[str, Any]) -> str:
     """Return the name of the metric that decides which epoch is best."""
     scalars = ["loss", *(name for name, metric in metrics.items() if metric.higher_is_better is not None)]
     name = config.train.monitor
@@ -206,11 +231,50 @@ def _monitor(config: RunConfig, metrics: dict[str, Any]) -> str:
     return name
 
 
+def _stateful(calls: Calls, loss: Loss, observers: Sequence[Observer]) -> dict[str, Any]:
+    """Return what has a state of its own to be saved: plugins, observers and the loss, by name.
+
+    Raises:
+        UserError: one has a `state_dict` and no `load_state_dict`, or the other way round.
+    """
+    owners: dict[str, Any] = {f"plugin {plugin.name}": plugin.owner for plugin in calls.host.used()}
+    for place, observer in enumerate(observers):
+        owners[f"observer {place}"] = getattr(observer, "__self__", observer)
+    owners["loss"] = loss.function
+    found: dict[str, Any] = {}
+    for name, owner in owners.items():
+        has = [callable(getattr(owner, method, None)) for method in ("state_dict", "load_state_dict")]
+        if any(has) and not all(has):
+            raise UserError(f"{name} has one of state_dict and load_state_dict, and not the other")
+        if all(has) and not any(owner is other for other in found.values()):
+            found[name] = owner
+    return found
+
+
+def _default(option: Any) -> Any:
+    return option.default.factory() if isinstance(option.default, Factory) else option.default  # type: ignore[arg-type]
+
+
+def _check_read(plugin: Plugin, config: RunConfig) -> None:
+    """Refuse an option that was set to something else than its default, and that no hook of its plugin has read."""
+    options = fields(type(plugin.config)) if plugin.config else ()
+    defaults = {option.name: _default(option) for option in options}
+    given = {name for name in config.options.get(plugin.name, {}) if getattr(plugin.config, name) != defaults[name]}
+    unread = sorted(given - plugin.read)
+    if unread:
+        origin = config.origin(f"plugin.{plugin.name}.{unread[0]}")
+        raise UserError(
+            f"{plugin.name}.{unread[0]} was set, but nothing in this run reads it ({origin}); if {plugin.name} would "
+            "read it later, while it trains, let it read its options in its hooks"
+        )
+
+
 def _check_used(calls: Calls) -> None:
     """Refuse a run in which a plugin that was named did nothing, or options were set for one that was not asked."""
     used = calls.host.used()
     for plugin in calls.host.plugins:
         if plugin in used:
+            _check_read(plugin, calls.host.config)
             continue
         hooks = ", ".join(sorted({impl.hook for impl in plugin.hooks}))
         values = calls.host.config.options.get(plugin.name, {})

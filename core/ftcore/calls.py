@@ -12,7 +12,19 @@ from attrs import frozen
 from .backbone import Backbone, ModelInfo
 from .errors import UserError, close_matches, nearest
 from .freezing import all_tensors, is_under, learns, thawed
-from .parts import Data, FreezePlan, Loss, ParamGroup, Placement, Precision, Schedule, Transforms
+from .parts import (
+    Average,
+    Data,
+    FreezePlan,
+    Loss,
+    ParamGroup,
+    Placement,
+    Precision,
+    Regularizer,
+    Schedule,
+    Step,
+    Transforms,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,9 +96,10 @@ class Calls:
         _check_plan(self._who("freeze"), plan, model, heads)
         return plan
 
-    def wrap_devices(self, model: nn.Module) -> Placement:
+    def wrap_devices(self, model: nn.Module, heads: tuple[str, ...], backbone: Backbone) -> Placement:
         """See `ftcore.hooks.wrap_devices`."""
-        placement = self._one("wrap_devices", Placement, "this machine", model=model)
+        arguments = {"model": model, "heads": heads, "backbone": backbone}
+        placement = self._one("wrap_devices", Placement, "this machine", **arguments)
         if placement.unwrap(placement.model) is not model:
             raise UserError(f"{self._who('wrap_devices')}: unwrap(model) is not the model that was wrapped")
         return placement
@@ -130,11 +143,6 @@ class Calls:
             )
         return optimizer
 
-    def make_schedule(self, optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> Schedule:
-        """See `ftcore.hooks.make_schedule`."""
-        arguments = {"optimizer": optimizer, "epochs": epochs, "steps_per_epoch": steps_per_epoch}
-        return self._one("make_schedule", Schedule, "this optimizer", **arguments)
-
     def make_loss(self, task: Task) -> Loss:
         """See `ftcore.hooks.make_loss`."""
         answer = self._one("make_loss", object, f"a {task.kind} task", task=task)
@@ -153,10 +161,61 @@ class Calls:
         for plugin, answer in zip(self.host.record["make_metrics"].answered, answers, strict=True):
             self._expect("make_metrics", list(answer.values()), Metric, by=plugin)
             for name in answer:
-                if name in metrics or name in {"loss", "train_loss", "epoch"}:
+                if name in metrics or name in {"loss", "epoch"} or name.startswith("train_"):
                     raise UserError(f"make_metrics: {name!r} of {plugin} is taken; give the metric another name")
             metrics |= answer
         return metrics
+
+    def make_schedule(
+        self,
+        optimizer: Optimizer,
+        epochs: int,
+        steps_per_epoch: int,
+        higher_is_better: bool,  # noqa: FBT001 (as the hook's)
+    ) -> Schedule:
+        """See `ftcore.hooks.make_schedule`."""
+        arguments = {"optimizer": optimizer, "epochs": epochs, "steps_per_epoch": steps_per_epoch}
+        arguments["higher_is_better"] = higher_is_better
+        return self._one("make_schedule", Schedule, "this optimizer", **arguments)
+
+    def make_regularizers(
+        self, learning: Mapping[str, nn.Parameter], model: nn.Module, heads: tuple[str, ...]
+    ) -> list[Regularizer]:
+        """See `ftcore.hooks.make_regularizers`."""
+        answers = self._all("make_regularizers", Sequence, learning=learning, model=model, heads=heads)
+        for plugin, answer in zip(self.host.record["make_regularizers"].answered, answers, strict=True):
+            self._expect("make_regularizers", answer, Regularizer, by=plugin)
+        return [regularizer for answer in answers for regularizer in answer]
+
+    def make_step(
+        self,
+        model: nn.Module,
+        heads: tuple[str, ...],
+        backbone: Backbone,
+        task: Task,
+        placement: Placement,
+        precision: Precision,
+    ) -> Step:
+        """See `ftcore.hooks.make_step`."""
+        arguments = {"model": model, "heads": heads, "backbone": backbone, "task": task}
+        return self._one("make_step", Step, "this model", **arguments, placement=placement, precision=precision)
+
+    def make_average(self, model: nn.Module, placement: Placement, epochs: int, steps_per_epoch: int) -> Average | None:
+        """See `ftcore.hooks.make_average`."""
+        arguments = {"model": model, "placement": placement, "epochs": epochs, "steps_per_epoch": steps_per_epoch}
+        average: Average | None = self.host.ask("make_average", **arguments)
+        if average is None:
+            return None
+        self._expect("make_average", [average], Average)
+        networks = (model, average.network)
+        ours, theirs = ({name: tensor.shape for name, tensor in n.state_dict().items()} for n in networks)
+        if ours != theirs:
+            wrong = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+            raise UserError(
+                f"{self._who('make_average')}: its network must have the names and shapes of the one that learns; "
+                f"wrong for {', '.join(wrong[:5])}"
+            )
+        return average
 
     def make_observers(self) -> list[Observer]:
         """See `ftcore.hooks.make_observers`."""
@@ -195,8 +254,7 @@ class Calls:
 
     def _who(self, hook: str, by: Plugin | None = None) -> str:
         """Name the plugins that made an answer (or one of the answers), with the lines to look at."""
-        record = self.host.record[hook]
-        makers = [*([by] if by else record.answered), *record.wrapped]
+        makers = [by, *self.host.record[hook].wrapped] if by else self.host.makers(hook)
         places = [impl.where for plugin in makers for impl in plugin.hooks if impl.hook == hook]
         return f"{' and '.join(f'{plugin.name}.{hook}' for plugin in makers)} ({', '.join(places)})"
 

@@ -1,40 +1,46 @@
-"""Folders that appear whole or not at all; tensors in safetensors, everything else in JSON."""
+"""Checkpoints: folders that appear whole or not at all; tensors in safetensors, everything else in JSON."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from attrs import asdict
-from safetensors.torch import save_file, save_model
+import structlog
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file, save_model
+
+from .errors import UserError
+from .packing import pack, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    import torch
     from torch import Tensor, nn
 
-    from .loop import Parts, Progress
-
 FORMAT = 1
-"""Version of the files below; a reader refuses another."""
+"""Version of the files that a run leaves; a reader refuses another."""
+
+MANIFEST = "manifest.json"
+_ROOM = 1.1
+"""Of what a checkpoint takes, for what the file system takes beside it."""
 
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:
     """Make `target` appear whole: write it aside, fsync every file, rename, fsync the parent.
 
-    A folder that is already there is replaced; a process killed in between leaves the old or the new one, or the
-    old one beside it under its hidden name.
+    A folder that is already there is replaced; after a process was killed in between, `standing` finds the old one.
     """
     mark = uuid.uuid4().hex[:8]
     aside, old = (target.with_name(f".{kind}-{target.name}-{mark}") for kind in ("new", "old"))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     aside.mkdir()
     try:
         write(aside)
@@ -42,14 +48,32 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
             file.chmod(aside.stat().st_mode & 0o666)  # safetensors makes files for the owner alone
             _sync(file)
         _sync(aside)
+        _rename(aside, target, old)
     except BaseException:
-        shutil.rmtree(aside)
+        shutil.rmtree(aside, ignore_errors=True)
         raise
-    if target.exists():
-        target.rename(old)
-    aside.rename(target)
     _sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, with those above it, that stays after a loss of power."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync(path.parent)
+
+
+def _rename(aside: Path, target: Path, old: Path) -> None:
+    if not target.exists():
+        aside.rename(target)
+        return
+    target.rename(old)
+    try:
+        aside.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
 
 
 def _sync(path: Path) -> None:
@@ -58,6 +82,26 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def standing(target: Path) -> Path:
+    """Return the folder that `write_folder` last made whole.
+
+    `target` itself; or the one before it, where a process was killed between the renames that replace it.
+    """
+    return target if target.exists() else next(target.parent.glob(f".old-{target.name}-*"), target)
+
+
+def tidy(folder: Path) -> None:
+    """Finish or remove what a process that was killed has left in a folder."""
+    for old in folder.glob(".old-*"):
+        target = folder / old.name.removeprefix(".old-").rpartition("-")[0]
+        if target.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(target)
+    for rest in [*folder.glob(".new-*"), *folder.glob(".gone-*")]:
+        shutil.rmtree(rest)
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -78,45 +122,120 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(to_json(value, indent=2) + "\n", encoding="utf-8")
 
 
-def save(folder: Path, parts: Parts, progress: Progress) -> Path:
-    """Save the state of a run after an epoch as ``folder/step-N``, then drop all but the newest and the best."""
-    target = folder / f"step-{progress.step:08d}"
-    write_folder(target, lambda aside: _write_state(aside, parts, progress))
-    for other in folder.glob("step-*"):
-        state = json.loads((other / "state.json").read_text(encoding="utf-8"))
-        if other != target and state["progress"]["epoch"] != progress.best["epoch"]:
-            shutil.rmtree(other)
-    return target
+def save(target: Path, networks: Mapping[str, nn.Module], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint.
+
+    Args:
+        target: the folder.
+        networks: ``model`` and perhaps ``average``; parameters and buffers.
+        state: see `ftcore.packing.pack`.
+
+    Raises:
+        UserError: there is no room.
+        OSError: the system refuses; what was there stays.
+    """
+    tensors: dict[str, Tensor] = {}
+    plain = pack(state, "state", tensors)
+    _check_room(target, [*tensors.values(), *(t for n in networks.values() for t in n.state_dict().values())])
+
+    def write(aside: Path) -> None:
+        for name, network in networks.items():
+            save_model(network, str(aside / f"{name}.safetensors"))
+        save_file(tensors, aside / "state.safetensors")
+        write_json(aside / "state.json", plain)
+        write_json(aside / MANIFEST, {"format": FORMAT, "files": {f.name: _identity(f) for f in aside.iterdir()}})
+
+    write_folder(target, write)
 
 
-def _write_state(folder: Path, parts: Parts, progress: Progress) -> None:
-    tensors, plain = optimizer_state(parts.network, parts.optimizer)
-    save_model(parts.network, str(folder / "model.safetensors"))
-    save_file(tensors, folder / "optimizer.safetensors")
-    state = {
-        "format": FORMAT,
-        "progress": asdict(progress),
-        "optimizer": plain,
-        "schedule": {k: v for k, v in parts.schedule.scheduler.state_dict().items() if not k.startswith("lr_lambda")},
-        "scaler": parts.precision.scaler.state_dict(),
-    }
-    write_json(folder / "state.json", state)
+@contextmanager
+def refused(path: Path) -> Iterator[None]:
+    """Turn what the system says to writing into an error that names the place and the room that is left.
+
+    Raises:
+        UserError: what was to be written is whole or not there, and what was there before stays.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot save in {path}: {error}; {_left(path)}") from None
 
 
-def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return an optimizer's state by parameter *name*: its tensors, and its plain values with the groups' settings."""
-    import torch
+def _check_room(target: Path, tensors: list[Any]) -> None:
+    need = int(_ROOM * sum(tensor.numel() * tensor.element_size() for tensor in tensors)) + 100_000
+    if need > shutil.disk_usage(_existing(target)).free:
+        raise UserError(f"cannot save {target}: it needs {need:,} bytes; {_left(target)}")
 
-    names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
-    tensors, plain = {}, {}
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{names[parameter]}/{key}"] = value.detach().cpu().contiguous()
-            else:
-                plain[f"{names[parameter]}/{key}"] = value
-    groups = [
-        {**{k: v for k, v in group.items() if k != "params"}, "params": [names[p] for p in group["params"]]}
-        for group in optimizer.param_groups
-    ]
-    return tensors, {"state": plain, "groups": groups}
+
+def _left(path: Path) -> str:
+    return f"{shutil.disk_usage(_existing(path)).free:,} bytes are free on its disk"
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in [path.absolute(), *path.absolute().parents] if parent.exists())
+
+
+def _identity(file: Path) -> dict[str, Any]:
+    """Say what a file must be when it is read again."""
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return {"bytes": file.stat().st_size, "sha256": digest}
+
+
+def damage(folder: Path) -> str:
+    """Say what is wrong with a checkpoint; empty if every file is as its manifest says."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            return f"it has format {manifest['format']!r}; this ftcore reads format {FORMAT}"
+        wrong = [name for name, wanted in manifest["files"].items() if _identity(folder / name) != wanted]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return f"{', '.join(wrong)} is not what was written" if wrong else ""
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """Return where the checkpoint after an optimizer step is."""
+    return folder / f"step-{step:08d}"
+
+
+def newest(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint of a folder, None if there is none; say which are damaged.
+
+    Raises:
+        UserError: all are damaged.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for found in sorted(folder.glob("step-*"), reverse=True):
+        reason = damage(found)
+        if not reason:
+            for path, why in damaged:
+                structlog.get_logger().warning(f"{path} is damaged, {found.name} is used", reason=why)
+            return found
+        damaged.append((found, reason))
+    if damaged:
+        raise UserError("\n".join(["no checkpoint is whole", *(f"  {path}: {why}" for path, why in damaged)]))
+    return None
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the state that `save` was given.
+
+    Raises:
+        UserError: it is not what `save` writes.
+    """
+    try:
+        plain = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        state: dict[str, Any] = unpack(plain, load_file(folder / "state.safetensors"))
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"cannot read {folder}: {type(error).__name__}: {error}") from None
+    return state
+
+
+def rotate(folder: Path, keep: int, best: Path) -> None:
+    """Remove all checkpoints but the `keep` newest and the best."""
+    for other in sorted(folder.glob("step-*"))[:-keep]:
+        if other != best:
+            gone = other.with_name(f".gone-{other.name}")
+            other.rename(gone)  # first, for a folder is not removed at once
+            shutil.rmtree(gone)

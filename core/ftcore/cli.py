@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .errors import UserError
+from .signals import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .config import RunConfig
     from .parts import Table
+    from .plots import Plot
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -29,6 +31,9 @@ class _Commands(click.Group):
         except UserError as error:
             click.echo(f"ftcore: {error}", err=True)
             ctx.exit(2)
+        except Stopped as stopped:
+            click.echo(f"ftcore: {stopped}", err=True)
+            ctx.exit(stopped.code)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -61,13 +66,32 @@ def _load(config: Path | None, model: str | None, data: str | None, **flags: tup
 @main.command()
 @_run_options
 @click.option("--from", "source", type=click.Path(path_type=Path), metavar="RUN", help="repeat the run of this folder")
-@click.option("--allow-drift", is_flag=True, help="with --from: also where plugins, libraries or data have changed")
+@click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="RUN", help="as ftcore resume RUN")
+@click.option("--allow-drift", is_flag=True, help="with those: also where plugins, libraries or data have changed")
 @click.option("--json", "as_json", is_flag=True, help="print the report as one JSON object on standard output")
-def run(config: Path | None, source: Path | None, *, allow_drift: bool, as_json: bool, **options: Any) -> None:
+@click.pass_context
+def run(
+    ctx: click.Context,
+    /,
+    config: Path | None,
+    source: Path | None,
+    resumed: Path | None,
+    *,
+    allow_drift: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Fine-tune, as CONFIG (a TOML file) and the flags say; flags win.
 
     With --from, as the config.toml of a run folder says, in a new folder.
     """
+    if resumed:
+        given = [name for name, value in (options | {"config": config, "from": source}).items() if value]
+        if set(given) - {"sets"}:
+            raise UserError(f"--resume {resumed} goes on with that run as it was begun; leave out {', '.join(given)}")
+        sets = options["sets"]
+        ctx.invoke(resume, run=resumed, sets=sets, allow_drift=allow_drift, as_json=as_json)
+        return
     from .log import RunLog
     from .run import run as run_config
 
@@ -89,21 +113,63 @@ def run(config: Path | None, source: Path | None, *, allow_drift: bool, as_json:
 
 
 @main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="what changes no result, e.g. train.workers=4")
+@click.option("--allow-drift", is_flag=True, help="also where config, plugins, libraries or data have changed")
+@click.option("--json", "as_json", is_flag=True, help="print the report as one JSON object on standard output")
+def resume(run: Path, sets: tuple[str, ...], *, allow_drift: bool, as_json: bool) -> None:
+    """Go on with RUN, a run folder, where it was stopped or killed; it ends as it would have without that."""
+    from .log import RunLog
+    from .run import resume as resume_run
+
+    report = resume_run(run, sets, [RunLog().observe], allow_drift=allow_drift)
+    if as_json:
+        from .checkpoint import to_json
+
+        click.echo(to_json(report))
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+def replay(run: Path, *, as_json: bool) -> None:
+    """Do the step of RUN again that was not finite: say whether it is the same, and where it goes wrong first."""
+    from . import blackbox
+    from .checkpoint import to_json
+    from .log import RunLog
+    from .run import replay as replay_run
+
+    RunLog()
+    found = replay_run(run)
+    if as_json:
+        click.echo(to_json(blackbox.as_json(found)))
+        return
+    _show([blackbox.table(found)])
+
+
+@main.command()
 @_run_options
 @click.option("--static", is_flag=True, help="only who would be asked: reads no data and builds no network")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object: title of a table -> its rows")
 def explain(*, static: bool, as_json: bool, **options: Any) -> None:
-    """Say who answers which hook and why, what is frozen, and the parameter groups; same arguments as run."""
+    """Say who answers which hook and why, what is frozen, the parameter groups and their learning rates over the run.
+
+    Same arguments as run.
+    """
     from . import explain as explaining
     from .log import RunLog
 
     RunLog()
     config = _load(**options)
-    tables = explaining.explain_statically(config) if static else explaining.explain(config)
+    tables, rates = (explaining.explain_statically(config), None) if static else explaining.explain(config)
     if as_json:
         click.echo(json.dumps(explaining.as_json(tables)))
         return
     _show(tables)
+    if rates:
+        from .rates import plot
+
+        _draw(plot(rates))
 
 
 def _show(tables: Sequence[Table]) -> None:
@@ -113,6 +179,84 @@ def _show(tables: Sequence[Table]) -> None:
     for table in tables:
         show_table(out, table)
         out.print()
+
+
+def _draw(plot: Plot) -> None:
+    from .plots import as_text, spelled
+
+    click.echo(spelled(as_text(plot, colour=sys.stdout.isatty()), sys.stdout.encoding or "utf-8"))
+
+
+@main.group()
+def find() -> None:
+    """Try real steps of a run for a learning rate, or for the largest batch; nothing is kept of them."""
+
+
+@find.command()
+@_run_options
+@click.option("--from", "lowest", type=float, default=1e-7, show_default=True, help="first learning rate")
+@click.option("--to", "highest", type=float, default=10.0, show_default=True, help="last learning rate")
+@click.option("--steps", type=int, default=100, show_default=True, help="optimizer steps from the one to the other")
+@click.option("--png", type=click.Path(path_type=Path), metavar="FILE", help="also draw the curve to a PNG file")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object, without the drawing")
+def lr(*, lowest: float, highest: float, steps: int, png: Path | None, as_json: bool, **options: Any) -> None:
+    """Let the learning rate grow from step to step and watch the loss (Smith 2017); same arguments as run.
+
+    The steps are those of the run, but for its schedule, and they end when the loss is 4 times its best.
+    """
+    from rich.progress import track
+
+    from . import find as finding
+    from . import plots
+    from .checkpoint import to_json
+    from .console import console
+    from .log import RunLog
+
+    RunLog()
+    finding.check(lowest, highest, steps)
+    if png:
+        plots.check_png(png)
+    ready, err = finding.prepare(_load(**options)), console(sys.stderr)
+    rates = finding.growing(lowest, highest, steps)
+    test = finding.range_test(
+        ready.assembly, rates, lambda rates: track(rates, "steps", console=err, disable=not err.is_terminal)
+    )
+    if png:
+        plots.save_png(finding.plot(test), png)
+    if as_json:
+        click.echo(to_json(finding.as_json(ready, test)))
+        return
+    _draw(finding.plot(test))
+    click.echo(f"{finding.summary(ready, test)}\n")
+    if test.suggestions():
+        _show([finding.table(ready, test)])
+
+
+@find.command()
+@_run_options
+@click.option("--max", "most", type=int, metavar="N", help="most images in a batch; by default the training split")
+@click.option("--memory", type=float, default=0.9, show_default=True, help="share of the free memory that may be used")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+def batch(*, most: int | None, memory: float, as_json: bool, **options: Any) -> None:
+    """Double the batch until memory is full, and time a step with each size; same arguments as run.
+
+    On a CPU no size is tried that is expected to take more than --memory of what is free.
+    """
+    from . import find as finding
+    from .checkpoint import to_json
+    from .log import RunLog
+
+    RunLog()
+    ready = finding.prepare(_load(**options))
+
+    from . import batchsize  # behind `prepare`, which finds mistakes in the data before torch is imported
+
+    found = batchsize.search(ready.assembly, most, memory)
+    if as_json:
+        click.echo(to_json(batchsize.as_json(found)))
+        return
+    _show(batchsize.tables(found))
+    click.echo(batchsize.advice(found, ready.assembly.parts.settings))
 
 
 @main.group(invoke_without_command=True)
@@ -249,16 +393,17 @@ def check(ctx: click.Context, /, data: str, *, as_json: bool, **options: tuple[s
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--tta", is_flag=True, help="average over each picture and its mirror image")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a picture")
-def predict(run: Path, pictures: tuple[Path, ...], *, as_json: bool) -> None:
-    """Say what the network of the folder RUN sees in PICTURES (files and folders): class and probability."""
+def predict(run: Path, pictures: tuple[Path, ...], *, tta: bool, as_json: bool) -> None:
+    """Say what RUN (a run, an ensemble, a soup) sees in PICTURES (files and folders): class and probability."""
     from .log import RunLog
     from .predict import Prediction, load
     from .predict import predict as predict_all
 
     RunLog()
     model, bad = load(run), []
-    for answer in predict_all(model, pictures):
+    for answer in predict_all(model, pictures, tta=tta):
         if not isinstance(answer, Prediction):
             bad.append(str(answer))
         elif as_json:
@@ -274,3 +419,61 @@ def predict(run: Path, pictures: tuple[Path, ...], *, as_json: bool) -> None:
             click.echo("\t".join([str(answer.path), *(f"{n}={v:.6g}" for n, v in answer.values.items())]))
     if bad:
         raise UserError("\n".join(bad))
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", "source", metavar="SOURCE", help="measure on other data than the run's own")
+@click.option("--split", type=click.Choice(["train", "val", "all"]), default="val", show_default=True)
+@click.option("--tta", is_flag=True, help="average over each picture and its mirror image")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+def evaluate(run: Path, source: str | None, split: str, *, tta: bool, as_json: bool) -> None:
+    """Measure RUN (a run, an ensemble, a soup) with the loss and metrics of its config, on its validation split.
+
+    Other data may have fewer classes than RUN; one that RUN does not know is an error.
+    """
+    from . import evaluate as evaluating
+    from .checkpoint import to_json
+    from .log import RunLog
+
+    RunLog()
+    evaluation = evaluating.prepare(run, source, split)
+    metrics = evaluating.measure(evaluation, tta=tta)
+    if as_json:
+        click.echo(to_json(evaluating.report(run, evaluation, metrics, tta=tta)))
+    else:
+        _show(evaluating.tables(evaluation, metrics))
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="the folder to write")
+@click.option("--weights", metavar="W,W,...", help="how much each run counts, > 0; by default the same")
+def ensemble(runs: tuple[Path, ...], out: Path, weights: str | None) -> None:
+    """Join RUNS into one folder for predict and evaluate, whose answer is the mean of their probabilities.
+
+    They must know the same classes; networks, input sizes and normalisations may differ.
+    """
+    from .ensemble import join, parse_weights
+    from .log import RunLog
+
+    RunLog()
+    join(runs, out, None if weights is None else parse_weights(weights))
+    click.echo(str(out))
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="the folder to write")
+@click.option("--uniform", is_flag=True, help="take every checkpoint; by default only those that do no harm")
+def soup(runs: tuple[Path, ...], out: Path, *, uniform: bool) -> None:
+    """Average the weights of the checkpoints of RUNS into one network, in a folder for predict and evaluate.
+
+    From the best checkpoint down, each stays if the mean with it is no worse on the validation split of the first
+    run. `run.keep` says how many checkpoints a run leaves.
+    """
+    from .log import RunLog
+    from .soup import make_soup
+
+    RunLog()
+    _show([make_soup(runs, out, uniform=uniform)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _positive = validators.gt(0)
-_not_negative = validators.ge(0)
+_not_negative: Any = validators.ge(0)
 
 
 @frozen
@@ -82,24 +83,55 @@ class TrainConfig:
         epochs: passes over the training split.
         batch_size: images per forward pass.
         accumulate: forward passes per optimizer step.
-        clip_norm: largest norm of the gradient, 0 disables.
+        clip_norm: largest norm of the whole gradient, 0 disables.
+        clip_value: largest absolute value of each of its elements, 0 disables.
+        clip_adaptive: largest norm of the gradient of each unit over that of its weights, outside the head, e.g. 0.01
+            (Brock et al. 2021, arXiv:2102.06171, eq. 3); 0 disables. One of the three at most.
+        on_nonfinite: at a loss or gradient that is not finite, ``stop`` before the update; or ``skip`` the update.
+        max_nonfinite: updates that ``skip`` may leave out in a run before it stops after all; by default 10.
         seed: of the head's initial values, the sample order, augmentation and dropout.
         workers: loader processes; by default none on a CPU, else up to 8. Never changes a result.
         threads: of the processor, for the network's arithmetic; by default torch's choice. Part of the result: sums of
             other lengths round differently.
         log_every: optimizer steps between two loss values for observers.
         monitor: name of the validation metric that decides which epoch is best; by default the first.
+        patience: epochs in a row without a better monitored metric after which the run stops; 0 disables.
+        min_delta: by how much the metric must be better to count for `patience`.
     """
 
     epochs: int = field(default=10, validator=_positive)
     batch_size: int = field(default=32, validator=_positive)
     accumulate: int = field(default=1, validator=_positive)
-    clip_norm: float = field(default=0.0, validator=validators.ge(0.0))
+    clip_norm: float = field(default=0.0, validator=_not_negative)
+    clip_value: float = field(default=0.0, validator=_not_negative)
+    clip_adaptive: float = field(default=0.0, validator=_not_negative)
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    max_nonfinite: int | None = field(default=None, validator=validators.optional(_positive))
     seed: int = field(default=0, validator=_not_negative)
     workers: int | None = field(default=None, validator=validators.optional(_not_negative))
     threads: int | None = field(default=None, validator=validators.optional(_positive))
     log_every: int = field(default=10, validator=_positive)
     monitor: str | None = None
+    patience: int = field(default=0, validator=_not_negative)
+    min_delta: float | None = field(default=None, validator=validators.optional(_not_negative))
+
+    def __attrs_post_init__(self) -> None:
+        clips = [name for name in ("clip_norm", "clip_value", "clip_adaptive") if getattr(self, name)]
+        if len(clips) > 1:
+            raise ValueError(f"one way to clip at most, not {' and '.join(clips)}")
+        if self.max_nonfinite is not None and self.on_nonfinite != "skip":
+            raise ValueError('max_nonfinite needs on_nonfinite = "skip"')
+        if self.min_delta is not None and not self.patience:
+            raise ValueError("min_delta needs patience > 0")
+
+
+EVERY = re.compile(r"([1-9]\d*) (step|minute|epoch)s?")
+"""The form of `run.save_every`."""
+
+
+def _check_every(_instance: Any, _attribute: Any, text: str) -> None:
+    if not EVERY.fullmatch(text):
+        raise ValueError(f"a number of steps, minutes or epochs, such as '500 steps' or '1 epoch', not {text!r}")
 
 
 @frozen
@@ -108,9 +140,14 @@ class FolderConfig:
 
     Attributes:
         folder: the run folder, which must not exist yet; by default a new one under ``runs/``.
+        keep: newest checkpoints that are kept, beside the best.
+        save_every: how often a checkpoint is written: ``N steps`` (of the optimizer), ``N minutes`` or ``N epochs``; at
+            the end of the run in any case.
     """
 
     folder: str | None = None
+    keep: int = field(default=2, validator=_positive)
+    save_every: str = field(default="1 epoch", validator=_check_every)
 
 
 SECTIONS = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig, "run": FolderConfig}

@@ -108,10 +108,10 @@ def file_hooks(path: Path, attribute: str) -> tuple[str, ...] | None:
     tree = _syntax_tree(path)
     if tree is None:
         return None
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    if attribute and attribute not in classes:
-        return None
-    return tuple(sorted(_hooks_in(classes[attribute], classes) if attribute else _hooks_in(tree, {})))
+    if not attribute:
+        return tuple(sorted(_marked(tree)))
+    found = _class_hooks(path, attribute)
+    return None if found is None else tuple(sorted(found))
 
 
 @cache
@@ -122,13 +122,45 @@ def _syntax_tree(path: Path) -> ast.Module | None:
         return None
 
 
-def _hooks_in(scope: ast.Module | ast.ClassDef, classes: dict[str, ast.ClassDef]) -> set[str]:
-    """Names of hooks implemented in a module or in a class and its bases in the same file."""
-    names = {node.name for node in scope.body if isinstance(node, ast.FunctionDef) and _is_marked(node)}
-    for base in scope.bases if isinstance(scope, ast.ClassDef) else []:
-        if isinstance(base, ast.Name) and base.id in classes:
-            names |= _hooks_in(classes[base.id], classes)
+def _class_hooks(path: Path, name: str) -> set[str] | None:
+    """Names of hooks of a class and its bases, wherever they are imported from; None where there is no such class."""
+    tree = _syntax_tree(path)
+    nodes = tree.body if tree else []
+    scope = next((node for node in nodes if isinstance(node, ast.ClassDef) and node.name == name), None)
+    if scope is None:
+        return None
+    imported = {
+        alias.asname or alias.name: (node, alias.name)
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    names = _marked(scope)
+    for base in scope.bases:
+        if isinstance(base, ast.Name) and base.id != name:
+            node, called = imported.get(base.id, (None, base.id))
+            file = path if node is None else _imported_file(path, node)
+            names |= (_class_hooks(file, called) if file else None) or set()
     return names
+
+
+def _imported_file(path: Path, node: ast.ImportFrom) -> Path | None:
+    """Return the file that a ``from ... import`` in `path` means; importing nothing, and None for other folders."""
+    if node.level:
+        return path.with_name(f"{node.module}.py") if node.level == 1 and node.module else None
+    return source_file(node.module or "")
+
+
+def _marked(scope: ast.Module | ast.ClassDef) -> set[str]:
+    """Names of the hooks that a module or a class implements itself: a function's own, or its ``specname``."""
+    functions = [node for node in scope.body if isinstance(node, ast.FunctionDef) and _is_marked(node)]
+    return {_specname(function) or function.name for function in functions}
+
+
+def _specname(function: ast.FunctionDef) -> str | None:
+    keywords = [word for d in function.decorator_list if isinstance(d, ast.Call) for word in d.keywords]
+    values = [word.value for word in keywords if word.arg == "specname"]
+    return next((str(value.value) for value in values if isinstance(value, ast.Constant)), None)
 
 
 def _is_marked(function: ast.FunctionDef) -> bool:

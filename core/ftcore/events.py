@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +30,7 @@ class RunStarted:
         tables: tables of the data and the loss.
         epochs: epochs to train.
         steps_per_epoch: optimizer steps in each.
+        step: optimizer steps that were done before: 0, or where a run is resumed.
     """
 
     folder: Path
@@ -37,6 +38,7 @@ class RunStarted:
     tables: tuple[Table, ...]
     epochs: int
     steps_per_epoch: int
+    step: int = 0
 
 
 @frozen
@@ -49,6 +51,7 @@ class StepLogged:
         loss: of this step, in the loss's own unit.
         lr: learning rate of each parameter group, as used in this step.
         samples_per_second: since the epoch began.
+        terms: what was added to the loss, by name.
     """
 
     epoch: int
@@ -56,16 +59,32 @@ class StepLogged:
     loss: float
     lr: tuple[float, ...]
     samples_per_second: float
+    terms: Mapping[str, float] = field(factory=dict)
+
+
+@frozen
+class CheckpointSaved:
+    """The run can be gone on with from here, whatever happens.
+
+    Attributes:
+        path: the checkpoint.
+        step: optimizer steps in the whole run so far.
+        seconds: that the run waited for it.
+    """
+
+    path: Path
+    step: int
+    seconds: float
 
 
 @frozen
 class EpochEnded:
-    """An epoch was trained, evaluated and saved.
+    """An epoch was trained and evaluated, and is written down; its checkpoint comes next.
 
     Attributes:
         epoch: from 1.
         step: optimizer steps in the whole run so far.
-        train: ``loss``, the mean over the epoch.
+        train: ``loss``, the mean over the epoch, and each term that was added to it, the mean over its steps.
         val: ``loss`` and every metric.
         best: whether the monitored metric is the best so far.
         monitor: name of the monitored metric.
@@ -105,5 +124,16 @@ class RunFailed:
     error: str
 
 
-Event = RunStarted | StepLogged | EpochEnded | RunEnded | RunFailed
+@frozen
+class RunStopped:
+    """Training was ended by a signal, and can be resumed.
+
+    Attributes:
+        message: which signal, and where.
+    """
+
+    message: str
+
+
+Event = RunStarted | StepLogged | EpochEnded | CheckpointSaved | RunEnded | RunFailed | RunStopped
 Observer = Callable[[Event], None]

@@ -1,4 +1,4 @@
-"""Say which plugin answers which hook and why, what is frozen, and which parameters share a learning rate."""
+"""Say which plugin answers which hook and why, what is frozen, who shares a learning rate, and how the rates go."""
 
 from __future__ import annotations
 
@@ -19,26 +19,31 @@ if TYPE_CHECKING:
     from .host import Host
     from .parts import ParamGroup
     from .plugins import Plugin
+    from .rates import Rates
     from .run import Ready
 
 
-def explain(config: RunConfig) -> list[Table]:
+def explain(config: RunConfig) -> tuple[list[Table], Rates]:
     """Assemble the run as `run` would, but with random weights, and describe it; nothing is written or trained.
 
     Raises:
         UserError: as `ftcore.run.prepare`.
     """
+    from . import rates
     from .run import prepare
 
     ready = prepare(evolve(config, model=evolve(config.model, weights="none")))
-    return [
+    parts, groups = ready.assembly.parts, ready.assembly.groups
+    tables = [
         _answers(ready.host),
         _options(ready.host),
         *ready.data.tables,
-        *ready.assembly.parts.loss.tables,
+        *parts.loss.tables,
         _learning(ready),
-        groups_table(ready.assembly.parts.optimizer, ready.assembly.groups),
+        groups_table(parts.optimizer, groups),
     ]
+    followed = rates.follow(parts, groups)
+    return [*tables, rates.table(followed)], followed
 
 
 def as_json(tables: Sequence[Table]) -> dict[str, list[dict[str, str]]]:

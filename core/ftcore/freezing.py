@@ -109,6 +109,11 @@ def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: _digest(tensor) for name, tensor in tensors.items()}
 
 
+def digest_of_all(model: nn.Module) -> str:
+    """Return the SHA-256 of all parameters and buffers that are saved, in hex."""
+    return hashlib.sha256(" ".join(digests(model.state_dict()).values()).encode()).hexdigest()
+
+
 def _digest(tensor: Tensor) -> str:
     import torch
 

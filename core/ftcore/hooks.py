@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .config import RunConfig
     from .events import Observer
     from .parts import (
+        Average,
         BatchTransform,
         Context,
         Data,
@@ -35,19 +36,21 @@ if TYPE_CHECKING:
         ParamGroup,
         Placement,
         Precision,
+        Regularizer,
         Schedule,
+        Step,
         Task,
         Transforms,
     )
 
-HOOK_API = (1, 2)
+HOOK_API = (1, 3)
 """Version of the specs below: a new hook or argument raises the second number, anything else the first."""
 
 PROJECT = "ftcore"
 hookimpl = pluggy.HookimplMarker(PROJECT)
 _hookspec = pluggy.HookspecMarker(PROJECT)
 
-ALL = frozenset({"batch_transforms", "list_models", "make_metrics", "make_observers"})
+ALL = frozenset({"batch_transforms", "list_models", "make_metrics", "make_observers", "make_regularizers"})
 """Hooks whose answers are all used; every other hook takes one."""
 
 
@@ -102,8 +105,13 @@ def freeze(
 
 
 @_hookspec
-def wrap_devices(model: nn.Module, config: RunConfig, ctx: Context) -> Placement | None:
-    """Move the network to its device and wrap it; ``requires_grad`` is final for the first epoch."""
+def wrap_devices(
+    model: nn.Module, heads: tuple[str, ...], backbone: Backbone, config: RunConfig, ctx: Context
+) -> Placement | None:
+    """Move the network to its device and wrap it; ``requires_grad`` is final for the first epoch.
+
+    A wrapper of this hook may change the network before it yields: its dtype, its memory format, how it is executed.
+    """
 
 
 @_hookspec
@@ -129,13 +137,6 @@ def make_optimizer(param_groups: Sequence[ParamGroup], config: RunConfig, ctx: C
 
 
 @_hookspec
-def make_schedule(
-    optimizer: Optimizer, epochs: int, steps_per_epoch: int, config: RunConfig, ctx: Context
-) -> Schedule | None:
-    """Make the learning-rate schedule; ``epochs * steps_per_epoch`` optimizer steps will be taken."""
-
-
-@_hookspec
 def make_loss(task: Task, config: RunConfig, ctx: Context) -> Loss | Any | None:
     """Make the loss; a bare callable ``(outputs, targets) -> scalar`` counts as a mean over samples."""
 
@@ -147,6 +148,59 @@ def make_metrics(task: Task, config: RunConfig, ctx: Context) -> Mapping[str, An
     All answers are used, those of default plugins first. The first metric is monitored unless ``train.monitor`` names
     another.
     """
+
+
+@_hookspec
+def make_schedule(
+    optimizer: Optimizer,
+    epochs: int,
+    steps_per_epoch: int,
+    higher_is_better: bool,  # noqa: FBT001 (pluggy passes every argument by name)
+    config: RunConfig,
+    ctx: Context,
+) -> Schedule | None:
+    """Make the learning-rate schedule; ``epochs * steps_per_epoch`` optimizer steps will be taken.
+
+    `higher_is_better` is said of the monitored metric, which a schedule ``per="metric"`` is given after each epoch.
+    """
+
+
+@_hookspec
+def make_regularizers(
+    learning: Mapping[str, nn.Parameter],
+    model: nn.Module,
+    heads: tuple[str, ...],
+    config: RunConfig,
+    ctx: Context,
+) -> Sequence[Regularizer] | None:
+    """Make penalties on parameters; `learning` are those that learn now or later, with their starting values.
+
+    All answers are used, and added to the loss.
+    """
+
+
+@_hookspec
+def make_step(
+    model: nn.Module,
+    heads: tuple[str, ...],
+    backbone: Backbone,
+    task: Task,
+    placement: Placement,
+    precision: Precision,
+    config: RunConfig,
+    ctx: Context,
+) -> Step | None:
+    """Make what an optimizer step does beside the loss: other terms (a teacher), or another way to the gradient (SAM).
+
+    Two that add to each other's are wrappers of this hook, and `plain_step` answers.
+    """
+
+
+@_hookspec
+def make_average(
+    model: nn.Module, placement: Placement, epochs: int, steps_per_epoch: int, config: RunConfig, ctx: Context
+) -> Average | None:
+    """Make a second network that follows the first, e.g. an exponential moving average; None for none."""
 
 
 @_hookspec

@@ -86,11 +86,16 @@ class Host:
         arguments |= {"config": self.config, "ctx": None}
         return getattr(self._manager.hook, hook)(**{name: arguments[name] for name in SPECS[hook]})
 
+    def makers(self, hook: str) -> list[Plugin]:
+        """Return the plugins that made the answer of a hook, those that wrapped it last."""
+        record = self.record[hook]
+        return [*record.answered, *record.wrapped]
+
     def used(self) -> list[Plugin]:
-        """Return the plugins that answered or wrapped a hook, or that ``[hooks]`` put behind one that answered."""
+        """Return the plugins that answered or wrapped a hook, recipes, and what ``[hooks]`` put behind an answer."""
         names = {p.name for record in self.record.values() for p in [*record.answered, *record.wrapped]}
         names |= {name for order in self.config.hooks.values() for name in order}
-        return [plugin for plugin in self.plugins if plugin.name in names]
+        return [plugin for plugin in self.plugins if plugin.name in names or plugin.is_recipe]
 
     def _implementing(self, hook: str) -> list[tuple[Plugin, Implementation]]:
         return [(plugin, impl) for plugin in self.plugins for impl in plugin.hooks if impl.hook == hook]
@@ -189,6 +194,9 @@ class Host:
 def _conflict(hook: str, plugins: Sequence[Plugin]) -> str:
     lines = "\n".join(f"  {plugin}" for plugin in plugins)
     order = ", ".join(f'"{plugin.name}"' for plugin in plugins)
+    from_recipe = next((plugin for plugin in plugins if plugin.origin.startswith("recipe ")), None)
+    if from_recipe:
+        lines += f"\n--without {from_recipe.name} leaves out what the {from_recipe.origin} names, or"
     return (
         f"{len(plugins)} plugins answer {hook}, which takes one answer:\n{lines}\n"
         f"keep one, or set the order in which they are asked:  [hooks] {hook} = [{order}]"

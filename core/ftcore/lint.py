@@ -68,9 +68,9 @@ def implementations(plugin: object) -> list[Implementation]:
 def problems(plugin: object) -> list[str]:
     """Return everything that is wrong with a plugin, one line each."""
     found = [line for name, function in members(plugin) for line in _problems_of(name, function)]
-    marked = any(hasattr(function, OPTIONS) for _, function in members(plugin))
+    marked = any(hasattr(function, OPTIONS) or name == "recipe" for name, function in members(plugin))
     if not marked and not found:
-        found = ["no hooks found: nothing in it is marked with @ftcore.hookimpl"]
+        found = ["no hooks found: nothing in it is marked with @ftcore.hookimpl, and it is no recipe"]
     return found
 
 

@@ -101,6 +101,7 @@ class EpochSampler:
         seed: of the order; None keeps the split's own order.
         weights: see `order`.
         epoch: from 0.
+        start: number of batches at its beginning that are left out.
         in_flight: batches that were handed out and have not come back.
     """
 
@@ -109,6 +110,7 @@ class EpochSampler:
     seed: int | None = None
     weights: Any = None
     epoch: int = 0
+    start: int = 0
     in_flight: deque[list[int]] = field(factory=deque)
 
     def __len__(self) -> int:
@@ -121,7 +123,7 @@ class EpochSampler:
         if self.seed is not None:
             indices = order(self.seed, self.epoch, self.samples, self.weights)
         self.in_flight.clear()
-        for batch in batches(indices, self.batch_size):
+        for batch in batches(indices, self.batch_size)[self.start :]:
             self.in_flight.append(batch)
             yield [(self.epoch, index) for index in batch]
 
@@ -223,13 +225,13 @@ class Batches:
         """The split itself."""
         return self.dataset.samples
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch (from 0).
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch (from 0), but for the first `start`, which are not read.
 
         Raises:
             DataError: a sample cannot be read, or a worker died or was stopped.
         """
-        self.sampler.epoch = epoch
+        self.sampler.epoch, self.sampler.start = epoch, start
         batches = patient(self.loader, self.pids, self.names_in_flight) if self.pids else self.loader
         for batch in batches:
             self.sampler.in_flight.popleft()

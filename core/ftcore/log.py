@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from attrs import asdict, define, field
 
-from .events import RunEnded, RunFailed, RunStarted
+from .events import RunEnded, RunFailed, RunStarted, RunStopped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +61,7 @@ class RunLog:
         if isinstance(event, RunStarted):
             self.path = event.folder / "log.jsonl"
         structlog.get_logger().info(type(event).__name__, **asdict(event))
-        if isinstance(event, RunEnded | RunFailed):
+        if isinstance(event, RunEnded | RunFailed | RunStopped):
             self.path = None  # what comes now is of no run; the folder may be gone
 
 

@@ -1,170 +1,116 @@
-"""The loop, in plain PyTorch: fit -> train_epoch -> train_step -> network. No hook is called here."""
+"""The loop, in plain PyTorch: fit -> train_epoch -> train_step -> backward -> network. No hook is called here."""
 
 from __future__ import annotations
 
-import math
 import time
 from contextlib import nullcontext
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from attrs import define, field, frozen
 from torch.nn.functional import one_hot
 
 from . import freezing
+from .averages import follow, standing
 from .errors import UserError
 from .events import EpochEnded, StepLogged
+from .gradients import clip, is_finite, total, update
 from .loading import decode, key, seed_step
+from .parts import Pass
 from .shapes import as_tuple
+from .state import Ongoing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
-    from .config import TrainConfig
-    from .events import Event, Observer
-    from .loading import Batch, Batches
-    from .parts import BatchTransform, FreezePlan, Loss, Placement, Precision, Schedule, Task
+    from .loading import Batch
+    from .state import Parts, Progress
 
 
-@frozen(eq=False)
-class Parts:
-    """Everything that the loop needs; made once, by `assemble`.
+def fit(
+    parts: Parts,
+    progress: Progress,
+    save: Callable[[EpochEnded], None],
+    between: Callable[[], None] = lambda: None,
+    sealed: Mapping[str, str] | None = None,
+) -> None:
+    """Train, evaluate and save, epoch by epoch, from where the run is.
 
-    Attributes:
-        train: batches to learn from.
-        val: batches to measure on.
-        task: what is learnt.
-        plan: what is frozen, and when it is released.
-        placement: device and wrapped network.
-        precision: autocast and gradient scaler.
-        optimizer: over all parameters that ever learn.
-        schedule: of the learning rate.
-        loss: a weighted mean over a batch.
-        batch_transforms: change each training batch on the device, in turn.
-        aux_weights: factor on the loss of each output but the first, where the network gives several in train mode.
-        metrics: validation metrics by name.
-        monitor: name of the metric, or ``loss``, that decides which epoch is best.
-        observers: are told what happens.
-        settings: the ``[train]`` section.
+    Args:
+        parts: of the run.
+        progress: where it is.
+        save: called once after each epoch, before the observers are told.
+        between: called after each optimizer step, before each validation batch, and after each epoch: the moments at
+            which a run can be left, by an exception, and gone on with.
+        sealed: digest of each tensor that was frozen when the run began; by default that of now.
     """
-
-    train: Batches
-    val: Batches
-    task: Task
-    plan: FreezePlan
-    placement: Placement
-    precision: Precision
-    optimizer: torch.optim.Optimizer
-    schedule: Schedule
-    loss: Loss
-    batch_transforms: Sequence[BatchTransform]
-    aux_weights: tuple[float, ...]
-    metrics: Mapping[str, Any]
-    monitor: str
-    observers: Sequence[Observer]
-    settings: TrainConfig
-
-    @property
-    def network(self) -> nn.Module:
-        """The network without its wrapper."""
-        return self.placement.unwrap(self.placement.model)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch."""
-        return math.ceil(len(self.train) / self.settings.accumulate)
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Which way the monitored metric should go."""
-        return self.monitor != "loss" and bool(self.metrics[self.monitor].higher_is_better)
-
-    def frozen(self, epoch: int) -> dict[str, Tensor]:
-        """What must not change in an epoch (from 0), by name."""
-        return freezing.frozen_tensors(self.network, self.plan, epoch)
-
-    def tell(self, event: Event) -> None:
-        """Tell every observer."""
-        for observe in self.observers:
-            observe(event)
-
-
-@define
-class Progress:
-    """Where a run is: the only object that changes while it goes.
-
-    Attributes:
-        epoch: epochs done.
-        step: optimizer steps done.
-        seconds: spent so far.
-        samples: trained on so far, repeats counted.
-        training_seconds: of `seconds`, in training.
-        best: metrics of the best epoch, with its number as ``epoch``; empty before the first.
-        last: metrics of the last epoch, likewise.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    samples: int = 0
-    training_seconds: float = 0.0
-    best: dict[str, Any] = field(factory=dict)
-    last: dict[str, Any] = field(factory=dict)
-
-
-def fit(parts: Parts, progress: Progress, save: Callable[[EpochEnded], None]) -> None:
-    """Train, evaluate and save, epoch by epoch; `save` is called once after each."""
-    sealed = freezing.digests(parts.frozen(progress.epoch))
-    while progress.epoch < parts.settings.epochs:
+    sealed = sealed or freezing.digests(parts.frozen(progress.epoch))
+    while progress.epoch < parts.settings.epochs and not out_of_patience(parts, progress):
+        if not progress.current.trained:
+            train_epoch(parts, progress, between)
         started = time.monotonic()
-        train_loss = train_epoch(parts, progress)
-        trained = time.monotonic() - started
-        val = evaluate(parts)
+        val = evaluate(parts, standing(parts, progress.epoch), between)
         freezing.check_unchanged(sealed, parts.frozen(progress.epoch), progress.epoch)
-
-        progress.epoch += 1
-        progress.samples += len(parts.train.samples)
-        progress.training_seconds += trained
-        progress.seconds += time.monotonic() - started
-        event = EpochEnded(
-            epoch=progress.epoch,
-            step=progress.step,
-            train={"loss": train_loss},
-            val=val,
-            best=note(parts, progress, {"epoch": progress.epoch, "train_loss": train_loss, **val}),
-            monitor=parts.monitor,
-            seconds=time.monotonic() - started,
-            samples_per_second=len(parts.train.samples) / trained,
-        )
+        event = end_epoch(parts, progress, val, time.monotonic() - started)
         save(event)
         parts.tell(event)
+        between()
 
 
-def train_epoch(parts: Parts, progress: Progress) -> float:
-    """Train for one epoch and return its mean loss."""
-    epoch, device = progress.epoch, parts.placement.device
+def end_epoch(parts: Parts, progress: Progress, val: dict[str, Any], evaluated: float) -> EpochEnded:
+    """Count an epoch that was trained, and evaluated in so many seconds, as done."""
+    done, progress.current = progress.current, Ongoing()
+    losses = done.means()
+    progress.epoch += 1
+    progress.samples += done.samples
+    progress.training_seconds += done.seconds
+    progress.seconds += done.seconds + evaluated
+    train = {f"train_{name}": value for name, value in losses.items()}
+    best = note(parts, progress, {"epoch": progress.epoch, **train, **val})
+    advance(parts, "metric", val[parts.monitor])
+    return EpochEnded(
+        epoch=progress.epoch,
+        step=progress.step,
+        train=losses,
+        val=val,
+        best=best,
+        monitor=parts.monitor,
+        seconds=done.seconds + evaluated,
+        samples_per_second=done.samples / done.seconds,
+    )
+
+
+def train_epoch(parts: Parts, progress: Progress, between: Callable[[], None] = lambda: None) -> None:
+    """Train for what is left of an epoch."""
+    epoch, current, device, settings = progress.epoch, progress.current, parts.placement.device, parts.settings
     freezing.apply(parts.network, parts.plan, epoch)
     parts.placement.model.train()
     freezing.hold(parts.network, parts.plan, epoch)
-    total: Any = 0.0
-    weight: Any = 0.0
-    seen, started = 0, time.monotonic()
-    for step, window in enumerate(windows(parts.train.epoch(epoch), parts.settings.accumulate), start=1):
-        seed_step(device, key("step", parts.settings.seed, progress.step))
+    seen, began = current.samples, time.monotonic()
+    since = began
+    for window in windows(parts.train.epoch(epoch, current.step * settings.accumulate), settings.accumulate):
+        seed_step(device, key("step", settings.seed, progress.step))
         rates = tuple(group["lr"] for group in parts.optimizer.param_groups)
-        loss, divisor = train_step(parts, window, progress)
+        terms, divisor = train_step(parts, window, progress)
         progress.step += 1
-        total, weight = total + loss * divisor, weight + divisor
-        seen += sum(len(batch.targets) for batch in window)
-        if step % parts.settings.log_every == 0:
-            parts.tell(StepLogged(epoch + 1, step, float(loss), rates, seen / (time.monotonic() - started)))
+        current.step += 1
+        current.add(terms, divisor)
+        current.samples += sum(len(batch.targets) for batch in window)
+        if current.step % settings.log_every == 0 and terms:
+            values = {name: float(term) for name, term in terms.items()}
+            speed = (current.samples - seen) / (time.monotonic() - began)
+            parts.tell(StepLogged(epoch + 1, current.step, values.pop("loss"), rates, speed, values))
+        current.seconds, since = current.seconds + time.monotonic() - since, time.monotonic()
+        if current.step < parts.steps_per_epoch:
+            between()
+            since = time.monotonic()
     freezing.check_modes(parts.network, parts.plan, epoch)
-    if parts.schedule.per == "epoch":
-        parts.schedule.scheduler.step()
-    return float(total / weight)
+    advance(parts, "epoch")
+    follow(parts, progress, "epoch")
+    current.trained = True
+    between()
 
 
 def windows(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
@@ -173,31 +119,76 @@ def windows(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
         yield window
 
 
-def train_step(parts: Parts, window: Sequence[Batch], progress: Progress) -> tuple[Tensor, Any]:
-    """Take one optimizer step; return the loss of the window and what its mean was divided by.
+def train_step(parts: Parts, window: Sequence[Batch], progress: Progress) -> tuple[dict[str, Tensor], Any]:
+    """Take one optimizer step; return loss and terms of the window, and what the mean of the loss was divided by.
 
-    The gradient is that of the mean over the whole window and all ranks, whatever the batches weigh.
+    There are no terms where the step was not made, because the gradient was not finite.
     """
-    placement, precision = parts.placement, parts.precision
+    placement, scaler = parts.placement, parts.precision.scaler
     window = [mixed(parts, batch) for batch in window]
-    weights = [parts.loss.weight(batch.targets) for batch in window]
-    divisor: Any = placement.reduce(sum(weights))
-    window_loss: Any = 0.0
-    for place, (batch, weight) in enumerate(zip(window, weights, strict=True), start=1):
-        exchange = nullcontext() if place == len(window) else placement.no_sync()
-        with exchange:
-            with precision.autocast():
-                outputs = placement.model(batch.images)
-            loss = total_loss(parts, outputs, batch.targets) * (weight / divisor)
-            window_loss = window_loss + loss.detach()
-            precision.scaler.scale(loss * placement.world_size).backward()
-    precision.scaler.unscale_(parts.optimizer)
-    norm = clip(parts.optimizer, parts.settings.clip_norm)
-    check_finite(parts, window, window_loss, norm, progress)
-    if update(precision.scaler, parts.optimizer) and parts.schedule.per == "step":
-        parts.schedule.scheduler.step()
+    divisor = placement.reduce(sum(parts.loss.weight(batch.targets) for batch in window))
+    terms = parts.step.gradient(lambda: backward(parts, window, divisor))
+    terms = {name: placement.reduce(term) for name, term in terms.items()}
+    scaler.unscale_(parts.optimizer)
+    norm = clip(parts)
+    if is_finite(parts, window, terms, norm, progress):
+        if update(scaler, parts.optimizer):
+            advance(parts, "step")
+            follow(parts, progress, "step")
+    else:
+        terms = {}
+        scaler.update()
     parts.optimizer.zero_grad(set_to_none=True)
-    return placement.reduce(window_loss), divisor
+    return terms, divisor
+
+
+def backward(parts: Parts, window: Sequence[Batch], divisor: Any) -> dict[str, Tensor]:
+    """Add the gradient of a window's mean loss and terms to the parameters; return this rank's share of each.
+
+    The mean is that over the whole window and all ranks, whatever the batches weigh.
+    """
+    placement = parts.placement
+    samples = placement.reduce(sum(len(batch.targets) for batch in window)) if parts.step.terms else 0
+    totals: dict[str, Tensor] = {}
+    for place, batch in enumerate(window, start=1):
+        with nullcontext() if place == len(window) else placement.no_sync():
+            terms = losses(parts, batch, divisor, samples)
+            if place == len(window):
+                terms |= {r.name: r.penalty() / placement.world_size for r in parts.regularizers}
+            scaled: Any = parts.precision.scaler.scale(total(terms) * placement.world_size)
+            scaled.backward()
+        for name, term in terms.items():
+            totals[name] = totals.get(name, 0.0) + term.detach()
+    return totals
+
+
+def losses(parts: Parts, batch: Batch, divisor: Any, samples: Any) -> dict[str, Tensor]:
+    """Return the share of a micro-batch in the loss, whose mean is divided by `divisor`, and in each term of the step.
+
+    All are taken in float32, whatever the precision of the network.
+    """
+
+    def forward(images: Tensor) -> tuple[Tensor, ...]:
+        with parts.precision.autocast():
+            outputs = as_tuple(parts.placement.model(images))
+        return tuple(output.float() for output in outputs)
+
+    outputs = forward(batch.images)
+    share = parts.loss.weight(batch.targets) / divisor
+    terms = {"loss": total_loss(parts, outputs, batch.targets) * share}
+    if parts.step.terms:
+        seen = Pass(batch.images, batch.targets, outputs[0], lambda images: forward(images)[0])
+        terms |= {name: term(seen) * (len(batch.targets) / samples) for name, term in parts.step.terms.items()}
+    return terms
+
+
+def advance(parts: Parts, per: str, *metric: float) -> None:
+    """Let the schedule step if it does so after a step, after an epoch, or with the metric of an epoch."""
+    schedule, scheduler = parts.schedule, cast("Any", parts.schedule.scheduler)
+    if per == "step" and schedule.warmup:
+        schedule.warmup.step()
+    if per == schedule.per:
+        scheduler.step(*metric)
 
 
 def mixed(parts: Parts, batch: Batch) -> Batch:
@@ -212,64 +203,26 @@ def mixed(parts: Parts, batch: Batch) -> Batch:
     return type(batch)(images, targets, indices)
 
 
-def total_loss(parts: Parts, outputs: Any, targets: Tensor) -> Tensor:
-    """Add up the losses of all outputs, each (N, K), with the factors that the architecture's authors give them.
-
-    The loss is taken in float32, whatever the precision of the network.
-    """
-    loss, *others = (parts.loss.function(output.float(), targets) for output in as_tuple(outputs))
+def total_loss(parts: Parts, outputs: Sequence[Tensor], targets: Tensor) -> Tensor:
+    """Add up the losses of all outputs, each (N, K), with the factors that the architecture's authors give them."""
+    loss, *others = (parts.loss.function(output, targets) for output in outputs)
     for factor, other in zip(parts.aux_weights, others, strict=True):
         loss = loss + factor * other
     return loss
 
 
-def clip(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
-    """Return the norm of the whole gradient, and scale the gradient down to `max_norm` unless that is 0."""
-    params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in params])
-    if max_norm:
-        torch.nn.utils.clip_grads_with_norm_(params, max_norm, norm)
-    return norm
-
-
-def check_finite(parts: Parts, window: Sequence[Batch], loss: Tensor, norm: Tensor, progress: Progress) -> None:
-    """Stop before the update if the loss, or a gradient that nobody scales, is not finite.
-
-    The one place in a step where the host waits for the device: an update with such a gradient cannot be undone.
-    """
-    watched = loss if parts.precision.scaler.is_enabled() else loss + norm
-    if math.isfinite(watched):
-        return
-    names = [parts.train.samples.name(int(index)) for batch in window for index in batch.indices]
-    raise UserError(
-        f"the loss is {float(loss)} and the norm of the gradient {float(norm)} in step {progress.step + 1} "
-        f"(epoch {progress.epoch + 1}); the update was not made\n"
-        f"precision {parts.precision.name}, learning rates {[g['lr'] for g in parts.optimizer.param_groups]}, "
-        f"samples {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}\n"
-        "a lower learning rate, train.clip_norm, or bf16 or fp32 instead of fp16 usually helps"
-    )
-
-
-def update(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> bool:
-    """Let the optimizer step; return False if the scaler skipped it because the scaled gradient overflowed."""
-    if not scaler.is_enabled():
-        optimizer.step()
-        return True
-    before = scaler.get_scale()
-    scaler.step(optimizer)
-    scaler.update()
-    return scaler.get_scale() >= before
-
-
 @torch.inference_mode()
-def evaluate(parts: Parts) -> dict[str, Any]:
-    """Measure the network on the validation split: ``loss``, and every metric in the target's own unit."""
-    model = parts.placement.model.eval()
+def evaluate(
+    parts: Parts, network: nn.Module | None = None, between: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Measure a network, by default the one that learns, on the validation split: ``loss``, and every metric."""
+    model = (network or parts.placement.model).eval()
     total: Any = 0.0
     weight: Any = 0.0
     for metric in parts.metrics.values():
         metric.reset()
     for batch in parts.val.epoch(0):
+        between()
         with parts.precision.autocast():
             outputs = as_tuple(model(batch.images))[0].float()
         divisor = parts.loss.weight(batch.targets)
@@ -286,11 +239,19 @@ def evaluate(parts: Parts) -> dict[str, Any]:
 
 def note(parts: Parts, progress: Progress, metrics: dict[str, Any]) -> bool:
     """Remember the metrics of an epoch, and return whether it is the best so far."""
-    progress.last = metrics
-    if not isinstance(metrics[parts.monitor], float):
-        raise UserError(f"train.monitor = {parts.monitor!r} is no single number: {metrics[parts.monitor]!r:.80}")
+    progress.last, value = metrics, metrics[parts.monitor]
+    if not isinstance(value, float):
+        raise UserError(f"train.monitor = {parts.monitor!r} is no single number: {value!r:.80}")
     sign = 1 if parts.higher_is_better else -1
-    better = not progress.best or sign * metrics[parts.monitor] > sign * progress.best[parts.monitor]
+    better = not progress.best or sign * value > sign * progress.best[parts.monitor]
     if better:
         progress.best = metrics
+    progress.stale += 1
+    if progress.mark is None or sign * (value - progress.mark) > (parts.settings.min_delta or 0.0):
+        progress.mark, progress.stale = value, 0
     return better
+
+
+def out_of_patience(parts: Parts, progress: Progress) -> bool:
+    """Whether the monitored metric has not been better for `train.patience` epochs."""
+    return 0 < parts.settings.patience <= progress.stale

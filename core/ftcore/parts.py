@@ -236,6 +236,92 @@ class Loss:
 
 
 @frozen
+class Recipe:
+    """The answer of a plugin's `recipe`: other plugins' choices. What the user sets himself beats it.
+
+    Attributes:
+        plugins: named as if by the user, behind his own; as in ``--plugin``.
+        settings: as in ``--set``: ``train.epochs`` or ``sgd.lr`` -> value.
+    """
+
+    plugins: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(factory=dict)
+
+
+@frozen(eq=False)
+class Pass:
+    """One forward pass in training, as the terms of a `Step` see it.
+
+    Attributes:
+        images: (N, C, H, W) float32, normalised, as the network saw them.
+        targets: as the loss takes them.
+        outputs: (N, K) float32, of the network's first output.
+        forward: such images -> such outputs, in another pass; of this network, with its precision and devices.
+    """
+
+    images: Tensor
+    targets: Tensor
+    outputs: Tensor
+    forward: Callable[[Tensor], Tensor]
+
+
+def _once(gradient: Callable[[], Any]) -> Any:
+    return gradient()
+
+
+@frozen
+class Step:
+    """The answer of `make_step`: what an optimizer step does beside the loss.
+
+    Attributes:
+        terms: name -> what is added to the loss, a scalar mean over the samples of a pass; shown beside the loss.
+        gradient: called once a step with a function that adds the gradient of the whole window to the parameters (there
+            is none before) and returns its terms; returns what that returns. Sharpness-aware minimisation calls it
+            twice.
+        soft_targets: for classification, whether every term also takes targets (N, K) float32.
+    """
+
+    terms: Mapping[str, Callable[[Pass], Tensor]] = field(factory=dict)
+    gradient: Callable[[Callable[[], Any]], Any] = _once
+    soft_targets: bool = True
+
+
+@frozen
+class Regularizer:
+    """A penalty on the parameters, added once per optimizer step.
+
+    Attributes:
+        name: shown beside the loss; unique.
+        penalty: () -> scalar float32, differentiable.
+    """
+
+    name: str
+    penalty: Callable[[], Tensor]
+
+
+@frozen(eq=False)
+class Average:
+    """The answer of `make_average`: a second network that follows the first; it is evaluated and saved in its place.
+
+    Attributes:
+        name: for people: ``ema``.
+        network: on the network's device, with the same names of parameters and buffers.
+        update: (the network that learns, number of updates before this one) -> None.
+        per: whether it is updated after each optimizer step or after each epoch.
+        start: first epoch, from 0, that updates it; before it is done the network itself is evaluated and saved.
+        renew: whether the running statistics of norm layers that learn are measured anew, in one pass over the training
+            images, before each evaluation.
+    """
+
+    name: str
+    network: nn.Module
+    update: Callable[[nn.Module, int], None]
+    per: Literal["step", "epoch"] = "step"
+    start: int = 0
+    renew: bool = False
+
+
+@frozen
 class Placement:
     """The answer of `wrap_devices`: where the network runs.
 
@@ -280,12 +366,16 @@ class Schedule:
     """The answer of `make_schedule`.
 
     Attributes:
-        scheduler: any scheduler of `torch.optim.lr_scheduler` that steps without arguments.
-        per: whether it steps after each optimizer step or after each epoch.
+        scheduler: any scheduler of `torch.optim.lr_scheduler`.
+        per: whether it steps after each optimizer step, after each epoch, or after each epoch with the monitored metric
+            (`ReduceLROnPlateau`).
+        warmup: a chainable scheduler (`LinearLR`) that steps after each optimizer step beside one that does not; None
+            for none.
     """
 
     scheduler: torch.optim.lr_scheduler.LRScheduler
-    per: Literal["step", "epoch"]
+    per: Literal["step", "epoch", "metric"]
+    warmup: torch.optim.lr_scheduler.LRScheduler | None = None
 
 
 Metrics = Mapping[str, Any]

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from attrs import frozen
+from attrs import field, frozen
 
 from . import config as configuration
 from .discover import Available, select
 from .errors import UserError, nearest
 from .hooks import HOOK_API
+from .ledger import watched
 from .lint import Implementation, implementations, problems
 from .structure import structure
 
@@ -68,12 +69,18 @@ class Plugin:
         origin: where the user named it, or ``default``.
         config: its options, an attrs object, or None if it has none.
         hooks: its implementations.
+        read: names of the options that have been read.
+        is_recipe: whether it names other plugins.
+        owner: the object or module that implements the hooks.
     """
 
     reference: Reference
     origin: str
     config: Any
     hooks: tuple[Implementation, ...]
+    read: set[str] = field(factory=set, repr=False)
+    is_recipe: bool = False
+    owner: Any = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -159,12 +166,16 @@ def activate(reference: Reference, origin: str, config: RunConfig) -> Plugin:
     """
     target = load(reference)
     _check_api(getattr(target, "FTCORE_API", HOOK_API), reference)
-    options, plugin = _configured(target, reference, config)
+    options, plugin, read = configured(target, reference, config)
     faults = problems(plugin)
     if faults:
         lines = "\n".join(f"  {line}" for line in faults)
         raise UserError(f"plugin {reference.name!r} ({reference.source}) cannot be used:\n{lines}")
-    return Plugin(reference, origin, options, tuple(implementations(plugin)))
+    recipe = getattr(plugin, "recipe", None)
+    if recipe:
+        recipe()  # what it sets is set already; which of its options it reads is noted
+    hooks = tuple(implementations(plugin))
+    return Plugin(reference, origin, options, hooks, read, is_recipe=recipe is not None, owner=plugin)
 
 
 def _check_api(needed: Any, reference: Reference) -> None:
@@ -221,19 +232,24 @@ def _attribute(module: ModuleType, reference: Reference) -> Any:
     return found
 
 
-def _configured(target: Any, reference: Reference, config: RunConfig) -> tuple[Any, object]:
-    """Return the plugin's options and the object whose methods are its hooks."""
+def configured(target: Any, reference: Reference, config: RunConfig) -> tuple[Any, object, set[str]]:
+    """Return the plugin's options, the object whose methods are its hooks, and the set of options that it reads.
+
+    Raises:
+        UserError: an option does not fit, or the class does not take its options.
+    """
     values = config.options.get(reference.name, {})
     cls = getattr(target, "Config", None) if inspect.isclass(target) else None
     if cls is None and values:
         origin = config.origin(f"plugin.{reference.name}.{next(iter(values))}")
         raise UserError(f"plugin {reference.name!r} has no options, but {sorted(values)} were set ({origin})")
     if cls is None:
-        return None, _made(target, reference) if inspect.isclass(target) else target
+        return None, _made(target, reference) if inspect.isclass(target) else target, set()
     if not attrs.has(cls):
         raise UserError(f"plugin {reference.name!r} ({reference.source}): {reference.target}.Config is no attrs class")
     options = structure(values, cls, f"plugin.{reference.name}", config.origins)
-    return options, _made(target, reference, options)
+    seen, read = watched(options)
+    return options, _made(target, reference, seen), read
 
 
 def _made(cls: type, reference: Reference, *options: Any) -> object:

@@ -1,14 +1,15 @@
-"""Use a run's model on pictures, from the run folder alone."""
+"""Use what a run, an ensemble or a soup has learnt on pictures, from the folder alone."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from . import checkpoint, config
 from .backbone import InputSpec
+from .ensemble import Member, Model
 from .errors import DataError, UserError
 from .images import find_images, read_image
 from .parts import Task
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
-
-    from .parts import Transforms
 
 
 @frozen
@@ -37,50 +36,71 @@ class Prediction:
     labels: tuple[str, ...] = ()
 
 
-@frozen(eq=False)
-class Model:
-    """A network as it was at the best epoch of its run, in eval mode.
+@frozen
+class Saved:
+    """What a folder says of one network.
 
     Attributes:
-        module: images (N, C, H, W) float32, normalised -> outputs (N, task.outputs).
-        transforms: PIL image -> tensor; only `evaluate` is used.
-        task: what the outputs mean.
-        thresholds: probability from which a label counts, for each label; chosen on the validation split.
+        description: the JSON that `ftcore.runfolder` wrote.
+        file: its weights; names in messages are those of `file` and of the ``model.json`` beside it.
+        asked: what builds it again.
+        task: what its outputs mean.
+        spec: what its images must look like.
+        thresholds: (task.outputs,) probability from which a label counts.
+        share: of its say in an ensemble, > 0; all add up to 1.
     """
 
-    module: nn.Module
-    transforms: Transforms
+    description: dict[str, Any]
+    file: Path
+    asked: config.RunConfig
     task: Task
-    thresholds: tuple[float, ...] = ()
+    spec: InputSpec
+    thresholds: tuple[float, ...]
+    share: float = 1.0
 
 
-def load(run: Path) -> Model:
-    """Build the network of a run folder again and load its weights.
+def load(folder: Path) -> Model:
+    """Build what a folder holds again, and load the weights: a run, an ensemble or a soup.
 
     Raises:
-        UserError: the folder is not that of a run with a finished epoch, or a plugin that built the network is gone.
+        UserError: the folder is none of these, or a plugin that built a network is gone.
     """
-    file = run / "model" / "model.json"
+    saved = read(folder)
+    members = tuple(_build(one) for one in saved)
+    task = members[0].task
+    chosen = [dict(zip(one.task.names, one.thresholds, strict=True)) for one in saved]
+    thresholds = (sum(one.share * by[name] for one, by in zip(saved, chosen, strict=True)) for name in task.names)
+    return Model(members, task, tuple(thresholds))
+
+
+def read(folder: Path) -> tuple[Saved, ...]:
+    """Read what a folder holds, and build nothing: one network, or several for an ensemble.
+
+    Raises:
+        UserError: the folder is not that of a run with a finished epoch, of an ensemble or of a soup.
+    """
+    file = checkpoint.standing(folder / "model") / "model.json"
     if not file.is_file():
         raise UserError(
-            f"{run} is no run folder with a model: there is no {file}; "
+            f"{folder} is no run folder with a model: there is no {file}; "
             "`ftcore run` writes one when the first epoch is done"
         )
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
-        version = description["format"]
-        if version != checkpoint.FORMAT:
-            raise UserError(f"{file} has format {version!r}; this ftcore reads format {checkpoint.FORMAT}")
-        asked, task = _read(description, file)
-        spec = InputSpec(**_tuples(description["input"]))
-        thresholds = tuple(description["metrics"].get("thresholds", [0.5] * task.outputs))
+        _check_format(description["format"], file)
+        return tuple(_saved(one, file) for one in description.get("members", [description]))
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
-    return evolve(_build(file.parent, asked, task, spec), thresholds=thresholds)
 
 
-def _read(description: dict[str, Any], file: Path) -> tuple[config.RunConfig, Task]:
-    """Turn ``model.json`` into what was asked for and what was learnt."""
+def _check_format(version: object, file: Path) -> None:
+    if version != checkpoint.FORMAT:
+        raise UserError(f"{file} has format {version!r}; this ftcore reads format {checkpoint.FORMAT}")
+
+
+def _saved(description: dict[str, Any], file: Path) -> Saved:
+    """Turn the description of a network into what was asked for and what was learnt."""
+    _check_format(description["format"], file)
     origin = str(file)
     options = {name: values for name, values in description["options"].items() if values}
     asked = config.RunConfig(
@@ -89,29 +109,41 @@ def _read(description: dict[str, Any], file: Path) -> tuple[config.RunConfig, Ta
         options=options,
         origins={f"plugin.{name}.{key}": origin for name, values in options.items() for key in values},
     )
-    return asked, Task(**_tuples(description["task"]))
+    task = Task(**_tuples(description["task"]))
+    return Saved(
+        description=description,
+        file=file.parent / description.get("file", "model.safetensors"),
+        asked=asked,
+        task=task,
+        spec=InputSpec(**_tuples(description["input"])),
+        thresholds=tuple(description["metrics"].get("thresholds", [0.5] * task.outputs)),
+        share=description.get("share", 1.0),
+    )
 
 
-def _build(folder: Path, asked: config.RunConfig, task: Task, spec: InputSpec) -> Model:
+def _build(saved: Saved) -> Member:
     from .assemble import build_network
     from .calls import Calls
     from .run import activate
 
-    network = build_network(asked, Calls(activate(asked)), task, spec)
-    _load_tensors(network.module, folder / "model.safetensors")
-    return Model(network.module.eval(), network.transforms, task)
+    network = build_network(saved.asked, Calls(activate(saved.asked)), saved.task, saved.spec)
+    load_tensors(network.module, saved.file, f"that {saved.file.parent / 'model.json'} describes")
+    return Member(network.module.eval(), network, saved.task, saved.share)
 
 
-def _load_tensors(module: nn.Module, file: Path) -> None:
+def load_tensors(module: nn.Module, file: Path, which: str) -> None:
+    """Load weights into a network, in place.
+
+    Raises:
+        UserError: the file cannot be read, or is that of another network than `which`.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_model
 
     try:
         load_model(module, file, strict=True)
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise UserError(
-            f"cannot load {file} into the network that {file.parent}/model.json describes: {error}"
-        ) from None
+        raise UserError(f"cannot load {file} into the network {which}: {error}") from None
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
@@ -119,23 +151,31 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
-def predict(model: Model, paths: Iterable[Path], batch_size: int = 32) -> Iterator[Prediction | DataError]:
-    """Yield a prediction for every picture, and the error in its place for one that cannot be read."""
-    batch: list[tuple[Path, Tensor]] = []
+def predict(
+    model: Model, paths: Iterable[Path], batch_size: int = 32, *, tta: bool = False
+) -> Iterator[Prediction | DataError]:
+    """Yield a prediction for every picture, and the error in its place for one that cannot be read.
+
+    Args:
+        model: what answers.
+        paths: files and folders.
+        batch_size: pictures per forward pass.
+        tta: average over each picture and its mirror image.
+    """
+    batch: list[tuple[Path, tuple[Tensor, ...]]] = []
     for item in _decoded(model, paths):
         if isinstance(item, DataError):
             yield item
             continue
         batch.append(item)
         if len(batch) == batch_size:
-            yield from _predict_batch(model, batch)
+            yield from _predict_batch(model, batch, tta=tta)
             batch = []
     if batch:
-        yield from _predict_batch(model, batch)
+        yield from _predict_batch(model, batch, tta=tta)
 
 
-def _decoded(model: Model, paths: Iterable[Path]) -> Iterator[tuple[Path, Tensor] | DataError]:
-    evaluate = model.transforms.evaluate
+def _decoded(model: Model, paths: Iterable[Path]) -> Iterator[tuple[Path, tuple[Tensor, ...]] | DataError]:
     for path in paths:
         try:
             files = find_images(path)
@@ -144,19 +184,27 @@ def _decoded(model: Model, paths: Iterable[Path]) -> Iterator[tuple[Path, Tensor
             continue
         for file in files:
             try:
-                yield file, evaluate(read_image(file, evaluate.side))
+                yield file, _tensors(model, file)
             except DataError as error:
                 yield error
 
 
-def _predict_batch(model: Model, batch: list[tuple[Path, Tensor]]) -> list[Prediction]:
+def _tensors(model: Model, file: Path) -> tuple[Tensor, ...]:
+    """Return a picture as each member wants it; decoded once for each scale that may be asked for."""
+    steps = [member.transforms.evaluate for member in model.members]
+    decoded = {side: read_image(file, side) for side in {step.side for step in steps}}
+    return tuple(step(decoded[step.side]) for step in steps)
+
+
+def _predict_batch(model: Model, batch: list[tuple[Path, tuple[Tensor, ...]]], *, tta: bool) -> list[Prediction]:
     import torch
 
     from .loading import probabilities
 
+    columns = zip(model.members, zip(*(tensors for _, tensors in batch), strict=True), strict=True)
     with torch.inference_mode():
-        outputs = model.module(model.transforms.finish(torch.stack([image for _, image in batch])))
-        values = probabilities(outputs, model.task)
+        images = [member.transforms.finish(torch.stack(column)) for member, column in columns]
+        values = probabilities(model.outputs(images, tta=tta), model.task)
     return [_named(path, row, model) for (path, _), row in zip(batch, values.tolist(), strict=True)]
 
 

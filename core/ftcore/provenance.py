@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, evolve
 
-from . import checkpoint
+from . import checkpoint, freezing
 from .discover import source_file
 from .errors import UserError
 from .hooks import HOOK_API
@@ -22,15 +22,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .config import RunConfig
-    from .host import Host
-    from .parts import Data
+    from .parts import Placement
     from .plugins import Plugin, Reference
+    from .run import Ready
+
+KEYS = frozenset({"hook_api", "hooks", "plugins", "libraries", "data", "config", "weights", "machine"})
+"""What must be in a manifest."""
 
 LIBRARIES = ("ftcore", "torch", "torchvision", "timm", "pluggy", "torchmetrics", "safetensors")
 
 
-def manifest(host: Host, data: Data) -> dict[str, Any]:
-    """Say what answered, and with which versions of everything."""
+NEUTRAL = frozenset({"data.cache", "data.cache_gb", "train.workers", "train.log_every"})
+"""Keys of the config that change no result."""
+
+
+def manifest(ready: Ready) -> dict[str, Any]:
+    """Say what answered, with which versions of everything, and what the run starts from."""
+    host, data = ready.host, ready.data
+    sections = {name: asdict(getattr(host.config, name)) for name in ("model", "data", "train")}
     return {
         "format": checkpoint.FORMAT,
         "hook_api": list(HOOK_API),
@@ -44,7 +53,23 @@ def manifest(host: Host, data: Data) -> dict[str, Any]:
             "train": len(data.train),
             "val": len(data.val),
         },
+        "config": {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()},
+        "weights": freezing.digest_of_all(ready.assembly.parts.network),
+        "machine": machine(ready.assembly.parts.placement),
         "git_commit": _git_commit(),
+    }
+
+
+def machine(placement: Placement) -> dict[str, Any]:
+    """Say what rounds sums in its own way: the same run on another machine may end in other bits."""
+    import torch
+
+    device = placement.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "processes": placement.world_size,
     }
 
 
@@ -118,6 +143,9 @@ def read_manifest(run: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
     if written != checkpoint.FORMAT:
         raise UserError(f"{file} has format {written!r}; this ftcore reads format {checkpoint.FORMAT}")
+    missing = sorted(KEYS - found.keys())
+    if missing:
+        raise UserError(f"{file} has no {', '.join(missing)}; another version of ftcore wrote it")
     return found
 
 
@@ -132,10 +160,29 @@ def drift(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {was} then, {now} now" for name, was, now in _pairs(old, new) if was != now]
 
 
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say in what a run that is resumed is not the one that was begun: `drift`, its config, and who answers."""
+    pairs = [(f"config {key}", value, new["config"].get(key)) for key, value in old["config"].items()]
+    pairs = [pair for pair in pairs if pair[0].removeprefix("config ") not in NEUTRAL]
+    pairs += [(f"hook {hook}", answer, new["hooks"].get(hook)) for hook, answer in old["hooks"].items()]
+    then, now = ({p["name"]: p["options"] or {} for p in one["plugins"]} for one in (old, new))
+    for name in sorted(then.keys() & now.keys()):
+        pairs += [(f"option {name}.{key}", value, now[name].get(key)) for key, value in then[name].items()]
+    plain = [(name, was, json.loads(checkpoint.to_json(value))) for name, was, value in pairs]
+    return [*drift(old, new), *(f"{name}: {was} then, {value} now" for name, was, value in plain if was != value)]
+
+
+def other_machine(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say in what the machine differs on which a run is resumed."""
+    pairs = [(name, was, new["machine"].get(name)) for name, was in old["machine"].items()]
+    return [f"{name}: {was} then, {now} now" for name, was, now in pairs if was != now]
+
+
 def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     yield "hook API", old["hook_api"], new["hook_api"]
     for name, version in old["libraries"].items():
         yield name, version, new["libraries"].get(name)
+    yield "starting weights", old["weights"], new["weights"]
     for name in ("fingerprint", "train", "val"):
         yield f"data {name}", old["data"][name], new["data"][name]
     plugins = {plugin["name"]: plugin for plugin in new["plugins"]}

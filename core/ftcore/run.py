@@ -6,23 +6,29 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from attrs import evolve, frozen
 
 from . import discover, plugins
 from .calls import Calls
-from .config import RunConfig, defaulted
+from .config import Flags, RunConfig, defaulted, load
 from .discover import default_module
 from .errors import UserError
-from .events import RunEnded, RunFailed, RunStarted
+from .events import RunEnded, RunFailed, RunStarted, RunStopped
 from .host import Host, summary
+from .locking import LOCK, locked
+from .recipes import expand
+from .signals import Stopped, listening
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .assemble import Assembly
+    from .blackbox import Replay
     from .events import Observer
-    from .loop import Parts, Progress
     from .parts import Data
+    from .runfolder import RunFolder
+    from .state import Parts, Progress
 
 
 @frozen(eq=False)
@@ -53,9 +59,16 @@ def choose_folder(config: RunConfig) -> Path:
         names = (Path("runs") / (stamp + suffix) for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
         return next(path for path in names if not path.exists())
     folder = Path(config.run.folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"run.folder {folder} exists and is not empty ({config.origin('run.folder')}); choose another")
+    _check_empty(folder, config)
     return folder
+
+
+def _check_empty(folder: Path, config: RunConfig) -> None:
+    if folder.exists() and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())):
+        resume = f", or go on with it: ftcore resume {folder}" if (folder / "manifest.json").is_file() else ""
+        raise UserError(
+            f"run.folder {folder} exists and is not empty ({config.origin('run.folder')}); choose another{resume}"
+        )
 
 
 def activate(config: RunConfig, folder: Path = Path()) -> Host:
@@ -67,17 +80,22 @@ def activate(config: RunConfig, folder: Path = Path()) -> Host:
     from importlib import import_module
 
     defaults = import_module(default_module())
-    config = defaulted(config, defaults.DEMO)
-    return Host(config, plugins.activate_all(config, discover.discover(), defaults.PLUGINS), folder)
+    available = discover.discover()
+    config = expand(defaulted(config, defaults.DEMO), available)
+    return Host(config, plugins.activate_all(config, available, defaults.PLUGINS), folder)
 
 
-def prepare(config: RunConfig) -> Ready:
+def prepare(config: RunConfig, folder: Path | None = None) -> Ready:
     """Do everything that comes before the first step, cheap things first; write nothing.
+
+    Args:
+        config: what to do.
+        folder: of a run that is resumed; by default a new one.
 
     Raises:
         UserError: something that the user can mend.
     """
-    folder = choose_folder(config)
+    folder = folder or choose_folder(config)
     host = activate(config, folder)
     calls = Calls(host)
     data = calls.build_data(host.config.data.source)  # before torch is imported
@@ -114,37 +132,132 @@ def run(
     """
     ready = prepare(config)
 
-    from . import provenance, runfolder
-    from .loop import Progress, fit
+    from . import checkpoint, provenance, runfolder
+    from .state import Progress
+
+    versions = provenance.manifest(ready)
+    if like:
+        _refuse(provenance.drift(like, versions), "this would not repeat that run; --allow-drift runs it all the same")
+    with checkpoint.refused(ready.folder):
+        checkpoint.make_folder(ready.folder)
+    with locked(ready.folder):
+        _check_empty(ready.folder, config)  # again: another process may have been as quick
+        with checkpoint.refused(ready.folder):
+            runfolder.fill(ready.folder, ready.host, ready.data, versions)
+        folder = runfolder.opened(ready.folder, ready.host, ready.data, ready.assembly)
+        try:
+            return _train(ready, folder, Progress(), observers)
+        except BaseException:
+            folder.discard()
+            raise
+
+
+def resume(
+    run: Path, sets: Sequence[str] = (), observers: Sequence[Observer] = (), *, allow_drift: bool = False
+) -> dict[str, Any]:
+    """Go on with a run from its newest whole checkpoint, and return its report; of a finished run, only that.
+
+    Args:
+        run: the run folder.
+        sets: changes of its config, as ``--set``; by default only of what changes no result.
+        observers: see `run`.
+        allow_drift: also where config, plugins, libraries or data are not what they were.
+
+    Raises:
+        UserError: something that the user can mend; the folder is as it was.
+    """
+    from .provenance import read_manifest
+
+    like = read_manifest(run)
+    with locked(run):
+        config = load(run / "config.toml", Flags(sets=sets))
+        ready = prepare(config, run)
+
+        from . import freezing, provenance, runfolder
+
+        versions = provenance.manifest(ready)
+        changes, machine = provenance.changes(like, versions), provenance.other_machine(like, versions)
+        if not allow_drift:
+            _refuse(changes, "this is not the run that was begun; --allow-drift goes on all the same")
+        for what, differences in (("what the checkpoint holds stays", changes), ("bits may differ", machine)):
+            if differences:
+                structlog.get_logger().warning(f"resumed with changes, {what}", changes=differences)
+        sealed = freezing.digests(ready.assembly.parts.frozen(0))
+        folder = runfolder.opened(run, ready.host, ready.data, ready.assembly)
+        return _train(ready, folder, folder.resume(), observers, sealed)
+
+
+def _refuse(changes: Sequence[str], message: str) -> None:
+    if changes:
+        raise UserError("\n".join([message, *(f"  {line}" for line in changes)]))
+
+
+def _train(
+    ready: Ready,
+    folder: RunFolder,
+    progress: Progress,
+    observers: Sequence[Observer],
+    sealed: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Train from where a run is to its end, and return its report."""
+    from .keeping import Every, Keeper
+    from .loop import fit
     from .workers import named
 
-    changes = provenance.drift(like, provenance.manifest(ready.host, ready.data)) if like else []
-    if changes:
-        lines = "\n".join(f"  {line}" for line in changes)
-        raise UserError(f"this would not repeat that run; --allow-drift runs it all the same\n{lines}")
-
-    progress, parts = Progress(), ready.assembly.parts
+    parts = ready.assembly.parts
     parts = evolve(parts, observers=(*observers, *parts.observers))
-    folder = runfolder.create(ready.folder, ready.host, ready.data, ready.assembly)
     started = RunStarted(
         folder=ready.folder,
-        facts=facts(ready),
+        facts=facts(ready) | _resumed(progress),
         tables=(*ready.data.tables, *parts.loss.tables),
         epochs=parts.settings.epochs,
         steps_per_epoch=parts.steps_per_epoch,
+        step=progress.step,
     )
     parts.tell(started)
-    begun = time.monotonic()
-    try:
-        with named(lambda: [*parts.train.names_in_flight(), *parts.val.names_in_flight()]):
-            fit(parts, progress, lambda event: folder.save(event, progress))
-    except BaseException as error:
-        parts.tell(RunFailed(f"{type(error).__name__}: {error}"))
-        folder.discard()
-        raise
-    report = make_report(ready, progress, time.monotonic() - begun)
+    begun, before = time.monotonic(), progress.seconds + progress.current.seconds
+    with listening() as flags:
+        keeper = Keeper(folder, parts, progress, Every.parse(ready.host.config.run.save_every), flags)
+        keeper.saved = keeper.where() if progress.step else None
+        try:
+            with named(lambda: [*parts.train.names_in_flight(), *parts.val.names_in_flight()]):
+                fit(parts, progress, lambda event: folder.save_epoch(event, progress), keeper, sealed)
+            keeper.save()
+        except Stopped as stopped:
+            parts.tell(RunStopped(str(stopped)))
+            raise
+        except BaseException as error:
+            error = _kept(error, folder, parts, progress)
+            parts.tell(RunFailed(f"{type(error).__name__}: {error}"))
+            raise error from None
+    report = make_report(ready, progress, before + time.monotonic() - begun)
+    report |= {"saves": keeper.saves, "saving_seconds": keeper.seconds}
     parts.tell(RunEnded(report))
     return report
+
+
+def _kept(error: BaseException, folder: RunFolder, parts: Parts, progress: Progress) -> BaseException:
+    """Keep a step that was not finite for `replay`, and say so."""
+    from . import blackbox
+    from .gradients import NotFiniteError
+
+    if not isinstance(error, NotFiniteError):
+        return error
+    kept = blackbox.keep(folder.path, parts, progress, error)
+    return UserError(f"{error}\nthe state before it is in {kept}: `ftcore replay {folder.path}` does the step again")
+
+
+def replay(run: Path) -> Replay:
+    """Do the step again for which a run was stopped because it was not finite; change nothing.
+
+    Raises:
+        UserError: there is none, or it cannot be done.
+    """
+    ready = prepare(load(run / "config.toml"), run)
+
+    from . import blackbox
+
+    return blackbox.replay(ready.assembly.parts, run / blackbox.FOLDER)
 
 
 def make_report(ready: Ready, progress: Progress, seconds: float) -> dict[str, Any]:
@@ -152,6 +265,8 @@ def make_report(ready: Ready, progress: Progress, seconds: float) -> dict[str, A
     return {
         "folder": str(ready.folder),
         "epochs": progress.epoch,
+        "stopped_early": progress.epoch < ready.assembly.parts.settings.epochs,
+        "skipped_steps": progress.skipped,
         "monitor": ready.assembly.parts.monitor,
         "skipped": len(ready.data.skipped),
         "frozen_tensors": len(ready.assembly.parts.frozen(progress.epoch - 1)),
@@ -163,7 +278,11 @@ def make_report(ready: Ready, progress: Progress, seconds: float) -> dict[str, A
     }
 
 
-def facts(ready: Ready) -> Mapping[str, str]:
+def _resumed(progress: Progress) -> dict[str, str]:
+    return {"resumed": f"after step {progress.step}, in epoch {progress.epoch + 1}"} if progress.step else {}
+
+
+def facts(ready: Ready) -> dict[str, str]:
     """Say in a few lines what was decided."""
     config, parts, network = ready.host.config, ready.assembly.parts, ready.assembly.network
     named = [plugin for plugin in ready.host.plugins if not plugin.is_default]
@@ -179,6 +298,7 @@ def facts(ready: Ready) -> Mapping[str, str]:
         "learning": _learning(parts),
         "plugins": ", ".join(f"{p.name} ({p.reference.source})" for p in named) or "none named, all defaults",
         "answers": ", ".join(f"{hook}={_one(answer)}" for hook, answer in summary(ready.host).items()),
+        **_beside(parts),
         "precision": f"{parts.precision.name} on {parts.placement.device}, {_threads()}{_note(parts)}",
         "batches": f"{settings.batch_size} x {settings.accumulate} images, {parts.steps_per_epoch} steps an epoch, "
         f"{settings.epochs} epochs, best by {parts.monitor}",
@@ -203,6 +323,14 @@ def _learning(parts: Parts) -> str:
     numbers = [(p.numel(), p.requires_grad) for p in parts.network.parameters()]
     learns, total = sum(n for n, learning in numbers if learning), sum(n for n, _ in numbers)
     return f"{learns:,} of {total:,} parameters"
+
+
+def _beside(parts: Parts) -> dict[str, str]:
+    """Say what is added to the loss, and which network is evaluated, where that is not plain."""
+    terms = ", ".join([*parts.step.terms, *(regularizer.name for regularizer in parts.regularizers)])
+    average = parts.average
+    evaluated = f"{average.name}, from the end of epoch {average.start + 1} on" if average else ""
+    return {name: text for name, text in (("added", terms), ("evaluated", evaluated)) if text}
 
 
 def _one(answer: str | list[str]) -> str:

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import structlog
 import tomlkit
 from attrs import asdict, define
 from safetensors.torch import save_model
 
-from . import checkpoint
+from . import checkpoint, snapshot
+from .blackbox import FOLDER
 from .discover import discover
+from .errors import UserError
 from .plugins import resolve
-from .provenance import manifest
+from .state import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from torch import nn
 
     from .assemble import Assembly
     from .config import RunConfig
     from .events import EpochEnded
     from .host import Host
-    from .loop import Progress
     from .parts import Data
     from .plugins import Plugin
 
@@ -37,41 +42,101 @@ class RunFolder:
         path: the folder.
         model: the JSON of ``model/``, which `predict` reads.
         assembly: the run.
+        keep: newest checkpoints that stay, beside the best.
     """
 
     path: Path
     model: dict[str, Any]
     assembly: Assembly
+    keep: int
 
-    def save(self, event: EpochEnded, progress: Progress) -> None:
-        """Append to ``metrics.jsonl``, save a checkpoint, and the model if this epoch is the best."""
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return self.path / "checkpoints"
+
+    def save_epoch(self, event: EpochEnded, progress: Progress) -> None:
+        """Append to ``metrics.jsonl``, and save the model if this epoch is the best."""
         line = {k: v for k, v in asdict(event).items() if k not in {"best", "monitor"}}
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(checkpoint.to_json(line) + "\n")
-        checkpoint.save(self.path / "checkpoints", self.assembly.parts, progress)
-        if event.best:
-            description = {**self.model, "epoch": event.epoch, "metrics": dict(event.val)}
-            checkpoint.write_folder(self.path / "model", lambda aside: self._write_model(aside, description))
+        with checkpoint.refused(self.path):
+            with self._metrics.open("a", encoding="utf-8") as file:
+                file.write(checkpoint.to_json(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # the next checkpoint counts on it
+            if event.best:
+                description = {**self.model, "epoch": event.epoch, "metrics": dict(event.val)}
+                network = self.assembly.parts.evaluated(progress.epoch - 1)
+                checkpoint.write_folder(self.path / "model", lambda aside: _write_model(aside, network, description))
+
+    def save(self, progress: Progress) -> Path:
+        """Write a checkpoint, then remove the old ones.
+
+        Raises:
+            UserError: it cannot be written, or a weight is not finite; the checkpoints before it stay.
+        """
+        parts = self.assembly.parts
+        wrong = snapshot.not_finite(parts)
+        if wrong:
+            raise UserError(
+                f"weights are not finite after step {progress.step}: {', '.join(wrong[:5])}; they are not saved, and "
+                f"the checkpoints in {self.checkpoints} stay; a lower learning rate or train.clip_norm usually helps"
+            )
+        target = checkpoint.step_folder(self.checkpoints, progress.step)
+        length = self._metrics.stat().st_size if self._metrics.exists() else 0
+        state = {**snapshot.take(parts, progress), "metrics_bytes": length}
+        best = checkpoint.step_folder(self.checkpoints, progress.best.get("epoch", 0) * parts.steps_per_epoch)
+        with checkpoint.refused(self.checkpoints):
+            checkpoint.save(target, snapshot.networks(parts, progress), state)
+            checkpoint.rotate(self.checkpoints, self.keep, best)
+        return target
+
+    def resume(self) -> Progress:
+        """Put the run back to where its newest whole checkpoint is; to its beginning if there is none."""
+        checkpoint.tidy(self.path)
+        checkpoint.tidy(self.checkpoints)
+        found = checkpoint.newest(self.checkpoints)
+        progress, length = Progress(), 0
+        if found:
+            progress = snapshot.put_back(self.assembly.parts, found)
+            length = checkpoint.read(found)["metrics_bytes"]
+        self._cut_metrics(length)
+        return progress
+
+    @property
+    def _metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def _cut_metrics(self, length: int) -> None:
+        """Drop the lines of epochs that are trained again."""
+        found = self._metrics.stat().st_size if self._metrics.exists() else 0
+        if found < length:
+            structlog.get_logger().warning(f"{self._metrics} has lost lines", bytes=found, expected=length)
+        elif found > length:
+            os.truncate(self._metrics, length)
 
     def discard(self) -> None:
-        """Remove the folder if no epoch was finished, so that nothing half-written stays."""
-        if not any(self.path.glob("checkpoints/step-*")):
+        """Remove the folder if there is no checkpoint and no black box, so that nothing half-written stays."""
+        if not any(self.checkpoints.glob("step-*")) and not (self.path / FOLDER).exists():
             shutil.rmtree(self.path)
 
-    def _write_model(self, folder: Path, description: dict[str, Any]) -> None:
-        save_model(self.assembly.parts.network, str(folder / "model.safetensors"))
-        checkpoint.write_json(folder / "model.json", description)
+
+def _write_model(folder: Path, network: nn.Module, description: dict[str, Any]) -> None:
+    save_model(network, str(folder / "model.safetensors"))
+    checkpoint.write_json(folder / "model.json", description)
 
 
-def create(path: Path, host: Host, data: Data, assembly: Assembly) -> RunFolder:
-    """Make the folder with ``config.toml`` and ``manifest.json``."""
-    config, versions = config_toml(host.config, host.used()), manifest(host, data)
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "config.toml").write_text(config, encoding="utf-8")
-    checkpoint.write_json(path / "manifest.json", versions)
+def fill(path: Path, host: Host, data: Data, versions: Mapping[str, Any]) -> None:
+    """Write ``config.toml`` and ``manifest.json``, which comes last and makes the folder one of a run."""
+    (path / "config.toml").write_text(config_toml(host.config, host.used()), encoding="utf-8")
     if data.skipped:
         checkpoint.write_json(path / "skipped.json", [{"split": s, "reason": reason} for s, reason in data.skipped])
-    return RunFolder(path, describe_model(host, data, assembly), assembly)
+    checkpoint.write_json(path / ".manifest.json", versions)
+    (path / ".manifest.json").rename(path / "manifest.json")
+
+
+def opened(path: Path, host: Host, data: Data, assembly: Assembly) -> RunFolder:
+    """Return what writes into the folder of a run."""
+    return RunFolder(path, describe_model(host, data, assembly), assembly, host.config.run.keep)
 
 
 def config_toml(config: RunConfig, plugins: Sequence[Plugin]) -> str:
@@ -80,7 +145,7 @@ def config_toml(config: RunConfig, plugins: Sequence[Plugin]) -> str:
     named = [plugin for plugin in plugins if not plugin.is_default]
     document["plugins"] = [plugin.reference.written for plugin in named]
     available = discover()
-    left_out = {resolve(name, available).name for name in config.plugins}
+    left_out = {resolve(named, available).name for named in config.plugins if not named.origin.startswith("recipe ")}
     without = [name for name in config.without if name not in left_out]
     if without:
         document["without"] = without

@@ -54,6 +54,24 @@ def derive_stages(
     return numbered(names, stages or [*stem, *derived]), numbered(names, [*stem, *blocks])
 
 
+def block_modules(model: nn.Module, layers: Mapping[str, int], heads: Sequence[str]) -> list[str]:
+    """Return the paths of the modules that are the blocks of a network: the largest whose tensors are all of one block.
+
+    Args:
+        model: the network.
+        layers: parameter or buffer name -> its block, as `Backbone.layers`.
+        heads: paths of its heads, which are no blocks.
+    """
+    found: list[str] = []
+    for path, module in model.named_modules():
+        if not path or is_under(path, [*found, *heads]) or isinstance(module, nn.ModuleList | nn.ModuleDict):
+            continue
+        tensors = [f"{path}.{name}" for name in all_tensors(module)]
+        if _is_composite(module) and len({layers.get(name) for name in tensors}) == 1 and tensors[0] in layers:
+            found.append(path)
+    return found
+
+
 def _trunk(modules: Mapping[str, nn.Module]) -> str:
     """Return the path of the module whose children are the stages, inside a wrapper that holds nothing else."""
     root = ""

@@ -74,7 +74,9 @@ def structure(values: Mapping[str, Any], cls: type[T], place: str, origins: Mapp
     try:
         return cls(**built)
     except ValueError as error:  # a rule over several options
-        raise UserError(f"{place.removeprefix('plugin.')}: {error}") from None
+        set_at = [f"{key}: {_origin(f'{place}.{key}', origins)}" for key in built if key in str(error)]
+        where = f" ({'; '.join(set_at)})" if set_at else ""
+        raise UserError(f"{place.removeprefix('plugin.')}: {error}{where}") from None
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str:

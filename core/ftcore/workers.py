@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import structlog
 import torch
 from attrs import define, field
 
 from .errors import DataError
+from .signals import ignore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,11 +49,36 @@ class Pids:
     def of(cls, workers: int) -> Pids:
         """Make room for so many."""
         shared: Any = torch.zeros(workers, dtype=torch.int64)
-        return cls(shared.share_memory_())
+        pids = cls(shared.share_memory_())
+        _made.add(pids)
+        return pids
 
     def __call__(self, worker: int) -> None:
-        """Note the number of this process."""
+        """Note the number of this process, which only ends with the run."""
         self.numbers[worker] = os.getpid()
+        ignore()
+        _die_with_parent()
+
+
+_made: WeakSet[Pids] = WeakSet()
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End the workers that still wait for work: multiprocessing would ask them, which they ignore, and wait."""
+    numbers = {number for pids in _made for number in pids.numbers.tolist()}
+    children = [child for child in multiprocessing.active_children() if child.pid in numbers]
+    if children:
+        _calm()
+    for child in children:
+        child.kill()
+
+
+def _die_with_parent() -> None:
+    """Let Linux kill this process when its parent is gone; elsewhere torch looks for it every five seconds."""
+    if sys.platform == "linux":
+        set_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
 
 
 @define(eq=False)

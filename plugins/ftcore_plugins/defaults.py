@@ -17,6 +17,7 @@ PLUGINS = (
     "cross_entropy",
     "bce",
     "mse",
+    "plain_step",
     "class_metrics",
     "multilabel_metrics",
     "regression_metrics",

@@ -27,15 +27,73 @@ class FreezeNothing:
         return FreezePlan()
 
 
+@frozen
+class FreezeBackboneConfig:
+    """Options of `freeze_backbone`.
+
+    Attributes:
+        but: what learns beside the head: paths and globs as in `freeze_modules`; ``"bias"``, every bias; ``"norm"``,
+            every norm layer.
+        stages: stages that learn beside the head, as the architecture numbers them: 0 is the stem, -1 the last.
+    """
+
+    but: tuple[str, ...] = ()
+    stages: tuple[int, ...] = ()
+
+
 class FreezeBackbone:
-    """Only the new head learns; nothing else changes, not even running statistics."""
+    """Only the new head learns, and what is excepted; nothing else changes, not even running statistics."""
+
+    Config = FreezeBackboneConfig
+
+    def __init__(self, config: FreezeBackboneConfig) -> None:
+        self.config = config
 
     @hookimpl
-    def freeze(self, model: nn.Module, heads: tuple[str, ...]) -> FreezePlan:
-        """Freeze all parameters and saved buffers outside the heads, and hold all modules there in eval mode."""
+    def freeze(self, model: nn.Module, heads: tuple[str, ...], backbone: Backbone) -> FreezePlan:
+        """Freeze all parameters and saved buffers outside the heads, and hold all modules there in eval mode.
+
+        A module that is excepted by name, type or stage leaves eval mode; a parameter alone, such as a bias, does not
+        take its module along.
+        """
+        paths = {name for name, _ in model.named_modules()}
+        staged = {name for stage in self.config.stages for name in _of_stage(stage, backbone)}
+        modules = {*heads, *modules_within(model, staged)}
+        singles = set(staged)
+        for name in self.config.but:
+            if name == "bias":
+                singles |= _some({n for n, _ in model.named_parameters() if _is_bias(n)}, "biases")
+            elif name == "norm":
+                modules |= _some({n for n, module in model.named_modules() if _is_norm(module)}, "norm layers")
+            else:
+                found = set(matching(name, model, "freeze_backbone.but"))
+                modules, singles = modules | found & paths, singles | found - paths
         saved = model.state_dict().keys()
-        names = {name for name in all_tensors(model) if name in saved and not is_under(name, heads)}
-        return FreezePlan(frozenset(names), frozenset(_outside(model, heads)))
+        frozen = {n for n in all_tensors(model) if n in saved and n not in singles and not is_under(n, modules)}
+        return FreezePlan(frozenset(frozen), frozenset(_outside(model, tuple(modules))))
+
+
+def _some(names: set[str], what: str) -> set[str]:
+    if not names:
+        raise UserError(f"freeze_backbone.but: the network has no {what}")
+    return names
+
+
+def _is_bias(parameter: str) -> bool:
+    """Whether a parameter is a bias by its name: ``bias``, ``q_bias``, ``bias_ih_l0``; no ``position_bias_table``."""
+    words = parameter.rpartition(".")[2].split("_")
+    return "bias" in {words[0], words[-1]}
+
+
+def _of_stage(stage: int, backbone: Backbone) -> set[str]:
+    """Names of the tensors in a stage; -1 is the last."""
+    count = max(backbone.stages.values(), default=-1) + 1
+    number = stage + count if stage < 0 else stage
+    if not 0 <= number < count:
+        raise UserError(
+            f"freeze_backbone.stages: no stage {stage}; the architecture has stages 0 (the stem) to {count - 1}"
+        )
+    return {name for name, of in backbone.stages.items() if of == number}
 
 
 def _outside(model: nn.Module, heads: tuple[str, ...]) -> set[str]:

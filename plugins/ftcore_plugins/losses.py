@@ -1,4 +1,4 @@
-"""Losses by name, with their options; the formulas are torch's or in `weighted_cross_entropy`."""
+"""Cross-entropy and its kin; and what the losses of all modules say about classes."""
 
 from __future__ import annotations
 
@@ -10,75 +10,41 @@ from attrs import field, frozen, validators
 from ftcore import Loss, Table, UserError, hookimpl, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ftcore import Task
+
+SHARE = (validators.ge(0.0), validators.lt(1.0))
+"""Of an option in [0, 1)."""
+
+
+@frozen
+class CrossEntropyConfig:
+    """Options of `cross_entropy`.
+
+    Attributes:
+        label_smoothing: share of each target that is spread evenly over all classes, in [0, 1).
+    """
+
+    label_smoothing: float = field(default=0.0, validator=SHARE)
 
 
 class CrossEntropy:
     """`torch.nn.CrossEntropyLoss`."""
+
+    Config = CrossEntropyConfig
+
+    def __init__(self, config: CrossEntropyConfig) -> None:
+        self.config = config
 
     @hookimpl
     def make_loss(self, task: Task) -> Loss | None:
         """Answer for classification."""
         if task.kind != "classification":
             return None
-        from torch.nn.functional import cross_entropy
-
-        return Loss(cross_entropy, soft_targets=True)
-
-
-@frozen
-class BinaryCrossEntropyConfig:
-    """Options of `bce`.
-
-    Attributes:
-        positive: factor on the loss of a label that is there: ``"equal"`` (1), ``"balanced"`` (images without the label
-            / images with it, so that both sides weigh the same), or a table ``{rare = 10}`` where unnamed labels have
-            1; every factor > 0.
-    """
-
-    positive: Literal["equal", "balanced"] | dict[str, float] = "equal"
-
-
-class BinaryCrossEntropy:
-    """`torch.nn.BCEWithLogitsLoss`, the mean over images and labels."""
-
-    Config = BinaryCrossEntropyConfig
-
-    def __init__(self, config: BinaryCrossEntropyConfig) -> None:
-        self.config = config
-
-    @hookimpl
-    def make_loss(self, task: Task) -> Loss | None:
-        """Answer for several labels."""
-        if task.kind != "multilabel":
-            return None
         import torch
 
-        factors = self._factors(task)
-        rows = tuple((n, str(c), f"{f:.4g}") for n, c, f in zip(task.names, task.counts, factors, strict=True))
-        tables = () if self.config.positive == "equal" else (Table("bce", ("label", "images", "factor"), rows),)
-        return Loss(torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(factors)), tables=tables)
-
-    def _factors(self, task: Task) -> list[float]:
-        given = self.config.positive
-        if given == "equal":
-            return [1.0] * task.outputs
-        if given == "balanced":
-            return [(task.images - count) / count or 1.0 for count in task.counts]
-        return checked_table("bce.positive", given, task)
-
-
-class MeanSquaredError:
-    """`torch.nn.MSELoss` on standardised targets."""
-
-    @hookimpl
-    def make_loss(self, task: Task) -> Loss | None:
-        """Answer for regression."""
-        if task.kind != "regression":
-            return None
-        from torch.nn.functional import mse_loss
-
-        return Loss(mse_loss)
+        return Loss(torch.nn.CrossEntropyLoss(label_smoothing=self.config.label_smoothing), soft_targets=True)
 
 
 @frozen
@@ -89,15 +55,22 @@ class WeightedCrossEntropyConfig:
         weights: ``"balanced"`` (images / (classes x images of the class), as in scikit-learn), ``"effective"`` (see
             `beta`), a list with one weight a class in the order of the class names, or a table ``{tumor = 10}`` where
             unnamed classes have 1; every weight > 0.
-        beta: for ``"effective"``: a class of n images weighs (1 - beta) / (1 - beta ** n), scaled so that the weights
-            add up to the number of classes; in [0, 1), 0 is no weighting (Cui et al. 2019, arXiv:1901.05555, eq. 4).
+        beta: for ``"effective"`` alone, by default 0.999: a class of n images weighs (1 - beta) / (1 - beta ** n),
+            scaled so that the weights add up to the number of classes; in [0, 1), 0 is no weighting (Cui et al. 2019,
+            arXiv:1901.05555, eq. 4).
         divide_by: ``"weights"``, the sum of the targets' weights, as `torch.nn.CrossEntropyLoss(weight=...)` does; or
             ``"samples"``, the plain mean over the batch.
+        label_smoothing: share of each target that is spread evenly over all classes, in [0, 1).
     """
 
     weights: Literal["balanced", "effective"] | tuple[float, ...] | dict[str, float] = "balanced"
-    beta: float = field(default=0.999, validator=[validators.ge(0), validators.lt(1)])
-    divide_by: Literal["weights", "samples"] = field(default="weights")
+    beta: float | None = field(default=None, validator=validators.optional(SHARE))
+    divide_by: Literal["weights", "samples"] = "weights"
+    label_smoothing: float = field(default=0.0, validator=SHARE)
+
+    def __attrs_post_init__(self) -> None:
+        if self.beta is not None and self.weights != "effective":
+            raise ValueError(f'beta needs weights = "effective", not {self.weights!r}')
 
 
 class WeightedCrossEntropy:
@@ -115,12 +88,11 @@ class WeightedCrossEntropy:
             return None
         from .weighted_cross_entropy import WeightedCrossEntropyLoss
 
-        weights = class_weights(self.config.weights, task, self.config.beta)
-        loss = WeightedCrossEntropyLoss(weights, by_samples=self.config.divide_by == "samples")
-        counts = task.counts or ("",) * len(weights)
-        rows = tuple((n, str(c), f"{w:.4g}") for n, c, w in zip(task.names, counts, weights, strict=True))
-        title = f"weighted_ce, divided by the {'number' if loss.by_samples else 'weights'} of the samples"
-        return Loss(loss, loss.weight_of, (Table(title, ("class", "images", "weight"), rows),), soft_targets=True)
+        weights = class_weights(self.config.weights, task, 0.999 if self.config.beta is None else self.config.beta)
+        by_samples, smoothing = self.config.divide_by == "samples", self.config.label_smoothing
+        loss = WeightedCrossEntropyLoss(weights, by_samples=by_samples, label_smoothing=smoothing)
+        title = f"weighted_ce, divided by the {'number' if by_samples else 'weights'} of the samples"
+        return Loss(loss, loss.weight_of, (class_table(title, task, "weight", weights),), soft_targets=True)
 
 
 def class_weights(given: str | tuple[float, ...] | dict[str, float], task: Task, beta: float = 0.999) -> list[float]:
@@ -129,27 +101,83 @@ def class_weights(given: str | tuple[float, ...] | dict[str, float], task: Task,
     Raises:
         UserError: wrong length, a class that does not exist, or a weight that is not a positive number.
     """
+    if not isinstance(given, str):
+        return one_each("weighted_ce.weights", given, task)
+    counts = counts_of("weighted_ce.weights", task)
     if given == "effective":
-        raw = [(1 - beta) / (1 - beta**count) for count in task.counts]
+        raw = [(1 - beta) / (1 - beta**count) for count in counts]
         return [weight * task.outputs / sum(raw) for weight in raw]
-    if isinstance(given, str):
-        return [sum(task.counts) / (task.outputs * count) for count in task.counts]
+    return [sum(counts) / (task.outputs * count) for count in counts]
+
+
+@frozen
+class LogitAdjustmentConfig:
+    """Options of `logit_adjustment`.
+
+    Attributes:
+        tau: factor on the logarithm of each class's share of the training images, >= 0; 0 is plain cross-entropy.
+    """
+
+    tau: float = field(default=1.0, validator=validators.ge(0.0))
+
+
+class LogitAdjustment:
+    """Cross-entropy of outputs + tau log(prior), so that rare classes win by a margin (Menon et al. 2021, eq. 10).
+
+    The prior is the class's share of the training images. Metrics and predictions use the outputs as they are; the
+    validation loss is the adjusted one. With `balanced_sampling` rare classes would count twice.
+    """
+
+    Config = LogitAdjustmentConfig
+
+    def __init__(self, config: LogitAdjustmentConfig) -> None:
+        self.config = config
+
+    @hookimpl
+    def make_loss(self, task: Task) -> Loss | None:
+        """Answer for classification."""
+        if task.kind != "classification":
+            return None
+        from .criteria import LogitAdjustedLoss
+
+        counts = counts_of("logit_adjustment", task)
+        priors = [count / sum(counts) for count in counts]
+        loss = LogitAdjustedLoss([self.config.tau * math.log(prior) for prior in priors])
+        return Loss(loss, tables=(class_table("logit_adjustment", task, "prior", priors),), soft_targets=True)
+
+
+def counts_of(option: str, task: Task) -> tuple[int, ...]:
+    """Return the number of training images of each class or with each label, all > 0."""
+    if len(task.counts) != task.outputs or min(task.counts) <= 0:
+        raise UserError(
+            f"{option} needs the number of training images of each of {', '.join(task.names)}; the data gives "
+            f"{', '.join(map(str, task.counts)) or 'none'}"
+        )
+    return task.counts
+
+
+def one_each(option: str, given: tuple[float, ...] | dict[str, float], task: Task) -> list[float]:
+    """Return one number a class or label, in the order of `task.names`; those that a table does not name have 1.
+
+    Raises:
+        UserError: wrong length, a name that does not exist, or what is not a positive number.
+    """
+    kind, kinds = ("label", "labels") if task.kind == "multilabel" else ("class", "classes")
+    known = ", ".join(task.names)
     if isinstance(given, tuple):
         if len(given) != task.outputs:
-            raise UserError(
-                f"weighted_ce.weights has {len(given)} weights for {task.outputs} classes ({', '.join(task.names)})"
-            )
+            raise UserError(f"{option} has {len(given)} numbers for {task.outputs} {kinds} ({known})")
         given = dict(zip(task.names, given, strict=True))
-    return checked_table("weighted_ce.weights", given, task)
-
-
-def checked_table(option: str, given: dict[str, float], task: Task) -> list[float]:
-    """Return one number a class or label, in the order of `task.names`; unnamed ones have 1."""
-    what = "label" if task.kind == "multilabel" else "class"
-    for name, weight in given.items():
+    for name, number in given.items():
         if name not in task.names:
-            known = ", ".join(task.names)
-            raise UserError(f"{option}: no {what} {name!r}{nearest(name, task.names)}; there are: {known}")
-        if not (weight > 0 and math.isfinite(weight)):
-            raise UserError(f"{option}: the weight of {name!r} must be a positive number, got {weight}")
+            raise UserError(f"{option}: no {kind} {name!r}{nearest(name, task.names)}; there are: {known}")
+        if not (number > 0 and math.isfinite(number)):
+            raise UserError(f"{option}: that of {name!r} must be a positive number, got {number}")
     return [given.get(name, 1.0) for name in task.names]
+
+
+def class_table(title: str, task: Task, what: str, numbers: Sequence[float]) -> Table:
+    """Show one number a class or label, beside its images in the training split."""
+    counts = task.counts or ("",) * task.outputs
+    rows = tuple((n, str(c), f"{number:.4g}") for n, c, number in zip(task.names, counts, numbers, strict=True))
+    return Table(title, ("label" if task.kind == "multilabel" else "class", "images", what), rows)

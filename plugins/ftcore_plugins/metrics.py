@@ -50,16 +50,14 @@ class MultilabelMetrics:
         """Answer for several labels."""
         if task.kind != "multilabel":
             return None
-        from torchmetrics.classification import MultilabelF1Score
-
-        from .multilabel import AveragePrecision, AveragePrecisionOfEach, Thresholds
+        from .multilabel import F1, AveragePrecision, AveragePrecisionOfEach, Thresholds
 
         labels = task.outputs
         return {
             "average_precision": AveragePrecision(labels),
-            "f1": MultilabelF1Score(labels, average="macro", validate_args=False),
+            "f1": F1(labels, average="macro", validate_args=False),
             "average_precision_of_each": AveragePrecisionOfEach(labels),
-            "f1_of_each": _of_each(MultilabelF1Score)(labels, average="none", validate_args=False),
+            "f1_of_each": _of_each(F1)(labels, average="none", validate_args=False),
             "thresholds": Thresholds(labels),
         }
 

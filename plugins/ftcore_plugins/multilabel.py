@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torchmetrics import Metric
+from torchmetrics.classification import MultilabelF1Score
 from torchmetrics.utilities import dim_zero_cat
 
 if TYPE_CHECKING:
@@ -37,6 +38,17 @@ class _Scores(Metric):
         hits = dim_zero_cat(self.present).gather(0, order).cumsum(0)
         last = torch.ones_like(scores[:1], dtype=torch.bool)
         return scores, hits, torch.cat([scores[:-1] != scores[1:], last])
+
+
+class F1(MultilabelF1Score):
+    """F1 of the labels whose probability is above 0.5.
+
+    torchmetrics takes outputs for probabilities where a batch happens to lie within [0, 1], so these are made first.
+    """
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch: outputs (N, K) before the sigmoid, targets (N, K) in 0 and 1."""
+        super().update(outputs.sigmoid(), targets)
 
 
 class AveragePrecision(_Scores):

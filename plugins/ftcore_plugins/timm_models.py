@@ -7,7 +7,7 @@ from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, cast
 
-from attrs import evolve
+from attrs import evolve, field, frozen, validators
 
 from ftcore import Backbone, HeadSlot, InputSpec, ModelInfo, UserError, closest, hookimpl, nearest
 from ftcore.freezing import all_tensors, is_under
@@ -19,8 +19,25 @@ if TYPE_CHECKING:
     from ftcore.config import ModelConfig, RunConfig
 
 
+@frozen
+class TimmConfig:
+    """Options of `timm`.
+
+    Attributes:
+        drop_path: probability that the last block is left out for a picture in training, rising to it from the first
+            (stochastic depth, Huang et al. 2016, arXiv:1603.09382), in [0, 1); for architectures that have it.
+    """
+
+    drop_path: float = field(default=0.0, validator=[validators.ge(0), validators.lt(1)])
+
+
 class Timm:
     """Answers for ``timm/NAME`` and ``timm/NAME.TAG``; a tag names pre-trained weights."""
+
+    Config = TimmConfig
+
+    def __init__(self, config: TimmConfig) -> None:
+        self.config = config
 
     @hookimpl
     def build_model(self, name: str | None, weights: str, config: RunConfig) -> Backbone | None:
@@ -33,7 +50,7 @@ class Timm:
         from ftcore.heads import find_heads
 
         _check_name(network, timm.list_models(), timm.list_pretrained(), weights)
-        build = _constructor(network, config.model)
+        build = _constructor(network, config.model, self.config.drop_path)
         heads = find_heads(lambda classes: build(num_classes=classes))
         module = _with_weights(build, weights, network, heads)
         backbone = Backbone(
@@ -82,7 +99,7 @@ def _check_name(network: str, models: list[str], pretrained: list[str], weights:
         )
 
 
-def _constructor(network: str, model: ModelConfig) -> partial[nn.Module]:
+def _constructor(network: str, model: ModelConfig, drop_path: float) -> partial[nn.Module]:
     """Make the function that builds a network for the channels and the image size that were asked for.
 
     Raises:
@@ -93,6 +110,9 @@ def _constructor(network: str, model: ModelConfig) -> partial[nn.Module]:
     from ftcore.shapes import on_meta, output_shapes
 
     build = partial(timm.create_model, network)
+    if drop_path:
+        build = partial(build, drop_path_rate=drop_path)
+        _check_drop_path(build, network)
     if model.channels:
         build = partial(build, in_chans=model.channels)
         spec = InputSpec(timm.get_pretrained_cfg(network).input_size[1:], model.channels)
@@ -103,6 +123,18 @@ def _constructor(network: str, model: ModelConfig) -> partial[nn.Module]:
                 f"timm/{network} does not take model.channels = {model.channels}: {type(error).__name__}: {error}"
             ) from error
     return _sized(build, network, model.image_size) if model.image_size else build
+
+
+def _check_drop_path(build: partial[nn.Module], network: str) -> None:
+    """Refuse a network that has no stochastic depth; some take the argument and do not use it."""
+    from ftcore.shapes import on_meta
+
+    try:
+        dropping = any(getattr(module, "drop_prob", 0) for module in on_meta(build).modules())
+    except TypeError:  # an argument that the constructor does not have
+        dropping = False
+    if not dropping:
+        raise UserError(f"timm/{network} has no stochastic depth, so timm.drop_path cannot be set")
 
 
 def _sized(build: partial[nn.Module], network: str, side: int) -> partial[nn.Module]:

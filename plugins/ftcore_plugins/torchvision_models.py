@@ -7,7 +7,7 @@ from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, cast
 
-from attrs import evolve
+from attrs import evolve, field, frozen, validators
 
 from ftcore import Backbone, HeadSlot, InputSpec, ModelInfo, UserError, closest, hookimpl, nearest
 from ftcore.weights import is_file, load_weights
@@ -36,8 +36,26 @@ NO_DECAY = ("class_token", "pos_embedding", "relative_position_bias_table")
 """What torchvision's reference training script exempts from weight decay as transformer embeddings."""
 
 
+@frozen
+class TorchvisionConfig:
+    """Options of `torchvision`.
+
+    Attributes:
+        drop_path: probability that the last block is left out for a picture in training, rising to it from the first
+            (stochastic depth, Huang et al. 2016, arXiv:1603.09382), in [0, 1); for architectures that have it; by
+            default torchvision's own.
+    """
+
+    drop_path: float | None = field(default=None, validator=validators.optional([validators.ge(0), validators.lt(1)]))
+
+
 class Torchvision:
     """Answers for ``torchvision/NAME``; `weights` may be an entry such as ``IMAGENET1K_V2``."""
+
+    Config = TorchvisionConfig
+
+    def __init__(self, config: TorchvisionConfig) -> None:
+        self.config = config
 
     @hookimpl
     def build_model(self, name: str | None, weights: str, config: RunConfig) -> Backbone | None:
@@ -56,6 +74,8 @@ class Torchvision:
         heads = find_heads(lambda classes: _build(network, num_classes=classes))
         entry = _entry(network, weights)
         module = _download(network, entry)
+        if self.config.drop_path is not None:
+            _set_drop_path(module, network, self.config.drop_path)
         if is_file(weights):
             load_weights(module, weights, heads)
         spec = _settle_input(module, _input(network, entry), network, trained=weights != "none")
@@ -82,6 +102,21 @@ class Torchvision:
             )
             for network in torchvision.models.list_models(module=torchvision.models)
         ]
+
+
+def _set_drop_path(module: nn.Module, network: str, most: float) -> None:
+    """Give each block the probability that it has in a network built with `most` as the last one's."""
+    from torchvision.ops import StochasticDepth
+
+    from ftcore.shapes import on_meta
+
+    own = [part for part in module.modules() if isinstance(part, StochasticDepth)]
+    if not own:
+        raise UserError(f"torchvision/{network} has no stochastic depth, so torchvision.drop_path cannot be set")
+    other = on_meta(lambda: _build(network, stochastic_depth_prob=most))
+    wanted = [part for part in other.modules() if isinstance(part, StochasticDepth)]
+    for part, like in zip(own, wanted, strict=True):
+        part.p = like.p
 
 
 def _described(module: nn.Module, network: str, heads: tuple[HeadSlot, ...], spec: InputSpec) -> Backbone:

@@ -18,20 +18,23 @@ class WeightedCrossEntropyLoss(nn.Module):
     """sum_i w[y_i] * -log softmax(x_i)[y_i], divided by sum_i w[y_i] or by the number of samples N.
 
     The first divisor is that of `torch.nn.CrossEntropyLoss(weight=w)`; the second keeps the scale of a rare,
-    heavily weighted class, for a batch without it is not blown up.
+    heavily weighted class, for a batch without it is not blown up. Label smoothing is torch's too: each class counts
+    with its own weight for its share of the smoothed target, and the divisor is that of the target as it was.
     """
 
     class_weights: Tensor
 
-    def __init__(self, weights: Sequence[float], *, by_samples: bool) -> None:
-        """Take one weight (> 0) a class."""
+    def __init__(self, weights: Sequence[float], *, by_samples: bool, label_smoothing: float = 0.0) -> None:
+        """Take one weight (> 0) a class, and a smoothing in [0, 1)."""
         super().__init__()
-        self.by_samples = by_samples
+        self.by_samples, self.label_smoothing = by_samples, label_smoothing
         self.register_buffer("class_weights", torch.tensor(weights, dtype=torch.float32))
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Outputs (N, K) float32, targets (N,) int64 or probabilities (N, K) float32 -> scalar."""
-        loss = functional.cross_entropy(outputs, targets, self.class_weights, reduction="sum")
+        loss = functional.cross_entropy(
+            outputs, targets, self.class_weights, reduction="sum", label_smoothing=self.label_smoothing
+        )
         return loss / self.weight_of(targets)
 
     def weight_of(self, targets: Tensor) -> Tensor | float:

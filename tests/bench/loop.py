@@ -18,12 +18,14 @@ from torch.nn import functional
 from ftcore import loop
 from ftcore.config import Flags, load
 from ftcore.run import prepare
+from ftcore.state import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ftcore.loading import Batch, Batches
     from ftcore.parts import Samples
+    from ftcore.state import Parts
 
 ROUNDS = 9
 NETWORKS = {
@@ -47,7 +49,7 @@ class InMemory:
         return iter(self.ready)
 
 
-def hand_written(parts: loop.Parts) -> None:
+def hand_written(parts: Parts) -> None:
     """Train for one epoch as a person would write it."""
     model, optimizer, scheduler = parts.network, parts.optimizer, parts.schedule.scheduler
     model.train()
@@ -63,12 +65,12 @@ def hand_written(parts: loop.Parts) -> None:
             total += loss.item()
 
 
-def ours(parts: loop.Parts) -> None:
+def ours(parts: Parts) -> None:
     """Train for one epoch as ftcore does."""
-    loop.train_epoch(parts, loop.Progress())
+    loop.train_epoch(parts, Progress())
 
 
-def parts_for(arguments: list[str]) -> loop.Parts:
+def parts_for(arguments: list[str]) -> Parts:
     """Assemble a run, with 30 batches of it in memory."""
     model = [] if arguments == ["--digits"] else [f"model.image_size={arguments[1]}"]
     flags = Flags(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from ftcore import Backbone, FreezePlan, HeadSlot, InputSpec, Loss, ParamGroup, Placement, Task, UserError, hookimpl
+from ftcore import (
+    Average,
+    Backbone,
+    FreezePlan,
+    HeadSlot,
+    InputSpec,
+    Loss,
+    ParamGroup,
+    Placement,
+    Precision,
+    Task,
+    UserError,
+    hookimpl,
+)
 from ftcore.calls import Calls
 from ftcore.config import RunConfig
 from ftcore.hooks import ALL
@@ -55,6 +69,8 @@ def values() -> dict[str, Any]:
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
         "epochs": 2,
         "steps_per_epoch": 3,
+        "higher_is_better": True,
+        "precision": Precision("fp32", nullcontext, torch.amp.GradScaler(enabled=False)),
     }
 
 
@@ -88,10 +104,21 @@ def test_what_is_in_an_answer_is_checked_too(hook: str, answer: object) -> None:
         call(hook, calls(answering(hook, lambda: answer)))
 
 
-@pytest.mark.parametrize("hook", [hook for hook in SPECS if hook not in ALL])
+@pytest.mark.parametrize("hook", [hook for hook in SPECS if hook not in ALL | {"make_average"}])
 def test_a_hook_that_nobody_answers_says_who_was_asked(hook: str) -> None:
     with pytest.raises(UserError, match=rf"no plugin answered {hook} for .*; asked: acme$"):
         call(hook, calls(answering(hook, lambda: None)))
+
+
+def test_no_average_is_an_answer_too() -> None:
+    assert call("make_average", calls(answering("make_average", lambda: None))) is None
+
+
+def test_an_average_of_another_network_is_refused() -> None:
+    average = Average("other", nn.Linear(2, 2), lambda network, count: None)
+
+    with pytest.raises(UserError, match=r"acme\.make_average .* must have the names and shapes .* wrong for 0\.bias"):
+        call("make_average", calls(answering("make_average", lambda: average)))
 
 
 def test_a_wrapper_that_spoils_an_answer_is_named_beside_its_maker() -> None:

@@ -32,6 +32,7 @@ OPEN_MODULES = {
     "ftcore.heads",
     "ftcore.images",
     "ftcore.labelled",
+    "ftcore.predict",
     "ftcore.shapes",
     "ftcore.splitting",
     "ftcore.stages",
@@ -69,7 +70,7 @@ def test_every_argument_and_answer_of_a_hook_is_typed_and_none_may_be_returned(h
 
 
 def test_the_hooks_and_their_arguments_are_those_of_the_api_version() -> None:
-    assert hooks.HOOK_API == (1, 2)
+    assert hooks.HOOK_API == (1, 3)
     assert dict(SPECS) == {
         "build_data": ("source", "config", "ctx"),
         "build_model": ("name", "weights", "config", "ctx"),
@@ -77,17 +78,26 @@ def test_the_hooks_and_their_arguments_are_those_of_the_api_version() -> None:
         "batch_transforms": ("task", "config", "ctx"),
         "build_head": ("slot", "backbone", "task", "config", "ctx"),
         "freeze": ("model", "heads", "backbone", "task", "config", "ctx"),
-        "wrap_devices": ("model", "config", "ctx"),
+        "wrap_devices": ("model", "heads", "backbone", "config", "ctx"),
         "precision_context": ("placement", "config", "ctx"),
         "param_groups": ("learning", "model", "heads", "backbone", "config", "ctx"),
         "make_optimizer": ("param_groups", "config", "ctx"),
-        "make_schedule": ("optimizer", "epochs", "steps_per_epoch", "config", "ctx"),
         "make_loss": ("task", "config", "ctx"),
         "make_metrics": ("task", "config", "ctx"),
+        "make_schedule": ("optimizer", "epochs", "steps_per_epoch", "higher_is_better", "config", "ctx"),
+        "make_regularizers": ("learning", "model", "heads", "config", "ctx"),
+        "make_step": ("model", "heads", "backbone", "task", "placement", "precision", "config", "ctx"),
+        "make_average": ("model", "placement", "epochs", "steps_per_epoch", "config", "ctx"),
         "make_observers": ("config", "ctx"),
         "list_models": ("config", "ctx"),
     }
-    assert sorted(hooks.ALL) == ["batch_transforms", "list_models", "make_metrics", "make_observers"]
+    assert sorted(hooks.ALL) == [
+        "batch_transforms",
+        "list_models",
+        "make_metrics",
+        "make_observers",
+        "make_regularizers",
+    ]
 
 
 def test_every_name_that_a_contract_mentions_exists() -> None:
@@ -145,12 +155,18 @@ def test_the_commands_and_their_options_are_these() -> None:
     what_to_run = ["config", "--model", "--data", "--plugin", "--without", "--set"]
     assert commands == {
         "check": ["data", "--plugin", "--without", "--set", "--json"],
-        "run": [*what_to_run, "--from", "--allow-drift", "--json"],
+        "run": [*what_to_run, "--from", "--resume", "--allow-drift", "--json"],
+        "resume": ["run", "--set", "--allow-drift", "--json"],
+        "replay": ["run", "--json"],
         "explain": [*what_to_run, "--static", "--json"],
         "plugins": ["--config", "--plugin", "--without", "--json"],
         "models": ["pattern", "--max-params", "--pretrained", "--measure", "--plugin", "--json"],
         "inspect": ["model", "--plugin", "--without", "--set", "--classes", "--depth"],
-        "predict": ["run", "pictures", "--json"],
+        "predict": ["run", "pictures", "--tta", "--json"],
+        "evaluate": ["run", "--data", "--split", "--tta", "--json"],
+        "ensemble": ["runs", "--out", "--weights"],
+        "soup": ["runs", "--out", "--uniform"],
+        "find": [],
     }
     assert [option.opts for option in main.params] == [["--version"]]
 

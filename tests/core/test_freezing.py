@@ -12,8 +12,9 @@ from torch import nn
 from ftcore import FreezePlan, UserError, hookimpl
 from ftcore.config import Flags, load
 from ftcore.freezing import apply, ever_learning, hold, is_under, thawed
-from ftcore.loop import Parts, Progress, fit
+from ftcore.loop import fit
 from ftcore.run import prepare
+from ftcore.state import Parts, Progress
 from ftcore.testing import image_folder, invoke
 
 if TYPE_CHECKING:

@@ -101,7 +101,7 @@ class NoHooks:
         (OldWrapper, "make_loss: hookwrapper=True is pluggy's old style; use wrapper=True"),
         (TryFirst, "make_loss: tryfirst and trylast are not used; the user orders plugins, in [hooks]"),
         (TryLast, "make_loss: tryfirst and trylast are not used; the user orders plugins, in [hooks]"),
-        (NoHooks, "no hooks found: nothing in it is marked with @ftcore.hookimpl"),
+        (NoHooks, "no hooks found: nothing in it is marked with @ftcore.hookimpl, and it is no recipe"),
     ],
 )
 def test_each_mistake_in_a_plugin_is_found(plugin: type, problem: str) -> None:

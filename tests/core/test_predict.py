@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -222,3 +223,39 @@ def test_a_hooks_file_that_is_gone_is_an_error_that_names_it(tmp_path: Path) -> 
 
     assert result.code == 2
     assert "gone_network.py" in result.err
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_picture_and_its_mirror_image_are_averaged(tmp_path: Path, task: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (5, 8, 8)).astype("uint8")
+    for number, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        Image.fromarray(pixels[:, ::-1]).save(tmp_path / f"{number}m.png")
+    sets = ["--set", f"run.folder={tmp_path / 'run'}", "--set", "train.epochs=1", "--set", f"data.task={task}"]
+    assert invoke("run", "--data", "digits", "--model", "digits/cnn", *sets).code == 0
+    seen = [tmp_path / f"{number}.png" for number in range(5)]
+    mirrored = [tmp_path / f"{number}m.png" for number in range(5)]
+
+    plain, mirror, both = (
+        [answer.values for answer in predict(load(tmp_path / "run"), paths, tta=tta) if isinstance(answer, Prediction)]
+        for paths, tta in ((seen, False), (mirrored, False), (seen, True))
+    )
+
+    for one, other, mean in zip(plain, mirror, both, strict=True):
+        assert mean == pytest.approx({name: (one[name] + other[name]) / 2 for name in one}, abs=1e-6)
+        assert one != pytest.approx(mean, abs=1e-6)
+    lines = invoke("predict", tmp_path / "run", *seen, "--tta", "--json").out.splitlines()
+    assert [json.loads(line)["values"] for line in lines] == both
+
+
+def test_a_symmetric_picture_is_its_own_mirror_image(tmp_path: Path) -> None:
+    half = np.random.default_rng(0).integers(0, 256, (8, 4)).astype("uint8")
+    Image.fromarray(np.hstack([half, half[:, ::-1]])).save(tmp_path / "same.png")
+    sets = ["--set", f"run.folder={tmp_path / 'run'}", "--set", "train.epochs=1"]
+    assert invoke("run", "--data", "digits", "--model", "digits/cnn", *sets).code == 0
+
+    plain, both = (list(predict(load(tmp_path / "run"), [tmp_path / "same.png"], tta=tta)) for tta in (False, True))
+
+    assert isinstance(plain[0], Prediction)
+    assert isinstance(both[0], Prediction)
+    assert both[0].values == pytest.approx(plain[0].values, abs=1e-6)

@@ -76,8 +76,9 @@ def test_the_resolved_config_has_every_option_of_the_plugins_that_were_used(run:
     config = tomllib.loads((run / "config.toml").read_text())
 
     assert config["plugins"][0] == "sgd"
-    assert config["plugin"]["sgd"] == {"lr": 0.05, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0}
-    assert config["plugin"]["cosine"] == {"warmup": 0.05, "final": 0.0}
+    sgd = {"lr": 0.05, "momentum": 0.9, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0}
+    assert config["plugin"]["sgd"] == sgd
+    assert config["plugin"]["cosine"] == {"warmup": 0.05, "final": 0.0, "cycles": 1, "per": "step"}
     assert "adamw" not in config["plugin"]
 
 

@@ -16,8 +16,8 @@ from ftcore.config import RunConfig
 from ftcore.freezing import all_tensors, is_under
 from ftcore.shapes import on_meta, without_memory
 from ftcore.stages import TRUNKS, derive_stages, numbered
-from ftcore_plugins.timm_models import Timm
-from ftcore_plugins.torchvision_models import Torchvision
+from ftcore_plugins.timm_models import Timm, TimmConfig
+from ftcore_plugins.torchvision_models import Torchvision, TorchvisionConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +45,9 @@ TORCHVISION = {
 
 @cache
 def of_torchvision(name: str) -> Backbone:
-    backbone = without_memory(lambda: Torchvision().build_model(f"torchvision/{name}", "none", RunConfig()))
+    backbone = without_memory(
+        lambda: Torchvision(TorchvisionConfig()).build_model(f"torchvision/{name}", "none", RunConfig())
+    )
     assert backbone is not None
     backbone.module.to("meta")
     return backbone
@@ -381,7 +383,7 @@ def parameters_in(numbers: Mapping[str, int], model: nn.Module) -> dict[str, int
 
 
 def test_the_stages_and_blocks_of_a_timm_network_are_timms_own() -> None:
-    backbone = without_memory(lambda: Timm().build_model("timm/resnet18", "none", RunConfig()))
+    backbone = without_memory(lambda: Timm(TimmConfig()).build_model("timm/resnet18", "none", RunConfig()))
 
     assert backbone is not None
     assert parameters_in(backbone.stages, backbone.module) == timms_own(backbone.module, coarse=True)

@@ -69,7 +69,7 @@ def read(folder: Path, fate: str, pause: float = 0.0) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
 
 
-@pytest.mark.parametrize("fate", ["SIGKILL", "SIGSEGV", "SIGBUS", "SIGTERM", "SIGSTOP"])
+@pytest.mark.parametrize("fate", ["SIGKILL", "SIGSEGV", "SIGBUS", "SIGSTOP"])
 def test_a_worker_that_dies_or_is_stopped_is_said_with_the_samples_in_flight(tmp_path: Path, fate: str) -> None:
     ended = read(tmp_path, fate)
 
@@ -78,6 +78,14 @@ def test_a_worker_that_dies_or_is_stopped_is_said_with_the_samples_in_flight(tmp
     assert "sample-13.jpg" in ended.stdout
     assert ("was stopped" in ended.stdout) == (fate == "SIGSTOP")
     assert float(ended.stdout.split()[1]) < 10
+
+
+@pytest.mark.parametrize("fate", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"])
+def test_what_is_sent_to_the_group_of_a_run_ends_no_worker(tmp_path: Path, fate: str) -> None:
+    ended = read(tmp_path, fate)
+
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == f"{list(range(20))} []"
 
 
 def test_a_worker_that_is_only_slow_is_waited_for_and_said(tmp_path: Path) -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from ftcore.checkpoint import optimizer_state, save, to_json, write_folder
+from ftcore import UserError
+from ftcore.checkpoint import damage, newest, read, rotate, save, standing, step_folder, tidy, to_json, write_folder
 from ftcore.config import Flags, load
-from ftcore.loop import Parts, Progress, fit
+from ftcore.log import RunLog
+from ftcore.loop import fit
 from ftcore.run import prepare
+from ftcore.snapshot import networks, optimizer_state, take
+from ftcore.state import Parts, Progress
 from ftcore.testing import invoke
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def build(*sets: str, plugins: tuple[str, ...] = ()) -> Parts:
@@ -86,13 +95,10 @@ def test_the_optimizers_state_by_name_is_its_state_dict(plugin: str) -> None:
     fit(parts, Progress(), lambda _: None)
     expected = parts.optimizer.state_dict()
 
-    tensors, plain = optimizer_state(parts.network, parts.optimizer)
+    state = optimizer_state(parts.network, parts.optimizer)
 
-    names = [name for group in plain["groups"] for name in group["params"]]
-    found: dict[int, dict[str, Any]] = {number: {} for number in range(len(names))}
-    for key, value in [*tensors.items(), *plain["state"].items()]:
-        name, _, entry = key.partition("/")
-        found[names.index(name)][entry] = value
+    names = [name for group in state["groups"] for name in group["params"]]
+    found = {names.index(name): held for name, held in state["state"].items()}
     torch.testing.assert_close(found, expected["state"], rtol=0, atol=0)
     assert len(names) == len(set(names)) == len(list(parts.network.parameters()))
 
@@ -100,41 +106,128 @@ def test_the_optimizers_state_by_name_is_its_state_dict(plugin: str) -> None:
 def test_the_groups_settings_are_in_the_optimizers_state() -> None:
     parts = build("adamw.lr=0.002")
 
-    _, plain = optimizer_state(parts.network, parts.optimizer)
+    state = optimizer_state(parts.network, parts.optimizer)
 
-    for found, group in zip(plain["groups"], parts.optimizer.param_groups, strict=True):
+    for found, group in zip(state["groups"], parts.optimizer.param_groups, strict=True):
         assert {k: v for k, v in found.items() if k != "params"} == {k: v for k, v in group.items() if k != "params"}
 
 
-def test_a_checkpoint_holds_network_optimizer_schedule_and_progress(tmp_path: Path) -> None:
-    parts, progress = build(), Progress()
+def test_what_is_read_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
+    parts, progress = build(plugins=("ema",)), Progress()
     fit(parts, progress, lambda _: None)
+    state = take(parts, progress)
 
-    folder = save(tmp_path, parts, progress)
+    save(tmp_path / "saved", networks(parts, progress), state)
 
-    state = json.loads((folder / "state.json").read_text())
-    torch.testing.assert_close(load_file(folder / "model.safetensors"), dict(parts.network.state_dict()))
-    assert (
-        load_file(folder / "optimizer.safetensors").keys() == optimizer_state(parts.network, parts.optimizer)[0].keys()
-    )
+    assert parts.average
+    assert damage(tmp_path / "saved") == ""
+    found = read(tmp_path / "saved")
+    torch.testing.assert_close(found.pop("optimizer")["state"], state.pop("optimizer")["state"], rtol=0, atol=0)
+    assert found == state
+    for name, network in (("model", parts.network), ("average", parts.average.network)):
+        tensors = load_file(tmp_path / "saved" / f"{name}.safetensors")
+        torch.testing.assert_close(tensors, dict(network.state_dict()), rtol=0, atol=0)
     assert state["schedule"]["last_epoch"] == state["progress"]["step"] == 10
-    assert state["progress"]["best"]["epoch"] == state["progress"]["epoch"] == 1
 
 
-def test_only_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
-    parts, kept = build(), []
+def make(folder: Path, step: int) -> Path:
+    target = step_folder(folder, step)
+    save(target, {"model": torch.nn.Linear(2, 2)}, {"step": step})
+    return target
 
-    for epoch, best in enumerate([1, 2, 2, 2], start=1):
-        save(tmp_path, parts, Progress(epoch=epoch, step=epoch * 10, best={"epoch": best}))
-        kept.append(entries(tmp_path))
 
-    names = [[entry for entry in found if "/" not in entry] for found in kept]
-    assert names == [
-        ["step-00000010"],
-        ["step-00000020"],
-        ["step-00000020", "step-00000030"],
-        ["step-00000020", "step-00000040"],
-    ]
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("keep", "best", "left"), [(1, 3, [3, 9]), (2, 3, [3, 6, 9]), (2, 9, [6, 9]), (1, 0, [9]), (7, 0, [3, 6, 9])]
+)
+def test_the_newest_and_the_best_are_kept(tmp_path: Path, keep: int, best: int, left: list[int]) -> None:
+    for step in (3, 6, 9):
+        make(tmp_path, step)
+
+    rotate(tmp_path, keep, step_folder(tmp_path, best))
+
+    assert names(tmp_path) == [step_folder(tmp_path, step).name for step in left]
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def exchange(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+DAMAGE: dict[str, Callable[[Path], Any]] = {
+    "one bit of the weights": lambda folder: flip(folder / "model.safetensors"),
+    "one bit of the state": lambda folder: flip(folder / "state.safetensors"),
+    "one bit of the plain state": lambda folder: flip(folder / "state.json"),
+    "one bit of the manifest": lambda folder: flip(folder / "manifest.json"),
+    "half of the weights": lambda folder: os.truncate(folder / "model.safetensors", 100),
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "no manifest": lambda folder: (folder / "manifest.json").unlink(),
+    "an empty manifest": lambda folder: (folder / "manifest.json").write_text(""),
+    "a manifest of something else": lambda folder: (folder / "manifest.json").write_text("[3]"),
+    "a manifest of another format": lambda folder: (folder / "manifest.json").write_text('{"format": 99}'),
+    "a folder for a file": lambda folder: exchange(folder / "state.json"),
+}
+
+
+@pytest.mark.parametrize("harm", DAMAGE.values(), ids=DAMAGE)
+def test_of_damaged_checkpoints_the_one_before_is_used_and_that_is_said(
+    tmp_path: Path, harm: Callable[[Path], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    RunLog()
+    good, bad = make(tmp_path, 3), make(tmp_path, 6)
+    harm(bad)
+
+    assert newest(tmp_path) == good
+    assert f"{bad} is damaged, {good.name} is used" in capsys.readouterr().err
+
+
+def test_where_all_checkpoints_are_damaged_each_is_named(tmp_path: Path) -> None:
+    folders = [make(tmp_path, step) for step in (3, 6)]
+    for folder in folders:
+        (folder / "state.json").write_text("{}")
+
+    with pytest.raises(UserError) as raised:
+        newest(tmp_path)
+
+    assert str(raised.value).splitlines()[0] == "no checkpoint is whole"
+    assert all(f"{folder}: state.json is not what was written" in str(raised.value) for folder in folders)
+
+
+def test_where_there_is_no_checkpoint_there_is_no_newest(tmp_path: Path) -> None:
+    assert newest(tmp_path / "none") is None
+
+
+def test_what_a_killed_process_left_is_finished_or_removed(tmp_path: Path) -> None:
+    for name in (".new-step-3-aa", ".gone-step-1", ".old-model-bb", ".old-step-2-cc", "step-2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "of").write_text(name)
+    assert standing(tmp_path / "model") == tmp_path / ".old-model-bb"
+
+    tidy(tmp_path)
+
+    assert names(tmp_path) == ["model", "step-2"]
+    assert (tmp_path / "model" / "of").read_text() == ".old-model-bb"
+    assert (tmp_path / "step-2" / "of").read_text() == "step-2"
+    assert standing(tmp_path / "model") == tmp_path / "model"
+
+
+def test_no_checkpoint_is_begun_for_which_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = torch.nn.Linear(1000, 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 4_400_000))
+
+    with pytest.raises(UserError, match=r"cannot save .*/new: it needs 4,\d+,\d+ bytes; 4,400,000 bytes are free"):
+        save(tmp_path / "new", {"model": network}, {})
+
+    assert names(tmp_path) == []
 
 
 def test_a_number_that_is_not_finite_becomes_null() -> None:
@@ -172,7 +265,9 @@ def test_a_first_checkpoint_that_cannot_be_written_leaves_no_run_folder(tmp_path
     hooks.write_text(FAILS_TO_SAVE)
     sets = ["--set", f"run.folder={tmp_path / 'run'}", "--set", "train.epochs=1"]
 
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        invoke("run", "--data", "digits:5-6", "--model", "digits/cnn", "--plugin", hooks, *sets)
+    result = invoke("run", "--data", "digits:5-6", "--model", "digits/cnn", "--plugin", hooks, *sets)
+
+    assert result.code == 2
+    assert "state.optimizer.groups.0.object is <object object" in result.err
 
     assert not (tmp_path / "run").exists()

@@ -11,11 +11,13 @@ from torch.nn import functional
 
 from ftcore import Backbone, HeadSlot, UserError, hookimpl
 from ftcore.config import Flags, load
-from ftcore.loop import Progress, evaluate, fit, total_loss
+from ftcore.loop import evaluate, fit, total_loss
 from ftcore.run import prepare
+from ftcore.shapes import as_tuple
+from ftcore.state import Progress
 
 if TYPE_CHECKING:
-    from ftcore.loop import Parts
+    from ftcore.state import Parts
 
 
 class Branched(nn.Module):
@@ -53,7 +55,7 @@ def test_the_loss_is_the_sum_with_the_providers_factors() -> None:
     wanted = functional.cross_entropy(main, targets) + 0.4 * functional.cross_entropy(aux, targets)
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)
     torch.testing.assert_close(
-        total_loss(parts_of("digits/cnn", plugins=()), main, targets),
+        total_loss(parts_of("digits/cnn", plugins=()), (main,), targets),
         functional.cross_entropy(main, targets),
         rtol=0,
         atol=0,
@@ -90,4 +92,6 @@ def test_torchvisions_auxiliary_classifiers_count_as_in_their_papers(model: str,
 
     assert parts.aux_weights == weights
     outputs = parts.network.train()(torch.zeros(2, 3, 299, 299))
-    assert total_loss(parts, outputs, torch.tensor([0, 1])).item() == pytest.approx((1 + sum(weights)) * 0.693147)
+    assert total_loss(parts, as_tuple(outputs), torch.tensor([0, 1])).item() == pytest.approx(
+        (1 + sum(weights)) * 0.693147
+    )

@@ -15,8 +15,9 @@ from torch.nn import functional
 from ftcore import EpochEnded, FreezePlan, Loss, StepLogged, UserError, hookimpl
 from ftcore.config import Flags, load
 from ftcore.loading import order
-from ftcore.loop import Parts, Progress, evaluate, fit
+from ftcore.loop import evaluate, fit
 from ftcore.run import prepare
+from ftcore.state import Parts, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable

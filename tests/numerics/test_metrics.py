@@ -11,8 +11,9 @@ from sklearn import metrics as reference
 
 from ftcore import Task
 from ftcore.config import Flags, load
-from ftcore.loop import Parts, Progress, evaluate, fit
+from ftcore.loop import evaluate, fit
 from ftcore.run import prepare
+from ftcore.state import Parts, Progress
 from ftcore_plugins.metrics import ClassMetrics, RegressionMetrics
 
 CLASSES = Task("classification", ("a", "b", "c"), (5, 5, 5))

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 
-from ftcore import Task
+from ftcore import RunConfig, Task
 from ftcore.testing import invoke
-from ftcore_plugins.losses import BinaryCrossEntropy, BinaryCrossEntropyConfig
+from ftcore_plugins.binary import BinaryCrossEntropy, BinaryCrossEntropyConfig
+from ftcore_plugins.metrics import MultilabelMetrics
 from ftcore_plugins.multilabel import AveragePrecision, AveragePrecisionOfEach, Thresholds
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def test_thresholds_reach_the_best_f1_that_any_cut_reaches(seed: int, steps: int
 )
 def test_bce_is_the_formula_written_out(positive: object, factors: list[float]) -> None:
     outputs, targets = scores(1)
-    loss = BinaryCrossEntropy(BinaryCrossEntropyConfig(positive)).make_loss(TASK)  # type: ignore[arg-type]
+    loss = BinaryCrossEntropy(BinaryCrossEntropyConfig(positive)).make_loss(TASK, RunConfig())  # type: ignore[arg-type]
 
     assert loss is not None
     p = outputs.double().sigmoid()
@@ -157,3 +158,15 @@ def test_several_numbers_are_learnt_each_in_its_own_unit(tmp_path: Path) -> None
     values = json.loads(invoke("predict", tmp_path / "run", tmp_path / "data" / "3.png", "--json").out)["values"]
     assert values["age"] == pytest.approx(60.5, abs=20)
     assert values["weight"] == pytest.approx(1500, abs=250)
+
+
+def test_f1_takes_outputs_near_zero_for_outputs() -> None:
+    outputs, targets = torch.tensor([[0.3, -0.2], [0.4, 0.1]]), torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    made = MultilabelMetrics().make_metrics(Task("multilabel", ("a", "b"), (2, 1), 2))
+    assert made is not None
+
+    for part in range(2):
+        made["f1"].update(outputs[part : part + 1].abs(), targets[part : part + 1])
+
+    wanted = f1_score(targets, outputs.abs() > 0, average="macro", zero_division=0)
+    assert float(made["f1"].compute()) == pytest.approx(wanted)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +9,16 @@ import attrs
 import pytest
 import torch
 
-from ftcore import EpochEnded, Loss, StepLogged
+from ftcore import EpochEnded, Loss, Placement, Step, StepLogged, UserError, checkpoint
 from ftcore.config import Flags, load
-from ftcore.loop import Parts, Progress, fit, train_step
+from ftcore.loop import fit, train_step
 from ftcore.run import prepare
+from ftcore.state import Parts, Progress
 from ftcore.testing import invoke
+from ftcore_plugins.precision import Fp32, Tf32
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ftcore import Event
@@ -35,7 +37,7 @@ def state_after_a_run(folder: Path, plugin: str) -> Any:
     sets = ["--set", f"run.folder={folder}", "--set", "train.epochs=1"]
     result = invoke("run", "--data", "digits:5-6", "--model", "digits/cnn", "--plugin", plugin, *sets)
     assert result.code == 0, result.err
-    return json.loads((folder / "checkpoints" / "step-00000010" / "state.json").read_text())
+    return checkpoint.read(folder / "checkpoints" / "step-00000010")
 
 
 @pytest.mark.parametrize("plugin", ["fp16", "bf16", "fp32"])
@@ -120,6 +122,86 @@ def test_the_gradient_is_clipped_without_its_scale() -> None:
 def test_the_recorded_loss_is_not_scaled() -> None:
     scaled, plain = build(plugins=("fp16",)), build(plugins=("fp32",))
 
-    losses = [float(train_step(p, [next(p.train.epoch(0))], Progress())[0]) for p in (scaled, plain)]
+    losses = [float(train_step(p, [next(p.train.epoch(0))], Progress())[0]["loss"]) for p in (scaled, plain)]
 
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+# tf32
+
+
+@pytest.fixture
+def _same_products() -> Iterator[None]:
+    """What a process allows is put back."""
+    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    before = [backend.allow_tf32 for backend in backends]
+    yield
+    for backend, allowed in zip(backends, before, strict=True):
+        backend.allow_tf32 = allowed
+
+
+def on(device: str) -> Placement:
+    network = torch.nn.Identity()
+    return Placement(torch.device(device), network, lambda model: model)
+
+
+def test_tf32_is_refused_on_a_cpu_by_name() -> None:
+    with pytest.raises(UserError, match=r"tf32: cpu has no TensorFloat-32, .* use fp32 or bf16"):
+        build(plugins=("tf32",))
+
+
+@pytest.mark.usefixtures("_same_products")
+def test_float32_on_a_gpu_is_float32_in_convolutions_too_and_after_another_run() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+
+    Fp32().precision_context(on("cuda"))
+
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("_same_products")
+def test_convolutions_on_a_gpu_are_as_exact_as_their_name_says() -> None:
+    torch.manual_seed(0)
+    images, weight = (torch.randn(4, 64, 16, 16, device="cuda"), torch.randn(64, 64, 3, 3, device="cuda"))
+    exact = torch.nn.functional.conv2d(images.double(), weight.double())
+    errors = {}
+    for plugin in (Fp32(), Tf32()):
+        precision = plugin.precision_context(on("cuda"))
+        with precision.autocast():
+            found = torch.nn.functional.conv2d(images, weight)
+        errors[precision.name] = float((found - exact).abs().mean() / exact.abs().mean())
+
+    assert errors["fp32"] < 1e-5 < errors["tf32"] < 1e-2
+
+
+# What else goes with fp16
+
+
+def test_float16_learns_on_a_frozen_backbone() -> None:
+    parts = build("adamw.lr=0.05", "train.epochs=4", plugins=("fp16", "freeze_backbone"))
+    before = {name: tensor.detach().clone() for name, tensor in parts.network.state_dict().items()}
+    progress = Progress()
+
+    fit(parts, progress, lambda _: None)
+
+    moved = {n for n, tensor in parts.network.state_dict().items() if not torch.equal(tensor, before[n])}
+    assert moved == {"head.weight", "head.bias"}
+    assert progress.last["train_loss"] < 0.5
+    assert parts.precision.scaler.get_scale() == 65536.0
+
+
+def test_a_term_of_the_step_and_a_regulariser_are_scaled_and_unscaled_with_the_loss() -> None:
+    """One update with fp16's scale of 1 and of 4,096."""
+    found = []
+    for scale in (1, 4096):
+        sets = (f"fp16.init_scale={scale}", "l1.strength=0.01", "sgd.lr=0.1", "sgd.momentum=0", "linear.std=0.1")
+        parts = build(*sets, plugins=("fp16", "l1", "sgd"))
+        parts = attrs.evolve(parts, step=Step({"energy": lambda seen: seen.outputs.square().mean()}))
+        terms, _ = train_step(parts, [next(parts.train.epoch(0))], Progress())
+        found.append((dict(parts.network.state_dict()), {name: float(term) for name, term in terms.items()}))
+
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+    assert set(found[0][1]) == {"loss", "energy", "l1"}

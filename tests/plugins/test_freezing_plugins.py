@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ftcore import Backbone, FreezePlan, UserError
+from ftcore import Backbone, FreezePlan, RunConfig, UserError
+from ftcore.calls import Calls
 from ftcore.config import Flags, load
-from ftcore.freezing import apply, hold, is_under
-from ftcore.run import prepare
+from ftcore.freezing import all_tensors, apply, digests, hold, is_under
+from ftcore.loop import fit
+from ftcore.run import activate, prepare
+from ftcore.shapes import without_memory
+from ftcore.state import Progress
 from ftcore_plugins.freezing import (
     FreezeBackbone,
+    FreezeBackboneConfig,
     FreezeModules,
     FreezeModulesConfig,
     FreezeNorm,
     FreezeNormConfig,
     FreezeNothing,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def block() -> nn.Sequential:
@@ -135,7 +145,7 @@ def test_nothing_to_freeze_is_an_error(model: nn.Module) -> None:
 def test_the_backbone_is_all_but_the_heads_and_what_holds_them(model: nn.Module) -> None:
     whole = nn.ModuleDict({"body": model, "aux": nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))})
 
-    found = FreezeBackbone().freeze(whole, ("body.head", "aux.1"))
+    found = FreezeBackbone(FreezeBackboneConfig()).freeze(whole, ("body.head", "aux.1"), Backbone(whole, ()))
 
     learning = {name for name, _ in whole.named_parameters()} - found.frozen
     assert learning == below("body.head", "aux.1")
@@ -328,3 +338,206 @@ def test_a_spectral_norm_is_no_norm_layer() -> None:
         wrapper.send(FreezePlan())
 
     assert stopped.value.value.always == {"1"}
+
+
+# What freeze_backbone excepts
+
+SMALL = ("train.epochs=1", "model.image_size=32", "linear.std=0.1", "adamw.lr=0.01")
+NETWORKS = ("timm/resnet18", "timm/convnext_atto", "timm/vit_tiny_patch16_224")
+LAST = {
+    "timm/resnet18": ("layer4",),
+    "timm/convnext_atto": ("stages.3",),
+    "timm/vit_tiny_patch16_224": ("blocks.11", "norm"),
+}
+STEM = {
+    "timm/resnet18": ("conv1", "bn1"),
+    "timm/convnext_atto": ("stem",),
+    "timm/vit_tiny_patch16_224": ("cls_token", "pos_embed", "patch_embed"),
+}
+
+
+def moved_in_an_epoch(model: str, *sets: str, plugins: tuple[str, ...]) -> tuple[nn.Module, tuple[str, ...], set[str]]:
+    """The network, its heads, and the tensors whose bytes an epoch of 32 pixels changed."""
+    settings = ("model.weights=none", *SMALL, *sets)
+    parts = prepare(load(None, Flags(model, "digits:5-6", plugins=plugins, sets=settings))).assembly.parts
+    for module in parts.network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)  # timm begins with zeros behind each residual, which no gradient passes
+    before = digests(dict(parts.network.state_dict()))
+    fit(parts, Progress(), lambda _: None)
+    after = digests(dict(parts.network.state_dict()))
+    return parts.network, parts.heads, {name for name in before if before[name] != after[name]}
+
+
+def saved_under(network: nn.Module, roots: Iterable[str]) -> set[str]:
+    return {name for name in network.state_dict() if is_under(name, roots)}
+
+
+def norm_layers(network: nn.Module) -> set[str]:
+    kinds = (nn.BatchNorm2d, nn.LayerNorm)  # timm's own are derived from them
+    return {name for name, module in network.named_modules() if isinstance(module, kinds)}
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_bitfit_moves_the_biases_and_the_head_and_nothing_else(model: str) -> None:
+    network, heads, moved = moved_in_an_epoch(model, plugins=("bitfit",))
+
+    biases = {
+        f"{path}.bias"
+        for path, module in network.named_modules()
+        if isinstance(getattr(module, "bias", None), nn.Parameter)
+    }
+    assert len(biases) > 15
+    assert moved == biases | saved_under(network, heads)
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_norm_tune_moves_the_norm_layers_with_their_statistics_and_the_head_and_nothing_else(model: str) -> None:
+    network, heads, moved = moved_in_an_epoch(model, plugins=("norm_tune",))
+
+    norms = norm_layers(network)
+    assert len(norms) > 15
+    assert moved == saved_under(network, [*norms, *heads])
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_surgical_moves_one_stage_with_its_statistics_and_the_head_and_nothing_else(model: str) -> None:
+    for stage, roots in ((-1, LAST[model]), (0, STEM[model])):
+        network, heads, moved = moved_in_an_epoch(model, f"surgical.stage={stage}", plugins=("surgical",))
+
+        assert moved == saved_under(network, [*roots, *heads])
+
+
+@pytest.mark.parametrize(
+    "model", ["torchvision/vit_b_16", "timm/swinv2_tiny_window8_256", "timm/beit_base_patch16_224"]
+)
+def test_every_bias_is_one_whatever_stands_before_its_name(model: str) -> None:
+    """Those of attention are called in_proj_bias or q_bias; a table of relative positions is none."""
+    backbone = without_memory(lambda: Calls(activate(RunConfig())).build_model(model, "none"))
+    assert isinstance(backbone, Backbone)
+    network = backbone.module.to("meta")
+    heads = tuple(slot.path for slot in backbone.heads)
+
+    found = FreezeBackbone(FreezeBackboneConfig(("bias",))).freeze(network, heads, backbone)
+
+    names = {name for name, _ in network.named_parameters()}
+    learning = names - found.frozen - saved_under(network, heads)
+    assert learning == {name for name in names if name.endswith("bias") and not is_under(name, heads)}
+    assert {name.rpartition(".")[2] for name in learning} > {"bias"}
+
+
+def excepted(model: nn.Module, *but: str, stages: tuple[int, ...] = (), of: dict[str, int] | None = None) -> FreezePlan:
+    backbone = Backbone(model, (), stages=of or {})
+    return FreezeBackbone(FreezeBackboneConfig(but, stages)).freeze(model, ("head",), backbone)
+
+
+def learning_and_training(model: nn.Module, found: FreezePlan) -> tuple[set[str], set[str]]:
+    """Parameters that learn, and modules of tensors that are in train mode."""
+    apply(model, found, 0)
+    model.train()
+    hold(model, found, 0)
+    training = {
+        n for n, m in model.named_modules() if m.training and [*m.parameters(recurse=False), *m.buffers(recurse=False)]
+    }
+    return {name for name, p in model.named_parameters() if p.requires_grad}, training
+
+
+def test_a_bias_learns_without_its_module(model: nn.Module) -> None:
+    learning, training = learning_and_training(model, excepted(model, "bias"))
+
+    assert learning == below("head") | {f"{name}.{c}.bias" for name in ("layer1", "layer2", "layer10") for c in (0, 1)}
+    assert training == {"head"}
+
+
+def test_a_norm_layer_learns_and_leaves_eval_mode(model: nn.Module) -> None:
+    found = excepted(model, "norm")
+    learning, training = learning_and_training(model, found)
+
+    norms = {f"{name}.1" for name in ("layer1", "layer2", "layer10")}
+    assert learning == below("head", *norms)
+    assert training == {"head", *norms}
+    assert not {name for name in found.frozen if is_under(name, norms)}
+    assert found.held == {"layer1.0", "layer2.0", "layer10.0"}
+
+
+@pytest.mark.parametrize(
+    ("but", "modules", "singles"),
+    [
+        (("layer1",), {"layer1.0", "layer1.1"}, set()),
+        (("layer1?",), {"layer10.0", "layer10.1"}, set()),
+        (("*.1",), {"layer1.1", "layer2.1", "layer10.1"}, set()),
+        (("layer2.1.weight",), set(), {"layer2.1.weight"}),
+        (("layer2.*.bias", "layer1.1"), {"layer1.1"}, {"layer2.0.bias", "layer2.1.bias"}),
+        (("layer2", "layer2.1.weight"), {"layer2.0", "layer2.1"}, set()),
+        (("bias", "layer2.1"), {"layer2.1"}, {f"layer{n}.{c}.bias" for n in (1, 2, 10) for c in (0, 1)}),
+    ],
+)
+def test_what_is_excepted_by_path_learns_and_its_modules_leave_eval_mode(
+    model: nn.Module, but: tuple[str, ...], modules: set[str], singles: set[str]
+) -> None:
+    found = excepted(model, *but)
+    learning, training = learning_and_training(model, found)
+
+    assert learning == below("head", *modules) | singles
+    assert training == {"head", *modules}
+    statistics = {name for name, _ in model.named_buffers() if not is_under(name, modules)}
+    assert {name for name in found.frozen if name in dict(model.named_buffers())} == statistics
+
+
+def test_a_scale_that_is_excepted_alone_moves_without_its_running_statistics() -> None:
+    settings = ('freeze_backbone.but=["layer2.0.1.weight"]', "train.epochs=1", "linear.std=0.1")
+    parts = prepare(load(None, Flags("digits/cnn", "digits:5-6", ("freeze_backbone",), sets=settings))).assembly.parts
+    before = digests(dict(parts.network.state_dict()))
+
+    fit(parts, Progress(), lambda _: None)
+
+    after = digests(dict(parts.network.state_dict()))
+    assert {n for n in before if before[n] != after[n]} == {"layer2.0.1.weight", "head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize(
+    ("stages", "roots"),
+    [
+        ((0,), {"layer1"}),
+        ((-1,), {"layer10"}),
+        ((1, -3), {"layer1", "layer2"}),
+        ((0, 1, 2), {"layer1", "layer2", "layer10"}),
+    ],
+)
+def test_stages_are_numbered_from_the_stem_or_from_the_end(
+    model: nn.Module, stages: tuple[int, ...], roots: set[str]
+) -> None:
+    of = {
+        n: i
+        for i, root in enumerate(("layer1", "layer2", "layer10"))
+        for n in all_tensors(model)
+        if is_under(n, [root])
+    }
+
+    learning, training = learning_and_training(model, excepted(model, stages=stages, of=of))
+
+    assert learning == below("head", *(f"{root}.{child}" for root in roots for child in (0, 1)))
+    assert training == {"head", *(f"{root}.{child}" for root in roots for child in (0, 1))}
+
+
+@pytest.mark.parametrize("stage", [3, -4, 100])
+def test_a_stage_that_is_not_there_is_an_error(model: nn.Module, stage: int) -> None:
+    of = {"layer1.0.weight": 0, "layer2.0.weight": 1, "layer10.0.weight": 2}
+
+    with pytest.raises(UserError, match=rf"no stage {stage}; the architecture has stages 0 \(the stem\) to 2"):
+        excepted(model, stages=(stage,), of=of)
+
+
+@pytest.mark.parametrize(
+    ("but", "message"),
+    [
+        ("bias", "freeze_backbone.but: the network has no biases"),
+        ("norm", "freeze_backbone.but: the network has no norm layers"),
+        ("layer7", "freeze_backbone.but: 'layer7' matches no module or parameter"),
+    ],
+)
+def test_an_exception_that_there_is_none_of_is_an_error(but: str, message: str) -> None:
+    model = nn.ModuleDict({"layer1": nn.Conv2d(3, 3, 1, bias=False), "head": nn.Linear(3, 2, bias=False)})
+
+    with pytest.raises(UserError, match=message):
+        excepted(model, but)

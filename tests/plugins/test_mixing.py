@@ -111,7 +111,7 @@ def test_a_loss_that_takes_no_soft_targets_is_refused_by_name(tmp_path: Path) ->
     result = invoke("run", "--plugin", "mixup", "--plugin", hooks)
 
     assert result.code == 2
-    assert "mixup makes soft targets, but the loss of hooks takes class indices only" in result.err
+    assert "mixup makes soft targets, but make_loss of hooks takes class indices only" in result.err
 
 
 def test_drawing_with_weights_follows_them_and_is_a_function_of_seed_and_epoch() -> None:

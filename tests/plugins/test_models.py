@@ -19,10 +19,10 @@ from ftcore import Backbone, HeadSlot, InputSpec, Task, UserError
 from ftcore.assemble import Network, build_network
 from ftcore.calls import Calls
 from ftcore.config import Flags, ModelConfig, RunConfig, load
-from ftcore.run import activate
+from ftcore.run import activate, prepare
 from ftcore.testing import Result, invoke
-from ftcore_plugins.timm_models import Timm, with_pooling
-from ftcore_plugins.torchvision_models import Torchvision, _settle_input
+from ftcore_plugins.timm_models import Timm, TimmConfig, with_pooling
+from ftcore_plugins.torchvision_models import Torchvision, TorchvisionConfig, _settle_input
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,8 +59,8 @@ def test_a_network_of_random_weights_gives_a_number_for_each_class(name: str) ->
 
 @pytest.mark.parametrize("name", [None, "resnet18", "digits/cnn", "Timm/resnet18", "torch/resnet18"])
 def test_a_network_of_another_provider_is_left_to_others(name: str | None) -> None:
-    assert Timm().build_model(name, "none", RunConfig()) is None
-    assert Torchvision().build_model(name, "none", RunConfig()) is None
+    assert Timm(TimmConfig()).build_model(name, "none", RunConfig()) is None
+    assert Torchvision(TorchvisionConfig()).build_model(name, "none", RunConfig()) is None
 
 
 def test_the_input_of_a_timm_network_is_its_weights_own() -> None:
@@ -197,7 +197,9 @@ def test_the_logits_of_a_squeezenet_may_be_negative() -> None:
 
 
 def test_channels_are_handed_on_by_the_provider_alone() -> None:
-    backbone = Timm().build_model("timm/test_efficientnet", "none", RunConfig(model=ModelConfig(channels=5)))
+    backbone = Timm(TimmConfig()).build_model(
+        "timm/test_efficientnet", "none", RunConfig(model=ModelConfig(channels=5))
+    )
 
     assert backbone is not None
     assert backbone.input.channels == 5
@@ -260,7 +262,7 @@ def test_a_torchvision_network_gets_other_channels_as_timm_adapts_them(tmp_path:
     state = model.state_dict()
 
     asked = RunConfig(model=ModelConfig(channels=channels))
-    made = Torchvision().build_model("torchvision/squeezenet1_1", str(file), asked)
+    made = Torchvision(TorchvisionConfig()).build_model("torchvision/squeezenet1_1", str(file), asked)
 
     assert made is not None
     found = made.module.state_dict()
@@ -355,3 +357,27 @@ def test_real_torchvision_weights_tell_waste_apart_after_three_epochs(tmp_path: 
 
     assert result.code == 0
     assert result.report["best"]["accuracy"] > 2 / 6
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("timm/convnext_atto", "timm.drop_path"), ("torchvision/convnext_tiny", "torchvision.drop_path")],
+)
+def test_stochastic_depth_rises_from_the_first_block_to_the_last(name: str, option: str) -> None:
+    asked = load(None, Flags(name, "digits:5-6", sets=(f"{option}=0.3", "model.weights=none", "model.image_size=32")))
+
+    network = prepare(asked).assembly.network.module
+
+    dropping: list[Any] = [m for m in network.modules() if type(m).__name__ in {"DropPath", "StochasticDepth"}]
+    chances = [module.drop_prob if hasattr(module, "drop_prob") else module.p for module in dropping]
+    assert chances == sorted(chances)
+    assert chances[-1] == pytest.approx(0.3)
+    assert chances[0] <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("timm/vgg11", "timm.drop_path"), ("torchvision/resnet18", "torchvision.drop_path")]
+)
+def test_a_network_without_stochastic_depth_refuses_it(name: str, option: str) -> None:
+    with pytest.raises(UserError, match=rf"{name} has no stochastic depth, so {option} cannot be set"):
+        prepare(load(None, Flags(name, "digits:5-6", sets=(f"{option}=0.3", "model.weights=none"))))

@@ -30,9 +30,11 @@ def ended(epoch: int, **val: float) -> EpochEnded:
     return EpochEnded(epoch, epoch * 20, {"loss": 0.5}, {"loss": 0.4, **val}, epoch == 1, "accuracy", 1.0, 100.0)
 
 
-def report(folder: str = "runs/first") -> RunEnded:
+def report(folder: str = "runs/first", *, early: bool = False) -> RunEnded:
     best = {"accuracy": 0.75, "epoch": 1}
-    return RunEnded({"folder": folder, "epochs": 2, "monitor": "accuracy", "best": best, "seconds": 1.0})
+    return RunEnded(
+        {"folder": folder, "epochs": 2, "monitor": "accuracy", "best": best, "seconds": 1.0, "stopped_early": early}
+    )
 
 
 EVENTS = (STARTED, STEP, ended(1, accuracy=0.75), STEP, ended(2, accuracy=0.5), report())
@@ -155,3 +157,8 @@ def test_the_bar_is_taken_away_and_the_cursor_given_back(last: Event) -> None:
 
     assert shown.count(HIDE) == shown.count(SHOW) == 1
     assert "━" not in shown.rpartition(SHOW)[2]
+
+
+def test_a_run_that_stopped_early_says_so() -> None:
+    assert "stopped: accuracy has not been better for train.patience epochs" in elsewhere(report(early=True))
+    assert "stopped" not in elsewhere(report())

@@ -1,0 +1,162 @@
+"""Everything that changes while a run goes, taken from its parts and put back into others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attrs import asdict
+
+from . import checkpoint, freezing
+from .errors import UserError
+from .state import Ongoing, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+
+    from .state import Parts
+
+
+def take(parts: Parts, progress: Progress) -> dict[str, Any]:
+    """Return the state of a run between two optimizer steps, but for its networks; see `ftcore.packing.pack`.
+
+    Random generators are not in it: the order of samples, augmentation and dropout are functions of the seed and of
+    where the run is.
+    """
+    return {
+        "progress": asdict(progress),
+        "learning": learning(parts, progress.epoch),
+        "optimizer": optimizer_state(parts.network, parts.optimizer),
+        "schedule": _plain(parts.schedule.scheduler),
+        "warmup": _plain(parts.schedule.warmup) if parts.schedule.warmup else None,
+        "scaler": parts.precision.scaler.state_dict(),
+        "plugins": {name: owner.state_dict() for name, owner in parts.stateful.items()},
+    }
+
+
+def networks(parts: Parts, progress: Progress) -> dict[str, nn.Module]:
+    """Return the network that learns, and the average once it has begun."""
+    averages = {"average": parts.average.network} if parts.average and progress.averages else {}
+    return {"model": parts.network, **averages}
+
+
+def learning(parts: Parts, epoch: int) -> dict[str, list[str]]:
+    """Return the names of the parameters that learn in an epoch (from 0), and of the modules held in eval mode."""
+    released = freezing.thawed(parts.plan, epoch)
+    names = [name for name, _ in parts.network.named_parameters() if freezing.learns(parts.plan, name, released)]
+    held = [name for name, _ in parts.network.named_modules() if freezing.is_held(parts.plan, name, released)]
+    return {"learns": names, "held": held}
+
+
+def put_back(parts: Parts, folder: Path) -> Progress:
+    """Bring the parts of a run to the state of a checkpoint, and return where it is.
+
+    Raises:
+        UserError: the checkpoint is of other parts; the message names the first difference.
+    """
+    state = checkpoint.read(folder)
+    try:
+        progress = _progress(state["progress"])
+        _check_learning(state["learning"], learning(parts, progress.epoch), folder)
+        freezing.apply(parts.network, parts.plan, progress.epoch)
+        for name, network in networks(parts, progress).items():
+            _load_network(network, folder / f"{name}.safetensors")
+        load_optimizer(parts.network, parts.optimizer, state["optimizer"], folder)
+        _load_scheduler(parts.schedule.scheduler, state["schedule"])
+        if parts.schedule.warmup:
+            _load_scheduler(parts.schedule.warmup, state["warmup"])
+        if parts.precision.scaler.is_enabled():
+            parts.precision.scaler.load_state_dict(state["scaler"])
+        _load_plugins(parts.stateful, state["plugins"], folder)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{folder} does not fit this run: {type(error).__name__}: {error}") from None
+    return progress
+
+
+def _progress(state: Mapping[str, Any]) -> Progress:
+    return Progress(**{**state, "current": Ongoing(**state["current"])})
+
+
+def _check_learning(then: Mapping[str, list[str]], now: Mapping[str, list[str]], folder: Path) -> None:
+    for key, what in (("learns", "parameters learn"), ("held", "modules are held in eval mode")):
+        other = sorted(set(then[key]) ^ set(now[key]))
+        if other:
+            raise UserError(f"in {folder} other {what} than in this run: {', '.join(other[:5])}")
+
+
+def _load_network(network: nn.Module, file: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        load_model(network, file)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{file} does not fit the network of this run: {error}") from None
+
+
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return an optimizer's state by parameter *name*, and the settings of its groups."""
+    names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
+    groups = [{**group, "params": [names[parameter] for parameter in group["params"]]} for group in _groups(optimizer)]
+    return {"state": {names[parameter]: state for parameter, state in optimizer.state.items()}, "groups": groups}
+
+
+def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], folder: Path) -> None:
+    """Give an optimizer the state and the settings that another one had.
+
+    Not by its own `load_state_dict`, which goes by numbers and gives every tensor the dtype of its parameter.
+
+    Raises:
+        UserError: the groups hold other parameters.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    optimizer.state.clear()
+    for place, (group, old) in enumerate(zip(_groups(optimizer), saved["groups"], strict=True)):
+        if [names[parameter] for parameter in group["params"]] != old["params"]:
+            raise UserError(f"group {place} of the optimizer in {folder} has other parameters than in this run")
+        group.update({key: value for key, value in old.items() if key != "params"})
+        for parameter in group["params"]:
+            if names[parameter] in saved["state"]:
+                state = saved["state"][names[parameter]]
+                optimizer.state[parameter] = {key: _placed(v, key, parameter, group) for key, v in state.items()}
+
+
+def _groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = optimizer.param_groups
+    return groups
+
+
+def _placed(value: Any, key: str, parameter: nn.Parameter, group: Mapping[str, Any]) -> Any:
+    """Move a tensor of the state to its parameter; a count of steps is there only for kernels that want it so."""
+    import torch
+
+    beside = key != "step" or group.get("fused") or group.get("capturable")
+    return value.to(parameter.device) if isinstance(value, torch.Tensor) and beside else value
+
+
+def _plain(scheduler: Any) -> dict[str, Any]:
+    """Return the state of a scheduler without the functions that its options stand for."""
+    return {key: value for key, value in scheduler.state_dict().items() if not key.startswith("lr_lambda")}
+
+
+def _load_scheduler(scheduler: Any, saved: Mapping[str, Any]) -> None:
+    scheduler.load_state_dict({**scheduler.state_dict(), **saved})
+
+
+def _load_plugins(owners: Mapping[str, Any], saved: Mapping[str, Any], folder: Path) -> None:
+    other = sorted(owners.keys() ^ saved.keys())
+    if other:
+        raise UserError(f"in {folder} other plugins have a state than in this run: {', '.join(other)}")
+    for name, owner in owners.items():
+        owner.load_state_dict(saved[name])
+
+
+def not_finite(parts: Parts) -> list[str]:
+    """Return the names of the parameters that hold a number that is not finite."""
+    import torch
+
+    parameters = parts.network.named_parameters()
+    return [name for name, tensor in parameters if not torch.isfinite(tensor).all()]

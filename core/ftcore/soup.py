@@ -1,0 +1,262 @@
+"""One network whose weights are the mean of several checkpoints': a soup (Wortsman et al. 2022, arXiv:2203.05482)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import field, frozen
+from safetensors.torch import save_model
+
+from . import checkpoint
+from .assemble import monitored
+from .config import load
+from .ensemble import check_new, warn_of_splits, write_like
+from .errors import UserError
+from .evaluate import measure, prepare
+from .parts import Table
+from .predict import load_tensors, read
+from .state import goes_up
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from .evaluate import Evaluation
+    from .predict import Saved
+
+
+@frozen
+class Ingredient:
+    """One checkpoint that may go into a soup.
+
+    Attributes:
+        file: its weights.
+        alone: its monitored metric.
+        soup: that of the soup with it; nan where that was not measured.
+        kept: whether it is in the soup.
+    """
+
+    file: Path
+    alone: float
+    soup: float
+    kept: bool
+
+
+@frozen(eq=False)
+class Trial:
+    """A network that weights are put into, and what they are measured with.
+
+    Attributes:
+        evaluation: of the first run.
+        network: its network, without a wrapper.
+        monitor: name of the metric that decides.
+        sign: 1 where a higher value is better, else -1.
+    """
+
+    evaluation: Evaluation
+    network: nn.Module
+    monitor: str
+    sign: int
+
+    def weights(self, file: Path) -> dict[str, Tensor]:
+        """Read a checkpoint: name of each parameter and buffer -> a copy on the CPU."""
+        load_tensors(self.network, file, "of the first run")
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.network.state_dict().items()}
+
+    def measure(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Put weights into the network, rounded to its dtypes, and measure them."""
+        self.network.load_state_dict(weights)
+        return measure(self.evaluation)
+
+    def value(self, metrics: Mapping[str, Any]) -> float:
+        """Return the monitored metric so that higher is better; -inf for what is no number."""
+        value = self.sign * float(metrics[self.monitor])
+        return -math.inf if math.isnan(value) else value
+
+
+@frozen(eq=False)
+class Mean:
+    """A running mean of weights in double precision; where all are equal it is what they are, bit for bit.
+
+    Batch norm's running statistics are averaged like weights. What is not a floating-point number, such as batch
+    norm's count of batches, stays that of the first checkpoint.
+
+    Attributes:
+        weights: name -> mean, in float64 or complex128; other dtypes as they were.
+        count: of the checkpoints.
+    """
+
+    weights: Mapping[str, Tensor] = field(factory=dict)
+    count: int = 0
+
+    def with_one_more(self, weights: Mapping[str, Tensor]) -> Mean:
+        """Return the mean of these checkpoints and another."""
+        if not self.count:
+            return Mean({name: _wide(tensor) for name, tensor in weights.items()}, 1)
+        count = self.count + 1
+        return Mean({name: _moved(mean, weights[name], count) for name, mean in self.weights.items()}, count)
+
+
+def _is_averaged(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float64)) if _is_averaged(tensor) else tensor
+
+
+def _moved(mean: Tensor, tensor: Tensor, count: int) -> Tensor:
+    """Move the mean of count - 1 tensors to that of `count`; equal numbers stay, infinite ones too."""
+    if not _is_averaged(mean):
+        return mean
+    wide = tensor.to(mean.dtype)
+    return torch.where(wide == mean, mean, mean + (wide - mean) / count)
+
+
+def make_soup(runs: Sequence[Path], out: Path, *, uniform: bool = False) -> Table:
+    """Write the soup of all checkpoints of some runs as a folder that `predict` and `evaluate` take like a run.
+
+    The greedy soup (recipe 1 of the paper): from the best checkpoint down, each is added if the mean with it is no
+    worse in the monitored metric, measured on the validation split of the first run. Where a run evaluates an average
+    of its network (`ftcore.parts.Average`), that is what counts. Batch norm's running statistics are averaged like
+    weights.
+
+    Args:
+        runs: of one architecture, input and task.
+        out: the folder to write; it may exist if it is empty.
+        uniform: take every checkpoint, whatever comes of it.
+
+    Returns:
+        A row for each checkpoint, the best first.
+
+    Raises:
+        UserError: runs that do not belong together, a run without checkpoints, or a metric that compares nothing.
+    """
+    check_new(out)
+    saved = [_alone(run) for run in runs]
+    for run, other in zip(runs[1:], saved[1:], strict=True):
+        _check_alike(runs[0], saved[0], run, other)
+    files = [file for run in runs for file in checkpoints(run)]
+    warn_of_splits(runs)
+    trial = _trial(runs[0])
+    if not uniform:
+        _check_monitors(runs, trial)
+    found, soup, metrics = (_uniform if uniform else _greedy)(trial, files)
+    trial.network.load_state_dict(soup.weights)
+    recipe = {"uniform": uniform, "checkpoints": [str(one.file.parent) for one in found if one.kept]}
+    description = {key: value for key, value in saved[0].description.items() if key != "epoch"}
+    description |= {"metrics": metrics, "soup": recipe}
+    write_like(runs[0], out, lambda aside: _write(aside, trial.network, description))
+    return _table(found, trial)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Return the weights of each checkpoint that were evaluated: those of the average where there is one."""
+    folders = sorted((run / "checkpoints").glob("step-*"))
+    if not folders:
+        raise UserError(f"{run} has no checkpoints; there is no {run / 'checkpoints'}/step-*")
+    files = [(folder / "average.safetensors", folder / "model.safetensors") for folder in folders]
+    return [average if average.is_file() else network for average, network in files]
+
+
+def _alone(run: Path) -> Saved:
+    saved = read(run)
+    if len(saved) > 1:
+        raise UserError(f"{run} is an ensemble; a soup is made of the checkpoints of runs")
+    return saved[0]
+
+
+def _check_alike(first: Path, saved: Saved, run: Path, other: Saved) -> None:
+    """Refuse runs whose weights do not mean the same; their shapes are compared when they are loaded."""
+    pairs = {
+        "network": (saved.asked.model.name, other.asked.model.name),
+        "task": (saved.task.kind, other.task.kind),
+        "names": (saved.task.names, other.task.names),
+        "mean of the targets": (saved.task.mean, other.task.mean),
+        "std of the targets": (saved.task.std, other.task.std),
+        "input": (saved.spec, other.spec),
+    }
+    for what, (ours, theirs) in pairs.items():
+        if ours != theirs:
+            raise UserError(f"no soup of {first} and {run}: {what} {_text(ours)} in the first, {_text(theirs)} in it")
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _trial(run: Path) -> Trial:
+    """Build the network of the first run, and what measures it."""
+    evaluation = prepare(run)
+    metrics = dict(evaluation.metrics)
+    monitor = monitored(evaluation.config, metrics)
+    if monitor == "loss" and evaluation.loss is None:
+        raise UserError(f"{run} monitors the loss, which cannot be built: there is no metric to compare checkpoints by")
+    sign = 1 if goes_up(monitor, metrics) else -1
+    return Trial(evaluation, evaluation.model.members[0].network.module, monitor, sign)
+
+
+def _check_monitors(runs: Sequence[Path], trial: Trial) -> None:
+    """Refuse runs that were told to watch different metrics."""
+    for run in runs[1:]:
+        monitor = load(run / "config.toml").train.monitor or trial.monitor
+        if monitor != trial.monitor:
+            raise UserError(
+                f"no metric to compare checkpoints by: {runs[0]} monitors {trial.monitor}, {run} {monitor}; "
+                "--uniform needs none"
+            )
+
+
+def _greedy(trial: Trial, files: Sequence[Path]) -> tuple[list[Ingredient], Mean, dict[str, Any]]:
+    """Recipe 1: return what became of each checkpoint, the soup and its metrics."""
+    alone = {file: trial.measure(trial.weights(file)) for file in files}
+    best, *others = sorted(files, key=lambda file: -trial.value(alone[file]))
+    if trial.value(alone[best]) == -math.inf:
+        raise UserError(f"no metric to compare checkpoints by: {trial.monitor} is no number for any of them")
+    soup, metrics = Mean().with_one_more(trial.weights(best)), alone[best]
+    found = [Ingredient(best, metrics[trial.monitor], metrics[trial.monitor], kept=True)]
+    for file in others:
+        tried = soup.with_one_more(trial.weights(file))
+        reached = trial.measure(tried.weights)
+        kept = trial.value(reached) >= trial.value(metrics)
+        found.append(Ingredient(file, alone[file][trial.monitor], reached[trial.monitor], kept))
+        soup, metrics = (tried, reached) if kept else (soup, metrics)
+    return found, soup, metrics
+
+
+def _uniform(trial: Trial, files: Sequence[Path]) -> tuple[list[Ingredient], Mean, dict[str, Any]]:
+    """Take every checkpoint; the soup is measured once it is complete."""
+    alone, soup = {}, Mean()
+    for file in files:
+        weights = trial.weights(file)
+        alone[file] = trial.measure(weights)
+        soup = soup.with_one_more(weights)
+    metrics = trial.measure(soup.weights)
+    ranked = sorted(files, key=lambda file: -trial.value(alone[file]))
+    last = [math.nan] * (len(files) - 1) + [metrics[trial.monitor]]
+    pairs = zip(ranked, last, strict=True)
+    return [Ingredient(f, alone[f][trial.monitor], value, kept=True) for f, value in pairs], soup, metrics
+
+
+def _write(folder: Path, network: nn.Module, description: dict[str, Any]) -> None:
+    save_model(network, str(folder / "model.safetensors"))
+    checkpoint.write_json(folder / "model.json", description)
+
+
+def _table(found: Sequence[Ingredient], trial: Trial) -> Table:
+    rows = [
+        (
+            str(one.file.parent),
+            f"{one.alone:.6g}",
+            "" if math.isnan(one.soup) else f"{one.soup:.6g}",
+            "yes" if one.kept else "no",
+        )
+        for one in found
+    ]
+    kept = sum(one.kept for one in found)
+    title = f"soup of {kept} of {len(found)} checkpoints, on {trial.evaluation.images} validation images"
+    return Table(title, ("checkpoint", trial.monitor, "soup with it", "kept"), tuple(rows))

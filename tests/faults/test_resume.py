@@ -1,0 +1,493 @@
+"""A run that was stopped goes on as if it had not been, from any step, and nothing that differs is passed over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from ftcore import EpochEnded, StepLogged, hookimpl, loading, snapshot
+from ftcore.config import Flags, load
+from ftcore.locking import locked
+from ftcore.packing import pack, unpack
+from ftcore.run import resume, run
+from ftcore.signals import Stopped
+from ftcore.state import Progress
+from ftcore.testing import invoke
+
+from .killing import result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from ftcore import Event, Observer
+
+HERE = __name__
+STEPS = 8
+"""Of a run: two epochs of four."""
+
+
+def config(folder: Path, plugins: tuple[str, ...] = (), sets: tuple[str, ...] = ()) -> Any:
+    settings = ("train.epochs=2", "train.batch_size=96", "train.log_every=1", f"run.folder={folder}", *sets)
+    return load(None, Flags("digits/cnn", "digits:5-6", plugins=plugins, sets=settings))
+
+
+def stopping(at: int, how: signal.Signals = signal.SIGTERM) -> Callable[[Event], None]:
+    """Make an observer that has this process sent a signal in a step, from 1."""
+    steps = iter(range(1, 10**6))
+
+    def observe(event: Event) -> None:
+        if isinstance(event, StepLogged) and next(steps) == at:
+            os.kill(os.getpid(), how)
+
+    return observe
+
+
+def stopped(folder: Path, at: int, plugins: tuple[str, ...] = (), sets: tuple[str, ...] = ()) -> Path:
+    with pytest.raises(Stopped, match=f"stopped by SIGTERM after step {at}, .*ftcore resume {folder}` goes on"):
+        run(config(folder, plugins, sets), [stopping(at)])
+    return folder
+
+
+UNFREEZING = ("freeze_backbone.unfreeze_at=1",)
+RUNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "plain": ((), ()),
+    "ema": (("ema",), ()),
+    "swa": (("swa",), ("swa.start=0",)),
+    "accumulated": ((), ("train.batch_size=40", "train.accumulate=2", "train.clip_norm=1")),
+    "fp16": (("fp16",), ()),
+    "pure bf16": (("bf16_pure",), ()),
+    "plateau": (("plateau", "sgd"), ("plateau.patience=0", "train.epochs=3")),
+    "multistep": (("multistep",), ("multistep.milestones=[1]",)),
+    "one cycle": (("onecycle",), ()),
+    "mixup": (("mixup",), ()),
+    "sam": (("sam",), ()),
+    "lp_ft": (("lp_ft",), ("lp_ft.probe_epochs=1",)),
+    "l2_sp": (("l2_sp",), ()),
+    "lamb": (("timm_optim",), ("timm_optim.name=lamb",)),
+    "lookahead": (("timm_optim",), ("timm_optim.name=lookahead_adamw",)),
+}
+
+
+@pytest.mark.parametrize("named", RUNS)
+@pytest.mark.parametrize("at", [1, 4, 6])
+def test_a_run_that_was_stopped_ends_in_the_same_bits(tmp_path: Path, named: str, at: int) -> None:
+    plugins, sets = RUNS[named]
+    run(config(tmp_path / "whole", plugins, sets))
+
+    resume(stopped(tmp_path / "stopped", at, plugins, sets))
+
+    expected, found = result(tmp_path / "whole"), result(tmp_path / "stopped")
+    assert found.pop("checkpoints")[-1] == expected.pop("checkpoints")[-1]
+    assert found == expected
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (1, 2)])
+def test_it_may_go_on_with_another_number_of_workers(tmp_path: Path, before: int, after: int) -> None:
+    run(config(tmp_path / "whole", ("mixup",)))
+
+    resume(stopped(tmp_path / "stopped", 3, ("mixup",), (f"train.workers={before}",)), (f"train.workers={after}",))
+
+    assert result(tmp_path / "stopped") | {"checkpoints": 0} == result(tmp_path / "whole") | {"checkpoints": 0}
+
+
+def test_no_sample_before_the_checkpoint_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, read = stopped(tmp_path / "run", 3), []
+    real = loading.Prepared._prepared
+
+    def prepared(self: loading.Prepared, index: int) -> Any:
+        if self.seed is not None:
+            read.append(index)
+        return real(self, index)
+
+    monkeypatch.setattr(loading.Prepared, "_prepared", prepared)
+    resume(folder)
+
+    orders = [loading.order(0, epoch, 290) for epoch in (0, 1)]
+    assert read == orders[0][3 * 96 :] + orders[1]
+
+
+def test_a_run_without_a_checkpoint_goes_on_from_its_beginning(tmp_path: Path) -> None:
+    run(config(tmp_path / "whole"))
+    stopped(tmp_path / "run", 1)
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    for file in checkpoint.iterdir():
+        file.unlink()
+    checkpoint.rmdir()
+
+    resume(tmp_path / "run")
+
+    assert result(tmp_path / "run") == result(tmp_path / "whole")
+
+
+def test_of_a_finished_run_only_the_report_is_given_again(tmp_path: Path) -> None:
+    first = run(config(tmp_path / "run"))
+    before = result(tmp_path / "run")
+
+    again = resume(tmp_path / "run")
+
+    assert {key: again[key] for key in ("best", "last", "epochs")} == {k: first[k] for k in ("best", "last", "epochs")}
+    assert again["saves"] == 0
+    assert result(tmp_path / "run") == before
+
+
+LEFT_OUT = ("progress", "optimizer", "schedule", "warmup", "scaler", "plugins", "model", "average", "totals")
+
+
+@pytest.mark.parametrize("left_out", LEFT_OUT)
+def test_each_part_of_the_state_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_out: str) -> None:
+    """Without it the run ends in other bits, or does not go on: the proof that the tests above can fail."""
+    plugins = ("ema", "plateau", f"{HERE}:Counting", *(["fp16"] if left_out == "scaler" else []))
+    sets = ("plateau.patience=0", "plateau.warmup=0.5", "train.epochs=3")
+    run(config(tmp_path / "whole", plugins, sets))
+    folder = stopped(tmp_path / "stopped", 6, plugins, sets)
+
+    nothing: Any = lambda *_: None  # noqa: E731
+    real = snapshot._progress
+    if left_out == "progress":
+        monkeypatch.setattr(snapshot, "_progress", lambda _: Progress())
+    elif left_out == "totals":
+        monkeypatch.setattr(snapshot, "_progress", lambda s: real({**s, "current": s["current"] | {"totals": {}}}))
+    elif left_out == "optimizer":
+        monkeypatch.setattr(snapshot, "load_optimizer", nothing)
+    elif left_out in {"model", "average"}:
+        load_network = snapshot._load_network
+        keep: Any = lambda network, file: None if file.stem == left_out else load_network(network, file)  # noqa: E731
+        monkeypatch.setattr(snapshot, "_load_network", keep)
+    elif left_out == "plugins":
+        monkeypatch.setattr(snapshot, "_load_plugins", nothing)
+    elif left_out == "scaler":
+        monkeypatch.setattr(torch.amp.GradScaler, "load_state_dict", nothing)
+    else:
+        load_scheduler, wanted = snapshot._load_scheduler, left_out
+        is_warmup: Any = lambda s: type(s).__name__ != "ReduceLROnPlateau"  # noqa: E731
+        some: Any = lambda s, d: None if is_warmup(s) == (wanted == "warmup") else load_scheduler(s, d)  # noqa: E731
+        monkeypatch.setattr(snapshot, "_load_scheduler", some)
+    resume(folder)
+
+    assert result(folder) | {"checkpoints": 0} != result(tmp_path / "whole") | {"checkpoints": 0}
+
+
+# ------------------------------------------------------------------ signals
+
+
+@pytest.mark.parametrize(("how", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
+def test_a_signal_ends_a_run_behind_its_step_with_the_code_of_its_death(tmp_path: Path, how: str, code: int) -> None:
+    flags = [
+        "--set",
+        f"run.folder={tmp_path / 'run'}",
+        "--set",
+        "train.log_every=1",
+        "--plugin",
+        f"{HERE}:{how.title()}",
+    ]
+    found = invoke("run", "--data", "digits:5-6", "--model", "digits/cnn", *flags)
+
+    assert found.code == code
+    assert f"ftcore: stopped by {how} after step 2, in epoch 1; `ftcore resume" in found.err
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def test_sigusr1_has_a_run_saved_and_it_goes_on(tmp_path: Path) -> None:
+    run(config(tmp_path / "run", sets=("run.keep=9",)), [stopping(3, signal.SIGUSR1)])
+
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step-00000003", "step-00000004", "step-00000008"]
+
+
+def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from ftcore.signals import listening\n"
+        "with listening() as flags:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM); print(flags.ending, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM); print('still there', flush=True)\n"
+    )
+
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert (ended.returncode, ended.stdout) == (143, "15\n")
+
+
+def test_handlers_are_those_of_before_when_a_run_is_over(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)]
+
+    stopped(tmp_path / "run", 1)
+
+    assert before == [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)]
+
+
+class _Sending:
+    number: signal.Signals
+
+    @hookimpl
+    def make_observers(self) -> Sequence[Observer]:
+        return [stopping(2, self.number)]
+
+
+class Sigterm(_Sending):
+    number = signal.SIGTERM
+
+
+class Sigint(_Sending):
+    number = signal.SIGINT
+
+
+class Sighup(_Sending):
+    number = signal.SIGHUP
+
+
+@pytest.mark.parametrize(
+    ("every", "saved"),
+    [("3 steps", [3, 6, 8]), ("2 epochs", [8]), ("1 epoch", [4, 8]), ("9 minutes", [8])],
+)
+def test_a_run_is_saved_as_often_as_wanted_and_at_its_end(tmp_path: Path, every: str, saved: list[int]) -> None:
+    report = run(config(tmp_path / "run", sets=("run.keep=99", f"run.save_every={every}")))
+
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == [f"step-{step:08d}" for step in saved]
+    assert report["saves"] == len(saved)
+    assert 0 < report["saving_seconds"] < report["seconds"]
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+def refused(folder: Path, *arguments: str) -> str:
+    found = invoke("resume", folder, *arguments)
+    assert found.code == 2
+    return found.err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("batch_size = 96", "batch_size = 48", "config train.batch_size: 96 then, 48 now"),
+        ("seed = 0", "seed = 1", "config train.seed: 0 then, 1 now"),
+        ('"digits:5-6"', '"digits:5-7"', "data fingerprint: "),
+        ("lr = 0.001", "lr = 0.1", "option adamw.lr: 0.001 then, 0.1 now"),
+    ],
+)
+def test_what_is_not_the_run_that_was_begun_is_refused_by_name(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    folder = stopped(tmp_path / "run", 2)
+    file = folder / "config.toml"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new, 1))
+
+    found = refused(folder)
+
+    assert "this is not the run that was begun; --allow-drift goes on all the same" in found
+    assert message in found
+
+
+def test_with_allow_drift_it_goes_on_and_says_what_has_changed(tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "run", 2)
+
+    found = invoke("resume", folder, "--set", "train.epochs=3", "--allow-drift", "--json")
+
+    assert found.code == 0, found.err
+    assert found.report["epochs"] == 3
+    assert "resumed with changes, what the checkpoint holds stays" in found.err
+    assert "config train.epochs: 2 then, 3 now" in found.err
+
+
+def test_another_machine_is_said_and_not_refused(tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "run", 2)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["machine"]["processor"] = "ALTIVEC"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    found = invoke("resume", folder)
+
+    assert found.code == 0, found.err
+    assert "bits may differ" in found.err
+    assert "processor: ALTIVEC then" in found.err
+
+
+def test_weights_that_are_not_those_the_run_began_with_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from ftcore_plugins.digits import WEIGHTS
+
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(WEIGHTS.read_bytes())
+    folder = stopped(tmp_path / "run", 2, sets=(f"model.weights={weights}",))
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
+
+    assert "starting weights: " in refused(folder)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    assert "is no run folder" in refused(tmp_path)
+
+
+def test_two_processes_cannot_hold_a_folder(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from ftcore.locking import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script, str(stopped(tmp_path / "run", 2))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "held\n"
+        message = refused(tmp_path / "run")
+        other.kill()
+    assert f"{tmp_path / 'run'} is in use by process {other.pid} on " in message
+
+    with locked(tmp_path / "run"):  # a lock dies with its process
+        pass
+
+
+def test_run_resume_is_resume_and_takes_nothing_else(tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "run", 2)
+
+    found = invoke("run", "--resume", folder, "--plugin", "sgd")
+    assert (found.code, "leave out plugins" in found.err) == (2, True)
+
+    assert invoke("run", "--resume", folder, "--json").report["epochs"] == 2
+
+
+def test_a_run_in_a_folder_that_holds_one_says_how_to_go_on(tmp_path: Path) -> None:
+    stopped(tmp_path / "run", 2)
+
+    found = invoke("run", "--data", "digits:5-6", "--set", f"run.folder={tmp_path / 'run'}")
+
+    assert found.code == 2
+    assert f"or go on with it: ftcore resume {tmp_path / 'run'}" in found.err
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    found = invoke(
+        *("run", "--data", "digits:5-6", "--model", "digits/cnn", "--plugin", "sgd", "--plugin", f"{HERE}:Breaking"),
+        *("--set", f"run.folder={tmp_path / 'run'}", "--set", "train.epochs=3"),
+    )
+
+    assert found.code == 2
+    assert "weights are not finite after step 20: head.bias" in found.err
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000010"]
+
+
+class Breaking:
+    """Breaks a weight at the end of the second epoch."""
+
+    def __init__(self) -> None:
+        self.model: Any = None
+
+    @hookimpl
+    def make_average(self, model: torch.nn.Module) -> None:
+        self.model = model
+
+    @hookimpl
+    def make_observers(self) -> Sequence[Observer]:
+        def observe(event: Event) -> None:
+            if isinstance(event, EpochEnded) and event.epoch == 2:
+                with torch.no_grad():
+                    self.model.head.bias.fill_(torch.inf)
+
+        return [observe]
+
+
+# ------------------------------------------------------------------ state of plugins
+
+
+class Counting:
+    """Counts steps, and lets the number decide the loss."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.sum = torch.zeros(3).t()
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[Any, Any] = {"steps": self.steps, "sum": self.sum, 3: (float("inf"), None)}
+        return state
+
+    def load_state_dict(self, state: dict[Any, Any]) -> None:
+        assert state[3] == (float("inf"), None)
+        self.steps, self.sum = state["steps"], state["sum"]
+
+    @hookimpl
+    def make_loss(self) -> Any:
+        def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            if outputs.requires_grad:
+                self.steps += 1
+                self.sum += 1
+            return torch.nn.functional.cross_entropy(outputs, targets) * (1 + self.steps)
+
+        return loss
+
+
+class Half:
+    """Can say its state and not take it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    @hookimpl
+    def make_observers(self) -> Sequence[Observer]:
+        return [lambda _: None]
+
+
+def test_the_state_of_a_plugin_is_saved_and_put_back(tmp_path: Path) -> None:
+    run(config(tmp_path / "whole", (f"{HERE}:Counting",)))
+
+    resume(stopped(tmp_path / "stopped", 5, (f"{HERE}:Counting",)))
+
+    found = result(tmp_path / "stopped")
+    assert found["state"]["plugins"]["plugin counting"]["$items"][0] == ["steps", STEPS]
+    assert found | {"checkpoints": 0} == result(tmp_path / "whole") | {"checkpoints": 0}
+
+
+def test_a_plugin_with_half_of_the_two_methods_is_refused(tmp_path: Path) -> None:
+    plugin = ["--plugin", f"{HERE}:Half", "--set", f"run.folder={tmp_path / 'run'}"]
+    found = invoke("run", "--data", "digits:5-6", "--model", "digits/cnn", *plugin)
+
+    assert found.code == 2
+    assert "plugin half has one of state_dict and load_state_dict, and not the other" in found.err
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": [1, 2.5, None, True, "text"], "b": {}},
+        {1: "one", "one": torch.arange(3), "$tensor": 4},
+        {"a.b": torch.zeros(2), "a": {"b": torch.ones(2)}},
+        (float("inf"), [float("-inf"), (0.1,)], ()),
+        {"strided": torch.arange(6.0).reshape(2, 3).t(), "cut": torch.arange(9)[::2], "scalar": torch.tensor(2.0)},
+        {"bf16": torch.tensor([1.1], dtype=torch.bfloat16), "bool": torch.tensor([True])},
+    ],
+)
+def test_what_is_unpacked_is_what_was_packed(value: dict[Any, Any]) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+
+    plain = json.loads(json.dumps(pack(value, "state", tensors)))
+
+    torch.testing.assert_close(_flat(unpack(plain, tensors)), _flat(value), rtol=0, atol=0, check_stride=False)
+    assert all(tensor.is_contiguous() for tensor in tensors.values())
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [item for key, inner in value.items() for item in (repr(key), *_flat(inner))] and [
+            item for inner in value.values() for item in _flat(inner)
+        ]
+    if isinstance(value, list | tuple):
+        return [item for inner in value for item in _flat(inner)]
+    return [value if isinstance(value, torch.Tensor) else torch.tensor(float(hash(repr(value)) % 10**6))]
+
+
+def test_the_layout_of_a_tensor_stays() -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    laid = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+
+    found = unpack(pack(laid, "state", tensors), tensors)
+
+    assert found.stride() == laid.stride()
+    assert torch.equal(found, laid)
