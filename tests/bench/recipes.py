@@ -63,7 +63,9 @@ def measure(recipe: Path, seed: int, settings: argparse.Namespace, folder: Path)
     }
     sets = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
     report = ftcore("run", recipe, "--data", settings.data, *sets)
-    return ftcore("evaluate", run, "--data", tested(settings.data, folder))["metrics"]["accuracy"], report["seconds"]
+    accuracy = ftcore("evaluate", run, "--data", tested(settings.data, folder))["metrics"]["accuracy"]
+    print(f"{recipe.stem}, seed {seed}: {accuracy:.4f}, {report['seconds']:.0f} s", file=sys.stderr, flush=True)
+    return accuracy, report["seconds"]
 
 
 def main() -> None:
