@@ -10,6 +10,7 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -21,7 +22,6 @@ from .packing import pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -143,9 +143,15 @@ def save(target: Path, networks: Mapping[str, nn.Module], state: Mapping[str, An
             save_model(network, str(aside / f"{name}.safetensors"))
         save_file(tensors, aside / "state.safetensors")
         write_json(aside / "state.json", plain)
-        write_json(aside / MANIFEST, {"format": FORMAT, "files": {f.name: _identity(f) for f in aside.iterdir()}})
+        write_manifest(aside)
 
     write_folder(target, write)
+
+
+def write_manifest(folder: Path) -> None:
+    """Say of each file of a checkpoint what it must be when it is read again."""
+    files = {file.name: _identity(file) for file in folder.iterdir() if file.name != MANIFEST}
+    write_json(folder / MANIFEST, {"format": FORMAT, "files": files})
 
 
 @contextmanager
@@ -177,6 +183,8 @@ def _existing(path: Path) -> Path:
 
 def _identity(file: Path) -> dict[str, Any]:
     """Say what a file must be when it is read again."""
+    if not file.is_file():
+        raise OSError(f"{file} is no file")
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return {"bytes": file.stat().st_size, "sha256": digest}
@@ -188,8 +196,9 @@ def damage(folder: Path) -> str:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             return f"it has format {manifest['format']!r}; this ftcore reads format {FORMAT}"
-        wrong = [name for name, wanted in manifest["files"].items() if _identity(folder / name) != wanted]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        files = manifest["files"].items()
+        wrong = [name for name, wanted in files if Path(name).name != name or _identity(folder / name) != wanted]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
     return f"{', '.join(wrong)} is not what was written" if wrong else ""
 

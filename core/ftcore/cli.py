@@ -101,8 +101,10 @@ def run(
         raise UserError("--allow-drift needs --from RUN")
     asked, like = _load(source / "config.toml" if source else config, **options), None
     if source:
+        from .config import check_data_alone
         from .provenance import in_new_folder, read_manifest
 
+        check_data_alone(asked.plugins, source)
         asked, like = in_new_folder(asked, source), None if allow_drift else read_manifest(source)
     log = RunLog()
     report = run_config(asked, [log.observe], like=like)

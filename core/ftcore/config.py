@@ -15,7 +15,7 @@ from .lint import SPECS
 from .structure import Flag, structure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 _positive = validators.gt(0)
 _not_negative: Any = validators.ge(0)
@@ -251,13 +251,40 @@ def load(file: Path | None = None, flags: Flags | None = None) -> RunConfig:
     )
 
 
+def of_run(run: Path, flags: Flags | None = None) -> RunConfig:
+    """Read the configuration that a run wrote; see `load`."""
+    config = load(run / "config.toml", flags)
+    check_data_alone(config.plugins, run)
+    return config
+
+
+def check_data_alone(plugins: Iterable[Named], run: Path) -> None:
+    """Refuse code that a run folder brings along: what a run wrote is data, wherever it comes from.
+
+    A run names a plugin's file by the path that it had, so that its own code is found where the user has it.
+
+    Raises:
+        UserError: a file named in the folder is in it, or is named by a relative path.
+    """
+    home = run.resolve()
+    for named in plugins:
+        path = Path(named.text.partition(".py:")[0])
+        is_file = ".py:" in named.text or path.suffix == ".py" or len(path.parts) > 1
+        inside = not path.is_absolute() or path.resolve().is_relative_to(home)
+        if is_file and inside and named.base.resolve().is_relative_to(home):
+            raise UserError(
+                f"plugin {named.text!r} ({named.origin}): code that comes with a run folder is not executed; "
+                "look at it, keep it elsewhere, and name it yourself, --plugin path/to/file.py"
+            )
+
+
 def _from_file(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Read a file into ``section -> key -> value`` and the origin of each key."""
     try:
         raw = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"config file not found: {file} (looked at {file.absolute()})") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"cannot read {file}: {error}") from None
     allowed = [*SECTIONS, "hooks", "plugin", *LISTS]
     for key in raw:

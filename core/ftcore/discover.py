@@ -43,9 +43,10 @@ def discover() -> tuple[Available, ...]:
     """List every plugin of every installed distribution, sorted; nothing is imported."""
     found: dict[tuple[str, str], Available] = {}
     for dist in metadata.distributions():
-        for entry in dist.entry_points.select(group=GROUP):
-            plugin = Available(entry.name, dist.name, dist.version, entry.value)
-            found.setdefault((plugin.name, plugin.distribution), plugin)
+        entries = dist.entry_points.select(group=GROUP)
+        name, version = (dist.name, dist.version) if entries else ("", "")  # each reads and parses its metadata again
+        for entry in entries:
+            found.setdefault((entry.name, name), Available(entry.name, name, version, entry.value))
     return tuple(sorted(found.values()))
 
 

@@ -11,8 +11,7 @@ from attrs import evolve, frozen
 
 from . import predict
 from .calls import Calls
-from .config import DataConfig
-from .config import load as load_config
+from .config import DataConfig, of_run
 from .errors import UserError, listed
 from .labelled import Split
 from .loading import Prepared, decode, default_workers, make_batches
@@ -83,7 +82,7 @@ def prepare(folder: Path, source: str | None = None, split: str = "val") -> Eval
         UserError: the folder holds no model, or the data is of another kind or has names that the model does not know.
     """
     model = predict.load(folder)
-    asked = load_config(folder / "config.toml")
+    asked = of_run(folder)
     if asked.train.threads:
         torch.set_num_threads(asked.train.threads)
     host = activate(asked if source is None else _elsewhere(asked, source, model.task))

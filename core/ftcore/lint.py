@@ -68,10 +68,14 @@ def implementations(plugin: object) -> list[Implementation]:
 def problems(plugin: object) -> list[str]:
     """Return everything that is wrong with a plugin, one line each."""
     found = [line for name, function in members(plugin) for line in _problems_of(name, function)]
-    marked = any(hasattr(function, OPTIONS) or name == "recipe" for name, function in members(plugin))
-    if not marked and not found:
+    if not is_plugin(plugin) and not found:
         found = ["no hooks found: nothing in it is marked with @ftcore.hookimpl, and it is no recipe"]
     return found
+
+
+def is_plugin(target: object) -> bool:
+    """Whether a class, an object or a module implements a hook, or is a recipe."""
+    return any(hasattr(function, OPTIONS) or name == "recipe" for name, function in members(target))
 
 
 def _problems_of(name: str, function: Callable[..., Any]) -> Iterator[str]:

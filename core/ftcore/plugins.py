@@ -19,7 +19,7 @@ from .discover import Available, select
 from .errors import UserError, nearest
 from .hooks import HOOK_API
 from .ledger import watched
-from .lint import Implementation, implementations, problems
+from .lint import Implementation, implementations, is_plugin, problems
 from .structure import structure
 
 if TYPE_CHECKING:
@@ -165,17 +165,23 @@ def activate(reference: Reference, origin: str, config: RunConfig) -> Plugin:
         UserError: the import fails, a hook implementation is wrong, or an option does not fit.
     """
     target = load(reference)
+    if not is_plugin(target):  # and is not called: a configuration may name any class that can be imported
+        _check(target, reference, origin)
     _check_api(getattr(target, "FTCORE_API", HOOK_API), reference)
     options, plugin, read = configured(target, reference, config)
-    faults = problems(plugin)
-    if faults:
-        lines = "\n".join(f"  {line}" for line in faults)
-        raise UserError(f"plugin {reference.name!r} ({reference.source}) cannot be used:\n{lines}")
+    _check(plugin, reference, origin)
     recipe = getattr(plugin, "recipe", None)
     if recipe:
         recipe()  # what it sets is set already; which of its options it reads is noted
     hooks = tuple(implementations(plugin))
     return Plugin(reference, origin, options, hooks, read, is_recipe=recipe is not None, owner=plugin)
+
+
+def _check(plugin: object, reference: Reference, origin: str) -> None:
+    faults = problems(plugin)
+    if faults:
+        lines = "\n".join(f"  {line}" for line in faults)
+        raise UserError(f"plugin {reference.name!r} ({reference.source}, {origin}) cannot be used:\n{lines}")
 
 
 def _check_api(needed: Any, reference: Reference) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
@@ -13,10 +14,10 @@ from .ensemble import Member, Model
 from .errors import DataError, UserError
 from .images import find_images, read_image
 from .parts import Task
+from .structure import structure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -88,8 +89,9 @@ def read(folder: Path) -> tuple[Saved, ...]:
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
         _check_format(description["format"], file)
-        return tuple(_saved(one, file) for one in description.get("members", [description]))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        first, *others = description.get("members", [description])
+        return _saved(first, file), *(_saved(one, file) for one in others)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
 
 
@@ -101,18 +103,22 @@ def _check_format(version: object, file: Path) -> None:
 def _saved(description: dict[str, Any], file: Path) -> Saved:
     """Turn the description of a network into what was asked for and what was learnt."""
     _check_format(description["format"], file)
-    origin = str(file)
+    origin, weights = str(file), description.get("file", "model.safetensors")
+    if Path(weights).name != weights:
+        raise ValueError(f"its weights are {weights!r}, not beside it")
+    keys = [f"model.{key}" for key in description["model"]]
     options = {name: values for name, values in description["options"].items() if values}
     asked = config.RunConfig(
-        model=config.ModelConfig(**_tuples(description["model"])),
+        model=structure(description["model"], config.ModelConfig, "model", dict.fromkeys(keys, origin)),
         plugins=tuple(config.Named(text, origin, file.parent) for text in description["plugins"]),
         options=options,
         origins={f"plugin.{name}.{key}": origin for name, values in options.items() for key in values},
     )
+    config.check_data_alone(asked.plugins, file.parent)
     task = Task(**_tuples(description["task"]))
     return Saved(
         description=description,
-        file=file.parent / description.get("file", "model.safetensors"),
+        file=file.parent / weights,
         asked=asked,
         task=task,
         spec=InputSpec(**_tuples(description["input"])),
@@ -126,8 +132,12 @@ def _build(saved: Saved) -> Member:
     from .calls import Calls
     from .run import activate
 
-    network = build_network(saved.asked, Calls(activate(saved.asked)), saved.task, saved.spec)
-    load_tensors(network.module, saved.file, f"that {saved.file.parent / 'model.json'} describes")
+    described = saved.file.parent / "model.json"
+    try:
+        network = build_network(saved.asked, Calls(activate(saved.asked)), saved.task, saved.spec)
+    except UserError as error:
+        raise UserError(f"cannot build the network that {described} describes: {error}") from None
+    load_tensors(network.module, saved.file, f"that {described} describes")
     return Member(network.module.eval(), network, saved.task, saved.share)
 
 

@@ -139,7 +139,7 @@ def read_manifest(run: Path) -> dict[str, Any]:
         written = found["format"]
     except FileNotFoundError:
         raise UserError(f"{run} is no run folder: there is no {file}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
     if written != checkpoint.FORMAT:
         raise UserError(f"{file} has format {written!r}; this ftcore reads format {checkpoint.FORMAT}")

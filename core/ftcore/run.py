@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 
 from . import discover, plugins
 from .calls import Calls
-from .config import Flags, RunConfig, defaulted, load
+from .config import Flags, RunConfig, defaulted, of_run
 from .discover import default_module
 from .errors import UserError
 from .events import RunEnded, RunFailed, RunStarted, RunStopped
@@ -170,7 +170,7 @@ def resume(
 
     like = read_manifest(run)
     with locked(run):
-        config = load(run / "config.toml", Flags(sets=sets))
+        config = of_run(run, Flags(sets=sets))
         ready = prepare(config, run)
 
         from . import freezing, provenance, runfolder
@@ -253,7 +253,7 @@ def replay(run: Path) -> Replay:
     Raises:
         UserError: there is none, or it cannot be done.
     """
-    ready = prepare(load(run / "config.toml"), run)
+    ready = prepare(of_run(run), run)
 
     from . import blackbox
 

@@ -77,6 +77,10 @@ def put_back(parts: Parts, folder: Path) -> Progress:
 
 
 def _progress(state: Mapping[str, Any]) -> Progress:
+    for fresh, saved in ((Progress(), state), (Ongoing(), state["current"])):
+        for name, value in asdict(fresh, recurse=False).items():
+            if isinstance(value, int | float | dict) and not isinstance(saved[name], type(value)):
+                raise TypeError(f"progress.{name} is {saved[name]!r:.40}")
     return Progress(**{**state, "current": Ongoing(**state["current"])})
 
 
@@ -143,7 +147,10 @@ def _plain(scheduler: Any) -> dict[str, Any]:
 
 
 def _load_scheduler(scheduler: Any, saved: Mapping[str, Any]) -> None:
-    scheduler.load_state_dict({**scheduler.state_dict(), **saved})
+    fresh = scheduler.state_dict()
+    if strange := sorted(saved.keys() - fresh.keys()):
+        raise ValueError(f"{type(scheduler).__name__} has no {', '.join(strange)}")
+    scheduler.load_state_dict({**fresh, **saved})
 
 
 def _load_plugins(owners: Mapping[str, Any], saved: Mapping[str, Any], folder: Path) -> None:

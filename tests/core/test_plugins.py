@@ -231,19 +231,29 @@ def test_a_class_that_is_called_like_a_section_is_refused_because_set_could_not_
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("class Acme:\n    Config = dict\n", r"Config is no attrs class"),
-        ("class Acme:\n    def __init__(self, rate): ...\n", r"must take no argument, for it has no Config"),
+        ("    Config = dict\n", r"Config is no attrs class"),
+        ("    def __init__(self, rate): ...\n", r"must take no argument, for it has no Config"),
         (
-            "import attrs\n@attrs.frozen\nclass Options: ...\nclass Acme:\n    Config = Options\n",
+            "    import attrs\n    @attrs.frozen\n    class Config: ...\n",
             r"must take one argument, its Config",
         ),
     ],
 )
 def test_a_class_that_cannot_be_made_says_what_it_must_take(write: Write, text: str, message: str) -> None:
-    file = write("unmade_hooks.py", text)
+    file = write("unmade_hooks.py", CLASS.format("Acme") + text)
 
     with pytest.raises(UserError, match=rf"plugin 'acme' .*unmade_hooks:Acme.*{message}"):
         activated(f"{file}:Acme")
+
+
+def test_a_class_without_hooks_is_refused_and_not_made(write: Write, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    file = write("class_hooks.py", f"class Acme:\n    def __init__(self):\n        open({str(made)!r}, 'w')\n")
+
+    with pytest.raises(UserError, match="no hooks found"):
+        activated(f"{file}:Acme")
+
+    assert not made.exists()
 
 
 def test_a_failing_import_names_plugin_file_and_cause(write: Write) -> None:
@@ -271,7 +281,8 @@ def test_all_problems_of_a_plugin_are_in_one_message(write: Write) -> None:
     file = write("sloppy_hooks.py", text)
 
     with pytest.raises(
-        UserError, match=rf"plugin 'sloppy_hooks' \({file}\) cannot be used:\n  freeze: .*\n  make_los: "
+        UserError,
+        match=rf"plugin 'sloppy_hooks' \({file}, --plugin {file}\) cannot be used:\n  freeze: .*\n  make_los: ",
     ):
         activated(file)
 

@@ -6,35 +6,36 @@ import json
 import multiprocessing
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import sklearn.datasets
-import timm.utils.model_ema
-import torch
-import torchmetrics.classification
-
-import ftcore.assemble
 import ftcore.cli
-import ftcore.loop
-import ftcore.run
-import ftcore.runfolder
+from ftcore.discover import discover
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from multiprocessing.context import ForkServerProcess
 
 ROOT = Path(__file__).parents[2]
-LOADED = (sklearn.datasets, timm.utils.model_ema, torchmetrics.classification, ftcore.assemble, ftcore.loop, ftcore.run)
+LIBRARIES = ("sklearn.datasets", "timm.utils.model_ema", "torchmetrics.classification", "torch._weights_only_unpickler")
+OURS = tuple(f"ftcore.{name}" for name in ("assemble", "loop", "run", "runfolder", "unpickle", "evaluate", "testing"))
+PLUGINS = tuple(plugin.target.partition(":")[0] for plugin in discover() if plugin.distribution == "ftcore")
 TIMES = {"seconds", "samples_per_second"}
 
 
 def start(*arguments: object, log: Path) -> ForkServerProcess:
     """Start an ftcore command in a new session; what it prints is appended to a file."""
+    return forked(_command, [str(argument) for argument in arguments], str(log))
+
+
+def forked(function: Callable[..., None], *arguments: object) -> ForkServerProcess:
+    """Call a function in a process that has imported everything, and computed nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([*LIBRARIES, *OURS, *PLUGINS])  # installed modules: it has the path that Python has
     if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))  # where the fork server finds this module
-    process = context.Process(target=_command, args=([str(argument) for argument in arguments], str(log)))
+        sys.path.insert(0, str(ROOT))  # where its children find this module
+    process = context.Process(target=function, args=arguments)
     process.start()
     return process
 
@@ -45,8 +46,21 @@ def _command(arguments: list[str], log: str) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
+    import torch
+
     torch.set_num_threads(1)
+    os.fsync = _slow(os.fsync)  # type: ignore[assignment]
     ftcore.cli.main(arguments)
+
+
+def _slow(sync: Callable[[int], None]) -> Callable[[int], None]:
+    """Take as long as a disk does: where nothing is written through, a save is over before it can be seen."""
+
+    def slowly(descriptor: int) -> None:
+        time.sleep(0.003)
+        sync(descriptor)
+
+    return slowly
 
 
 def end(process: ForkServerProcess, seconds: float = 120) -> int | None:

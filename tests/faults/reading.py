@@ -1,0 +1,93 @@
+"""Reading a file in a process of its own, watched: what does it execute, and how much memory does it take?"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import frozen
+from torch import nn
+
+from ftcore import UserError, predict, unpickle
+from ftcore.run import resume
+from ftcore.weights import load_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
+
+FORBIDDEN = {
+    "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pty.spawn",
+    "socket.connect", "socket.bind", "webbrowser.open", "urllib.Request", "ctypes.dlopen",
+}  # fmt: skip
+
+
+@frozen
+class Outcome:
+    """What reading a file did.
+
+    Attributes:
+        said: the error; empty where the file was read.
+        forbidden: what Python's audit saw that reading has no need of.
+        peak: bytes of memory that it took beyond what was there.
+    """
+
+    said: str
+    forbidden: list[str]
+    peak: int
+
+
+def read_pickled(file: Path) -> None:
+    reason = unpickle.convert(file, file.with_name("converted.safetensors"))
+    if reason:
+        raise UserError(f"weights {file} {reason}")
+    load_weights(net(), file.with_name("converted.safetensors"))
+
+
+def read_safetensors(file: Path) -> None:
+    load_weights(net(), file)
+
+
+def read_run(folder: Path) -> None:
+    predict.load(folder)
+    resume(folder)
+
+
+def net() -> nn.Module:
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.zeros(4))
+    return module
+
+
+def attempt(read: Callable[[Path], None], file: Path, sender: Connection) -> None:
+    """Read a file in this process, which ends with it, and send what that did."""
+    forbidden: list[str] = []
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        asks_git = event == "subprocess.Popen" and str(arguments[0]).endswith("/git")  # which commit is it?
+        if (event in FORBIDDEN and not asks_git) or (event == "open" and _is_outside(arguments, file.parent)):
+            forbidden.append(f"{event} {arguments}")
+
+    Path("/proc/self/clear_refs").write_text("5")
+    before, said = memory(), ""
+    sys.addaudithook(watch)
+    try:
+        read(file)
+    except UserError as error:
+        said = str(error)
+    sender.send(Outcome(said, forbidden, memory() - before))
+
+
+def _is_outside(arguments: tuple[Any, ...], folder: Path) -> bool:
+    path, _, flags = arguments
+    writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    return bool(writes) and isinstance(path, str) and not Path(path).absolute().is_relative_to(folder)
+
+
+def memory() -> int:
+    """Return the most memory that this process has had, in bytes, since that was set back."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
