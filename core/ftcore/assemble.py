@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .calls import Calls
     from .config import ModelConfig, RunConfig
     from .events import Observer
-    from .parts import Data, Loss, ParamGroup, Task, Transforms
+    from .parts import Data, Loss, ParamGroup, Placement, Task, Transforms
     from .plugins import Plugin
 
 
@@ -84,6 +84,7 @@ def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
     plan = calls.freeze(model, network.heads, network.backbone, data.task)
     freezing.apply(model, plan, epoch=0)
     placement = calls.wrap_devices(model, network.heads, network.backbone)
+    _check_alone(config, placement)
     precision = calls.precision_context(placement)
     learning = freezing.ever_learning(model, plan)
     groups = calls.param_groups(learning, model, network.heads, network.backbone)
@@ -193,6 +194,16 @@ def _splits(config: RunConfig, data: Data, transforms: Transforms, device: torch
         batch_size = config.train.batch_size
         splits.append(make_batches(prepared, batch_size, workers, device, finish=transforms.finish, weights=weights))
     return tuple(splits)
+
+
+def _check_alone(config: RunConfig, placement: Placement) -> None:
+    """Refuse to halve in one process of several: the others would wait for the gradient of another batch."""
+    if config.train.on_oom == "halve" and placement.world_size > 1:
+        raise UserError(
+            f"train.on_oom = 'halve' works in one process, not in {placement.world_size} "
+            f"({config.origin('train.on_oom')}); a smaller "
+            "train.batch_size with a larger train.accumulate has the same effect"
+        )
 
 
 def _check_soft(calls: Calls, hook: str, *, taken: bool) -> None:

@@ -13,7 +13,7 @@ from attrs import evolve, frozen
 from .errors import DataError, UserError
 from .files import WAY_OUT
 from .find import begin, not_finite
-from .loading import Batch, key, order, seed_step
+from .loading import Batch, order
 from .loop import train_step
 from .memory import Memory, Peak, is_full
 from .parts import Table
@@ -219,7 +219,6 @@ def timed(bench: Bench, size: int, most: int, seconds: float) -> list[float]:
     begin(parts)
     times: list[float] = []
     while len(times) < 2 or (len(times) < most and sum(times[1:]) < seconds):
-        seed_step(memory.device, key("step", parts.settings.seed, progress.step))
         window = [batch_of(bench, size) for _ in range(parts.settings.accumulate)]
         memory.wait()
         started = time.perf_counter()

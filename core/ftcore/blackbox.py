@@ -11,8 +11,7 @@ from attrs import asdict, frozen
 
 from . import checkpoint, freezing, snapshot
 from .errors import UserError
-from .loading import key, seed_step
-from .loop import backward, mixed, windows
+from .loop import gradient, windows
 from .parts import Table
 
 if TYPE_CHECKING:
@@ -95,11 +94,8 @@ def replay(parts: Parts, folder: Path) -> Replay:
     freezing.hold(parts.network, parts.plan, epoch)
     size = settings.accumulate
     window = next(windows(parts.train.epoch(epoch, progress.current.step * size), size))
-    seed_step(parts.placement.device, key("step", settings.seed, progress.step))
-    window = [mixed(parts, batch) for batch in window]
-    divisor = parts.placement.reduce(sum(parts.loss.weight(batch.targets) for batch in window))
     with _watched(parts.network) as modules:
-        terms = parts.step.gradient(lambda: backward(parts, window, divisor))
+        terms, _ = gradient(parts, window, progress)
     bad = [
         int(index)
         for batch in window
@@ -112,7 +108,7 @@ def replay(parts: Parts, folder: Path) -> Replay:
         step=progress.step + 1,
         epoch=epoch + 1,
         terms=dict(kept["terms"]),
-        again={name: float(parts.placement.reduce(term)) for name, term in terms.items()},
+        again={name: float(term) for name, term in terms.items()},
         samples=list(kept["samples"]),
         bad_samples=[parts.train.samples.name(index) for index in bad],
         bad_weights=bad_weights,

@@ -88,6 +88,8 @@ class TrainConfig:
         clip_adaptive: largest norm of the gradient of each unit over that of its weights, outside the head, e.g. 0.01
             (Brock et al. 2021, arXiv:2102.06171, eq. 3); 0 disables. One of the three at most.
         on_nonfinite: at a loss or gradient that is not finite, ``stop`` before the update; or ``skip`` the update.
+        on_oom: where memory does not suffice for a step, ``stop``; or ``halve`` the images that go through the network
+            at a time, again and again, with the same gradient: batch norm alone sees fewer at a time. In one process.
         max_nonfinite: updates that ``skip`` may leave out in a run before it stops after all; by default 10.
         seed: of the head's initial values, the sample order, augmentation and dropout.
         workers: loader processes; by default none on a CPU, else up to 8. Never changes a result.
@@ -106,6 +108,7 @@ class TrainConfig:
     clip_value: float = field(default=0.0, validator=_not_negative)
     clip_adaptive: float = field(default=0.0, validator=_not_negative)
     on_nonfinite: Literal["stop", "skip"] = "stop"
+    on_oom: Literal["stop", "halve"] = "stop"
     max_nonfinite: int | None = field(default=None, validator=validators.optional(_positive))
     seed: int = field(default=0, validator=_not_negative)
     workers: int | None = field(default=None, validator=validators.optional(_not_negative))

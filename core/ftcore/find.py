@@ -130,7 +130,6 @@ def range_test(
         UserError: the training split does not fill a batch, or the first loss is not finite.
     """
     from .gradients import total
-    from .loading import key, seed_step
     from .loop import train_step
     from .state import Progress
     from .unchanged import unchanged
@@ -140,7 +139,6 @@ def range_test(
     with unchanged(assembly.parts) as parts, closing(batches(parts)) as windows:
         begin(parts)
         for rate, window in zip(shown(rates), windows, strict=False):
-            seed_step(parts.placement.device, key("step", parts.settings.seed, progress.step))
             set_rates(parts, assembly.groups, rate)
             terms, _ = train_step(parts, window, progress)
             progress.step += 1

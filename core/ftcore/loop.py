@@ -18,6 +18,7 @@ from .gradients import clip, is_finite, total, update
 from .loading import decode, key, seed_step
 from .parts import Pass
 from .shapes import as_tuple
+from .shortage import cut, fitted
 from .state import Ongoing
 
 if TYPE_CHECKING:
@@ -84,14 +85,13 @@ def end_epoch(parts: Parts, progress: Progress, val: dict[str, Any], evaluated: 
 
 def train_epoch(parts: Parts, progress: Progress, between: Callable[[], None] = lambda: None) -> None:
     """Train for what is left of an epoch."""
-    epoch, current, device, settings = progress.epoch, progress.current, parts.placement.device, parts.settings
+    epoch, current, settings = progress.epoch, progress.current, parts.settings
     freezing.apply(parts.network, parts.plan, epoch)
     parts.placement.model.train()
     freezing.hold(parts.network, parts.plan, epoch)
     seen, began = current.samples, time.monotonic()
     since = began
     for window in windows(parts.train.epoch(epoch, current.step * settings.accumulate), settings.accumulate):
-        seed_step(device, key("step", settings.seed, progress.step))
         rates = tuple(group["lr"] for group in parts.optimizer.param_groups)
         terms, divisor = train_step(parts, window, progress)
         progress.step += 1
@@ -124,11 +124,8 @@ def train_step(parts: Parts, window: Sequence[Batch], progress: Progress) -> tup
 
     There are no terms where the step was not made, because the gradient was not finite.
     """
-    placement, scaler = parts.placement, parts.precision.scaler
-    window = [mixed(parts, batch) for batch in window]
-    divisor = placement.reduce(sum(parts.loss.weight(batch.targets) for batch in window))
-    terms = parts.step.gradient(lambda: backward(parts, window, divisor))
-    terms = {name: placement.reduce(term) for name, term in terms.items()}
+    scaler = parts.precision.scaler
+    terms, divisor = fitted(parts, progress, window, lambda: gradient(parts, window, progress))
     scaler.unscale_(parts.optimizer)
     norm = clip(parts)
     if is_finite(parts, window, terms, norm, progress):
@@ -140,6 +137,17 @@ def train_step(parts: Parts, window: Sequence[Batch], progress: Progress) -> tup
         scaler.update()
     parts.optimizer.zero_grad(set_to_none=True)
     return terms, divisor
+
+
+def gradient(parts: Parts, window: Sequence[Batch], progress: Progress) -> tuple[dict[str, Tensor], Any]:
+    """Compute the gradient of a window, and return what `train_step` returns; a function of where the run is."""
+    placement = parts.placement
+    seed_step(placement.device, key("step", parts.settings.seed, progress.step))
+    window = [mixed(parts, batch) for batch in window]
+    divisor = placement.reduce(sum(parts.loss.weight(batch.targets) for batch in window))
+    pieces = cut(window, progress.pieces)
+    terms = parts.step.gradient(lambda: backward(parts, pieces, divisor))
+    return {name: placement.reduce(term) for name, term in terms.items()}, divisor
 
 
 def backward(parts: Parts, window: Sequence[Batch], divisor: Any) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ KEYS = frozenset({"hook_api", "hooks", "plugins", "libraries", "data", "config",
 LIBRARIES = ("ftcore", "torch", "torchvision", "timm", "pluggy", "torchmetrics", "safetensors")
 
 
-NEUTRAL = frozenset({"data.cache", "data.cache_gb", "train.workers", "train.log_every"})
+NEUTRAL = frozenset({"data.cache", "data.cache_gb", "train.workers", "train.log_every", "train.on_oom"})
 """Keys of the config that change no result."""
 
 

@@ -227,7 +227,7 @@ def _train(
             parts.tell(RunStopped(str(stopped)))
             raise
         except BaseException as error:
-            error = _kept(error, folder, parts, progress)
+            error = _explained(error, folder, parts, progress)
             parts.tell(RunFailed(f"{type(error).__name__}: {error}"))
             raise error from None
     report = make_report(ready, progress, before + time.monotonic() - begun)
@@ -236,11 +236,14 @@ def _train(
     return report
 
 
-def _kept(error: BaseException, folder: RunFolder, parts: Parts, progress: Progress) -> BaseException:
-    """Keep a step that was not finite for `replay`, and say so."""
-    from . import blackbox
+def _explained(error: BaseException, folder: RunFolder, parts: Parts, progress: Progress) -> BaseException:
+    """Say what to do about memory that is short; keep a step that was not finite for `replay`, and say so."""
+    from . import blackbox, shortage
     from .gradients import NotFiniteError
+    from .memory import is_full
 
+    if isinstance(error, RuntimeError) and is_full(error):
+        return shortage.explained(error, parts, progress)
     if not isinstance(error, NotFiniteError):
         return error
     kept = blackbox.keep(folder.path, parts, progress, error)
@@ -267,6 +270,7 @@ def make_report(ready: Ready, progress: Progress, seconds: float) -> dict[str, A
         "epochs": progress.epoch,
         "stopped_early": progress.epoch < ready.assembly.parts.settings.epochs,
         "skipped_steps": progress.skipped,
+        "pieces": progress.pieces,
         "monitor": ready.assembly.parts.monitor,
         "skipped": len(ready.data.skipped),
         "frozen_tensors": len(ready.assembly.parts.frozen(progress.epoch - 1)),

@@ -166,6 +166,7 @@ class Progress:
         training_seconds: of `seconds`, in training.
         skipped: optimizer steps that were not made, for their gradient was not finite.
         averages: updates of the average so far.
+        pieces: that each micro-batch is cut into, for memory was short.
         stale: epochs since the monitored metric was better by `train.min_delta`, of `mark`.
         mark: its value then.
         best: metrics of the best epoch, with its number as ``epoch``; empty before the first.
@@ -180,6 +181,7 @@ class Progress:
     training_seconds: float = 0.0
     skipped: int = 0
     averages: int = 0
+    pieces: int = 1
     stale: int = 0
     mark: float | None = None
     best: dict[str, Any] = field(factory=dict)

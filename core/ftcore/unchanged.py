@@ -65,7 +65,7 @@ def unchanged(parts: Parts) -> Iterator[Parts]:
     """Yield the parts for steps after which everything is as it was, bit for bit, also where an error ends them.
 
     Parameters, buffers, modes, optimizer, scaler, average, random generators and sampler are put back. The schedule
-    plays no part in the steps, and no step is stopped because it is not finite.
+    plays no part in the steps, none is stopped because it is not finite, and none is cut because memory is short.
     """
     modules = _modules(parts)
     modes, kept = [(m, m.training) for m in modules], [tensor for module in modules for tensor in _keep(module)]
@@ -88,7 +88,7 @@ def unchanged(parts: Parts) -> Iterator[Parts]:
 
 def _without_schedule(parts: Parts) -> Parts:
     """Return parts whose steps do not advance the schedule; only the end of an epoch would."""
-    settings = evolve(parts.settings, on_nonfinite="skip", max_nonfinite=None)
+    settings = evolve(parts.settings, on_nonfinite="skip", max_nonfinite=None, on_oom="stop")
     return evolve(parts, schedule=Schedule(parts.schedule.scheduler, per="epoch"), settings=settings)
 
 

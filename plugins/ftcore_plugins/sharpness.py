@@ -74,15 +74,17 @@ def ascended(gradient: Callable[[], Any], model: nn.Module, rho: float, *, adapt
         terms = gradient()
     params = [p for p in model.parameters() if p.grad is not None]
     own = [p.detach().clone() for p in params]
-    with torch.no_grad():
-        for p, step in zip(params, _ascent(params, rho, adaptive=adaptive), strict=True):
-            p.add_(step)
-            p.grad = None
-    with untracked(model):
-        gradient()
-    with torch.no_grad():
-        for p, before in zip(params, own, strict=True):
-            p.copy_(before)
+    try:
+        with torch.no_grad():
+            for p, step in zip(params, _ascent(params, rho, adaptive=adaptive), strict=True):
+                p.add_(step)
+                p.grad = None
+        with untracked(model):
+            gradient()
+    finally:  # also where memory does not suffice, for the step may be tried again
+        with torch.no_grad():
+            for p, before in zip(params, own, strict=True):
+                p.copy_(before)
     return terms
 
 

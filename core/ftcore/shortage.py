@@ -1,0 +1,93 @@
+"""What a run does where memory does not suffice: it says what to change, or goes on with smaller pieces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+import torch
+
+from .errors import UserError
+from .memory import Memory, is_full
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .loading import Batch
+    from .state import Parts, Progress
+
+T = TypeVar("T")
+_FEWEST = 2
+"""Images in a piece at least: batch norm needs two."""
+
+
+def cut(window: Sequence[Batch], pieces: int) -> list[Batch]:
+    """Cut each micro-batch into so many, or into as many as have two images."""
+    if pieces == 1:
+        return list(window)
+    return [piece for batch in window for piece in _pieces(batch, min(pieces, len(batch.targets) // _FEWEST))]
+
+
+def _pieces(batch: Batch, number: int) -> list[Batch]:
+    return [
+        type(batch)(*parts) for parts in zip(*(tensor.tensor_split(max(1, number)) for tensor in batch), strict=True)
+    ]
+
+
+def fitted(parts: Parts, progress: Progress, window: Sequence[Batch], gradient: Callable[[], T]) -> T:
+    """Compute the gradient of a window; with ``train.on_oom = "halve"`` of ever smaller pieces, until it fits.
+
+    Args:
+        parts: of the run.
+        progress: its `pieces` are what each micro-batch is cut into.
+        window: the micro-batches.
+        gradient: adds the gradient to the parameters, where there is none yet; depends on nothing that it changes but
+            buffers, which are put back before it is called again.
+
+    Raises:
+        RuntimeError: it does not fit, and may not or cannot be cut.
+    """
+    if parts.settings.on_oom == "stop":
+        return gradient()
+    buffers = [(buffer, buffer.clone()) for buffer in parts.network.buffers()]
+    while True:
+        try:
+            return gradient()
+        except RuntimeError as error:
+            if not is_full(error) or max(len(batch.targets) for batch in window) < 2 * _FEWEST * progress.pieces:
+                raise
+            reason = _first_line(error)
+        parts.optimizer.zero_grad(set_to_none=True)  # only here, for the error held on to the tensors of the step
+        Memory(parts.placement.device).empty()
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        progress.pieces *= 2
+        _warn(progress, reason)
+
+
+def _warn(progress: Progress, reason: str) -> None:
+    structlog.get_logger().warning(
+        f"out of memory in step {progress.step + 1}: each micro-batch goes through the network in {progress.pieces} "
+        "pieces from here on; the gradient is that of the whole, but batch norm sees a piece at a time",
+        reason=reason,
+    )
+
+
+def explained(error: RuntimeError, parts: Parts, progress: Progress) -> UserError:
+    """Return what a user can do about an error that says that memory is short."""
+    settings = parts.settings
+    doing = f"in step {progress.step + 1}" if not progress.current.trained else "in the validation"
+    smaller = max(1, settings.batch_size // 2)
+    ways = [f"train.batch_size={smaller} with train.accumulate={2 * settings.accumulate} (the same steps)"]
+    ways += ['train.on_oom="halve" (does that by itself)'] if settings.on_oom == "stop" else []
+    return UserError(
+        f"out of memory {doing} (epoch {progress.epoch + 1}), with {settings.batch_size} images a micro-batch"
+        f"{f' in {progress.pieces} pieces' if progress.pieces > 1 else ''}: {_first_line(error)}\n"
+        f"{', '.join(ways)}, bf16, checkpointing or a smaller model.image_size help; "
+        "`ftcore find batch` measures what fits"
+    )
+
+
+def _first_line(error: RuntimeError) -> str:
+    return str(error).partition("\n")[0][:300]
