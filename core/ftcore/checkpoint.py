@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 from safetensors import SafetensorError
@@ -122,7 +122,26 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(to_json(value, indent=2) + "\n", encoding="utf-8")
 
 
-def save(target: Path, networks: Mapping[str, nn.Module], state: Mapping[str, Any]) -> None:
+class Copied:
+    """The tensors of a network as they are now, on the CPU; tied ones stay tied."""
+
+    def __init__(self, network: nn.Module) -> None:
+        copies: dict[tuple[object, ...], Tensor] = {}
+        self.tensors = {name: _copied(tensor, copies) for name, tensor in network.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return them, as the network would."""
+        return dict(self.tensors)
+
+
+def _copied(tensor: Tensor, copies: dict[tuple[object, ...], Tensor]) -> Tensor:
+    same = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+    if same not in copies or not tensor.numel():
+        copies[same] = tensor.detach().to("cpu", copy=True)
+    return copies[same]
+
+
+def save(target: Path, networks: Mapping[str, nn.Module | Copied], state: Mapping[str, Any]) -> None:
     """Write a checkpoint.
 
     Args:
@@ -134,18 +153,26 @@ def save(target: Path, networks: Mapping[str, nn.Module], state: Mapping[str, An
         UserError: there is no room.
         OSError: the system refuses; what was there stays.
     """
+    saving(networks, state)(target)
+
+
+def saving(networks: Mapping[str, nn.Module | Copied], state: Mapping[str, Any]) -> Callable[[Path], None]:
+    """Return what writes a checkpoint of a state as it is now; of networks as they are then, unless they are copied."""
     tensors: dict[str, Tensor] = {}
     plain = pack(state, "state", tensors)
-    _check_room(target, [*tensors.values(), *(t for n in networks.values() for t in n.state_dict().values())])
 
     def write(aside: Path) -> None:
         for name, network in networks.items():
-            save_model(network, str(aside / f"{name}.safetensors"))
+            save_model(cast("nn.Module", network), str(aside / f"{name}.safetensors"))
         save_file(tensors, aside / "state.safetensors")
         write_json(aside / "state.json", plain)
         write_manifest(aside)
 
-    write_folder(target, write)
+    def save(target: Path) -> None:
+        _check_room(target, [*tensors.values(), *(t for n in networks.values() for t in n.state_dict().values())])
+        write_folder(target, write)
+
+    return save
 
 
 def write_manifest(folder: Path) -> None:

@@ -146,11 +146,13 @@ class FolderConfig:
         keep: newest checkpoints that are kept, beside the best.
         save_every: how often a checkpoint is written: ``N steps`` (of the optimizer), ``N minutes`` or ``N epochs``; at
             the end of the run in any case.
+        async_save: whether a copy of the state, in main memory, is written while the run goes on; by default it waits.
     """
 
     folder: str | None = None
     keep: int = field(default=2, validator=_positive)
     save_every: str = field(default="1 epoch", validator=_check_every)
+    async_save: bool = False
 
 
 SECTIONS = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig, "run": FolderConfig}

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+import structlog
 from attrs import define, field, frozen
 
 from .config import EVERY
+from .errors import UserError
 from .events import CheckpointSaved
 from .signals import Stopped
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from .runfolder import RunFolder
     from .signals import Flags
     from .state import Parts, Progress
@@ -46,6 +53,38 @@ class Every:
         return progress.current.step == 0 and progress.epoch % self.number == 0
 
 
+@frozen
+class Writing:
+    """A checkpoint that is being written.
+
+    Attributes:
+        path: where it will be.
+        step: of the run.
+        seconds: that the run has waited for it.
+    """
+
+    path: Future[Path]
+    step: int
+    seconds: float
+
+
+def begun(work: Callable[[], Path], *, later: bool) -> Future[Path]:
+    """Do some work, or begin to do it in a thread, for whose end the interpreter waits."""
+    future: Future[Path] = Future()
+    if later:
+        threading.Thread(target=_do, args=(work, future), name="ftcore-save").start()
+    else:
+        _do(work, future)
+    return future
+
+
+def _do(work: Callable[[], Path], future: Future[Path]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:  # noqa: BLE001 - whoever asks for the result gets it
+        future.set_exception(error)
+
+
 @define
 class Keeper:
     """Saves a run between its steps; called by the loop at each moment at which it can be left.
@@ -58,8 +97,10 @@ class Keeper:
         flags: what signals have asked for.
         saved: where the run was when it was last saved.
         since: when that was, on the monotonic clock.
+        later: whether the run goes on while it is saved.
+        writing: the checkpoint that is being written.
         saves: checkpoints that were written.
-        seconds: that it took to write them.
+        seconds: that the run waited for them.
     """
 
     folder: RunFolder
@@ -69,6 +110,8 @@ class Keeper:
     flags: Flags
     saved: tuple[int, int, bool] | None = None
     since: float = field(factory=time.monotonic)
+    later: bool = False
+    writing: Writing | None = None
     saves: int = 0
     seconds: float = 0.0
 
@@ -79,8 +122,12 @@ class Keeper:
             Stopped: a signal has asked for the end.
         """
         flags = self.flags
+        if self.writing and self.writing.path.done():
+            self.settle()
         if flags.ending or flags.saving or self.every.due(self.progress, time.monotonic() - self.since):
             self.save()
+        if flags.ending:
+            self.settle()
         if flags.ending and self.progress.epoch < self.parts.settings.epochs:
             raise Stopped(
                 f"stopped by {signal.Signals(flags.ending).name} after step {self.progress.step}, in epoch "
@@ -89,14 +136,39 @@ class Keeper:
             )
 
     def save(self) -> None:
-        """Save the run, unless that was done where it is."""
+        """Save the run, or begin to, unless that was done where it is; one at a time."""
         self.flags.saving, self.since = False, time.monotonic()
         if self.where() == self.saved:
             return
-        path = self.folder.save(self.progress)
-        took = time.monotonic() - self.since
-        self.saved, self.saves, self.seconds = self.where(), self.saves + 1, self.seconds + took
-        self.parts.tell(CheckpointSaved(path, self.progress.step, took))
+        self.settle()
+        began = time.monotonic()
+        path = begun(self.folder.saving(self.progress, later=self.later), later=self.later)
+        self.writing = Writing(path, self.progress.step, time.monotonic() - began)
+        self.saved = self.where()
+        if not self.later:
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait until what is being written is there, and say so.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        writing, self.writing = self.writing, None
+        if writing is None:
+            return
+        began = time.monotonic()
+        path = writing.path.result()
+        took = writing.seconds + time.monotonic() - began
+        self.saves, self.seconds = self.saves + 1, self.seconds + took
+        self.parts.tell(CheckpointSaved(path, writing.step, took))
+
+    def leave(self) -> None:
+        """Wait for what is being written where the run has failed already: what is wrong with it is only logged."""
+        try:
+            self.settle()
+        except UserError as error:
+            structlog.get_logger().warning(str(error))
 
     def where(self) -> tuple[int, int, bool]:
         """Return where the run is."""

@@ -214,19 +214,22 @@ def _train(
         steps_per_epoch=parts.steps_per_epoch,
         step=progress.step,
     )
-    parts.tell(started)
     begun, before = time.monotonic(), progress.seconds + progress.current.seconds
     with listening() as flags:
-        keeper = Keeper(folder, parts, progress, Every.parse(ready.host.config.run.save_every), flags)
+        parts.tell(started)
+        options = ready.host.config.run
+        keeper = Keeper(folder, parts, progress, Every.parse(options.save_every), flags, later=options.async_save)
         keeper.saved = keeper.where() if progress.step else None
         try:
             with named(lambda: [*parts.train.names_in_flight(), *parts.val.names_in_flight()]):
                 fit(parts, progress, lambda event: folder.save_epoch(event, progress), keeper, sealed)
             keeper.save()
+            keeper.settle()
         except Stopped as stopped:
             parts.tell(RunStopped(str(stopped)))
             raise
         except BaseException as error:
+            keeper.leave()
             error = _explained(error, folder, parts, progress)
             parts.tell(RunFailed(f"{type(error).__name__}: {error}"))
             raise error from None

@@ -21,7 +21,7 @@ from .plugins import resolve
 from .state import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -68,11 +68,16 @@ class RunFolder:
                 network = self.assembly.parts.evaluated(progress.epoch - 1)
                 checkpoint.write_folder(self.path / "model", lambda aside: _write_model(aside, network, description))
 
-    def save(self, progress: Progress) -> Path:
-        """Write a checkpoint, then remove the old ones.
+    def saving(self, progress: Progress, *, later: bool) -> Callable[[], Path]:
+        """Return what writes a checkpoint of where the run is now, removes the old ones, and returns its path.
+
+        Args:
+            progress: of the run.
+            later: whether the run may have gone on by then.
 
         Raises:
-            UserError: it cannot be written, or a weight is not finite; the checkpoints before it stay.
+            UserError: a weight is not finite; the checkpoints before it stay. What is returned raises it where the
+                checkpoint cannot be written.
         """
         parts = self.assembly.parts
         wrong = snapshot.not_finite(parts)
@@ -85,10 +90,16 @@ class RunFolder:
         length = self._metrics.stat().st_size if self._metrics.exists() else 0
         state = {**snapshot.take(parts, progress), "metrics_bytes": length}
         best = checkpoint.step_folder(self.checkpoints, progress.best.get("epoch", 0) * parts.steps_per_epoch)
-        with checkpoint.refused(self.checkpoints):
-            checkpoint.save(target, snapshot.networks(parts, progress), state)
-            checkpoint.rotate(self.checkpoints, self.keep, best)
-        return target
+        networks: dict[str, Any] = {**snapshot.networks(parts, progress)}
+        save = checkpoint.saving({k: checkpoint.Copied(n) for k, n in networks.items()} if later else networks, state)
+
+        def write() -> Path:
+            with checkpoint.refused(self.checkpoints):
+                save(target)
+                checkpoint.rotate(self.checkpoints, self.keep, best)
+            return target
+
+        return write
 
     def resume(self) -> Progress:
         """Put the run back to where its newest whole checkpoint is; to its beginning if there is none."""

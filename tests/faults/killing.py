@@ -69,6 +69,11 @@ def end(process: ForkServerProcess, seconds: float = 120) -> int | None:
     return process.exitcode
 
 
+def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """Name what differs between two results."""
+    return [key for key in sorted(found.keys() | expected.keys()) if found.get(key) != expected.get(key)]
+
+
 def result(folder: Path) -> dict[str, Any]:
     """Return everything that a run left, but for times, in a form to compare."""
     newest = max((folder / "checkpoints").iterdir())

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from ftcore import EpochEnded, StepLogged, hookimpl, loading, snapshot
+from ftcore import EpochEnded, StepLogged, UserError, checkpoint, hookimpl, loading, snapshot
 from ftcore.config import Flags, load
 from ftcore.locking import locked
 from ftcore.packing import pack, unpack
@@ -24,7 +26,7 @@ from ftcore.testing import invoke
 from .killing import result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
     from ftcore import Event, Observer
@@ -254,6 +256,100 @@ def test_a_run_is_saved_as_often_as_wanted_and_at_its_end(tmp_path: Path, every:
     assert names == [f"step-{step:08d}" for step in saved]
     assert report["saves"] == len(saved)
     assert 0 < report["saving_seconds"] < report["seconds"]
+
+
+# ------------------------------------------------------------------ saved while it goes on
+
+
+def held_back(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Let nothing of a checkpoint be written before the event that is returned."""
+    go, write_folder = threading.Event(), checkpoint.write_folder
+
+    def later(target: Path, write: Callable[[Path], None]) -> None:
+        if target.parent.name == "checkpoints":
+            assert go.wait(60)
+        write_folder(target, write)
+
+    monkeypatch.setattr(checkpoint, "write_folder", later)
+    return go
+
+
+@pytest.mark.parametrize("plugins", [("ema",), ("fp16", "swa"), ("tied",)], ids=str)
+def test_a_checkpoint_holds_the_step_it_was_asked_for_whatever_came_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugins: tuple[str, ...]
+) -> None:
+    plugins = tuple(f"{HERE}:Tied" if name == "tied" else name for name in plugins)
+    sets = ("run.keep=9", "run.save_every=2 steps", *(["swa.start=0"] if "swa" in plugins else []))
+    run(config(tmp_path / "waiting", plugins, sets))
+    go = held_back(monkeypatch)
+    seen: list[int] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, StepLogged):
+            seen.append(event.step)
+        if seen == [1, 2, 3]:  # the second is asked for; the next waits for it
+            assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
+            go.set()
+
+    report = run(config(tmp_path / "run", plugins, (*sets, "run.async_save=true")), [observe])
+
+    assert report["saves"] == 4
+    for step in ("step-00000002", "step-00000004", "step-00000006", "step-00000008"):
+        for file in ("model.safetensors", "average.safetensors", "state.safetensors"):
+            one, other = (tmp_path / folder / "checkpoints" / step / file for folder in ("waiting", "run"))
+            assert not one.exists() or one.read_bytes() == other.read_bytes()
+    assert result(tmp_path / "run") == result(tmp_path / "waiting")
+
+
+class Tied:
+    """A layer under two names."""
+
+    @hookimpl(wrapper=True)
+    def build_model(self) -> Generator[None, Any, Any]:
+        """Add it."""
+        backbone = yield
+        backbone.module.layer3.again = backbone.module.layer3[0]
+        return backbone
+
+
+@pytest.mark.parametrize("at", [1, 4, 6])
+def test_a_run_that_is_saved_while_it_goes_on_is_stopped_with_all_saved(tmp_path: Path, at: int) -> None:
+    run(config(tmp_path / "whole", ("ema",)))
+
+    folder = stopped(tmp_path / "run", at, ("ema",), ("run.async_save=true", "run.save_every=1 step"))
+
+    assert max(path.name for path in (folder / "checkpoints").iterdir()) == f"step-{at:08d}"
+    resume(folder)
+    assert result(folder) | {"checkpoints": 0} == result(tmp_path / "whole") | {"checkpoints": 0}
+
+
+def test_a_checkpoint_that_cannot_be_written_in_the_meantime_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_aside: Path, _target: Path, _old: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def break_down(event: Event) -> None:
+        if isinstance(event, StepLogged) and event.step == 3:
+            monkeypatch.setattr(checkpoint, "_rename", full)
+
+    with pytest.raises(UserError, match=r"cannot save in .*checkpoints: .*No space left on device"):
+        run(config(tmp_path / "run", (), ("run.async_save=true", "run.save_every=1 step")), [break_down])
+
+    monkeypatch.undo()
+    assert resume(tmp_path / "run")["epochs"] == 2
+
+
+def test_a_run_that_fails_waits_for_what_it_was_writing(tmp_path: Path) -> None:
+    def break_down(event: Event) -> None:
+        if isinstance(event, StepLogged) and event.step == 3:
+            raise ValueError("an observer")
+
+    with pytest.raises(ValueError, match="an observer"):
+        run(config(tmp_path / "run", (), ("run.async_save=true", "run.save_every=1 step")), [break_down])
+
+    assert max(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == "step-00000002"
+    assert not [thread for thread in threading.enumerate() if thread.name == "ftcore-save"]
 
 
 # ------------------------------------------------------------------ what is refused

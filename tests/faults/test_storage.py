@@ -55,7 +55,7 @@ class Saving:
         event = EpochEnded(epoch, 10 * epoch, {"loss": 1.0}, metrics, True, "accuracy", 1.0, 100.0)  # noqa: FBT003
         progress = Progress(epoch=epoch, current=Ongoing(), step=10 * epoch, best={"epoch": epoch, **metrics})
         self.folder.save_epoch(event, progress)
-        self.folder.save(progress)
+        self.folder.saving(progress, later=False)()
 
     def epochs(self) -> tuple[int, int]:
         """Return the epochs of the checkpoint that is gone on with, and of the model, both of which are whole."""
