@@ -268,9 +268,10 @@ def read(folder: Path) -> dict[str, Any]:
     return state
 
 
-def rotate(folder: Path, keep: int, best: Path) -> None:
-    """Remove all checkpoints but the `keep` newest and the best."""
-    for other in sorted(folder.glob("step-*"))[:-keep]:
+def rotate(newest: Path, keep: int, best: Path) -> None:
+    """Remove all checkpoints up to the newest whole one but the last `keep` and the best; later ones are damaged."""
+    whole = [path for path in sorted(newest.parent.glob("step-*")) if path.name <= newest.name]
+    for other in whole[:-keep]:
         if other != best:
             gone = other.with_name(f".gone-{other.name}")
             other.rename(gone)  # first, for a folder is not removed at once

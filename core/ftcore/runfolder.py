@@ -89,14 +89,14 @@ class RunFolder:
         target = checkpoint.step_folder(self.checkpoints, progress.step)
         length = self._metrics.stat().st_size if self._metrics.exists() else 0
         state = {**snapshot.take(parts, progress), "metrics_bytes": length}
-        best = checkpoint.step_folder(self.checkpoints, progress.best.get("epoch", 0) * parts.steps_per_epoch)
+        best = self._best(progress)
         networks: dict[str, Any] = {**snapshot.networks(parts, progress)}
         save = checkpoint.saving({k: checkpoint.Copied(n) for k, n in networks.items()} if later else networks, state)
 
         def write() -> Path:
             with checkpoint.refused(self.checkpoints):
                 save(target)
-                checkpoint.rotate(self.checkpoints, self.keep, best)
+                checkpoint.rotate(target, self.keep, best)
             return target
 
         return write
@@ -110,8 +110,14 @@ class RunFolder:
         if found:
             progress = snapshot.put_back(self.assembly.parts, found)
             length = checkpoint.read(found)["metrics_bytes"]
+            with checkpoint.refused(self.checkpoints):  # the run may have died before it did so
+                checkpoint.rotate(found, self.keep, self._best(progress))
         self._cut_metrics(length)
         return progress
+
+    def _best(self, progress: Progress) -> Path:
+        epoch = progress.best.get("epoch", 0)
+        return checkpoint.step_folder(self.checkpoints, epoch * self.assembly.parts.steps_per_epoch)
 
     @property
     def _metrics(self) -> Path:

@@ -147,7 +147,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, keep: int, best: int, 
     for step in (3, 6, 9):
         make(tmp_path, step)
 
-    rotate(tmp_path, keep, step_folder(tmp_path, best))
+    rotate(step_folder(tmp_path, 9), keep, step_folder(tmp_path, best))
 
     assert names(tmp_path) == [step_folder(tmp_path, step).name for step in left]
 

@@ -129,6 +129,33 @@ def test_a_run_without_a_checkpoint_goes_on_from_its_beginning(tmp_path: Path) -
     assert result(tmp_path / "run") == result(tmp_path / "whole")
 
 
+def test_a_run_that_died_before_it_removed_old_checkpoints_removes_them_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = ("run.save_every=1 step",)
+    run(config(tmp_path / "whole", (), sets))
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "rotate", lambda *_: None)
+        run(config(tmp_path / "run", (), sets))
+
+    resume(tmp_path / "run")
+
+    assert result(tmp_path / "run") == result(tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_never_drives_out_a_whole_one(tmp_path: Path) -> None:
+    sets = ("run.save_every=1 step", "run.keep=1", "train.epochs=3")
+    folder = stopped(tmp_path / "run", 7, (), sets)
+    damaged = folder / "checkpoints" / "step-00000008"
+    (folder / "checkpoints" / "step-00000007").rename(damaged)
+    (damaged / "state.json").write_text("{}")
+
+    with pytest.raises(Stopped):  # goes on from the best, that of the first epoch, and saves the fifth step
+        resume(folder, (), [stopping(1)])
+
+    assert checkpoint.newest(folder / "checkpoints") == folder / "checkpoints" / "step-00000005"
+
+
 def test_of_a_finished_run_only_the_report_is_given_again(tmp_path: Path) -> None:
     first = run(config(tmp_path / "run"))
     before = result(tmp_path / "run")
@@ -326,8 +353,12 @@ def test_a_run_that_is_saved_while_it_goes_on_is_stopped_with_all_saved(tmp_path
 def test_a_checkpoint_that_cannot_be_written_in_the_meantime_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_aside: Path, _target: Path, _old: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    rename = checkpoint._rename
+
+    def full(aside: Path, target: Path, old: Path) -> None:
+        if target.parent.name == "checkpoints":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        rename(aside, target, old)
 
     def break_down(event: Event) -> None:
         if isinstance(event, StepLogged) and event.step == 3:
