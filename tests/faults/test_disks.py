@@ -1,0 +1,73 @@
+"""A disk that is full, small, read-only or no place for a folder costs no checkpoint, and is said before it matters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ftcore.testing import invoke
+
+from .disks import ROOMY, may_mount, on_disk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(not may_mount(), reason="mounting a disk needs root")
+SIZES = [round(10 + 290 * place / 39) for place in range(40)]
+"""Per cent of a checkpoint."""
+
+
+def command(folder: Path) -> list[str]:
+    sets = ("train.epochs=2", "train.batch_size=96", "run.keep=1", f"run.folder={folder}")
+    words = ["run", "--data", "digits:5-6", "--model", "digits/cnn", "--plugin", "ema"]
+    return [*words, *(word for text in sets for word in ("--set", text))]
+
+
+@pytest.mark.slow
+def test_a_run_on_a_disk_of_any_size_ends_or_says_so_and_can_be_gone_on_with(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    assert invoke(*command(whole)).code == 0
+    newest = max((whole / "checkpoints").iterdir())
+    size = sum(file.stat().st_size for file in newest.iterdir())
+    (kept,) = on_disk(ROOMY, tmp_path / "roomy", [command(tmp_path / "roomy" / "run")])
+    ended = 0
+    for per_cent in SIZES:
+        at = tmp_path / str(per_cent)
+        commands = [command(at / "run"), ["resume", str(at / "run")], command(at / "run")]
+        first, resumed, anew = on_disk(per_cent * size // 100, at, commands)
+
+        assert first["code"] in {0, 2}
+        ended += first["code"] == 0
+        assert first["code"] == 0 or "bytes are free on its disk" in first["err"], first["err"]
+        assert "Traceback" not in first["err"]
+        if resumed["code"]:  # nothing was left to go on with, so the run can be started again
+            assert "is no run folder" in resumed["err"]
+            assert anew["code"] == 0, anew["err"]
+        assert anew["result"] == kept["result"]
+
+    print(f"{len(SIZES)} of {len(SIZES)} disks from 10 % to 300 % of a checkpoint: {ended} runs ended, none was lost")  # noqa: T201
+    assert 0 < ended < len(SIZES)
+
+
+def test_a_read_only_disk_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    at = tmp_path / "disk"
+
+    (found,) = on_disk(ROOMY, at, [command(at / "run")], read_only=True)
+
+    assert found["code"] == 2
+    assert "Read-only file system" in found["err"]
+    assert "epoch" not in found["err"].replace("epochs", "")
+
+
+@pytest.mark.parametrize("place", ["a file", "a file above", "a link to nothing"])
+def test_a_place_for_no_folder_is_refused_before_anything_is_trained(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "at-all")
+    folder = {"a file": "file", "a file above": "file/run", "a link to nothing": "link"}[place]
+
+    found = invoke(*command(tmp_path / folder))
+
+    assert found.code == 2
+    assert str(tmp_path / folder) in found.err
+    assert "epoch" not in found.err.replace("epochs", "")
