@@ -151,7 +151,7 @@ def samples(parts: Parts, number: int) -> Batch:
     dataset, sampler = parts.train.dataset, parts.train.sampler
     places = order(parts.settings.seed, 0, len(dataset), sampler.weights)[:number]
     batch = dataset.collate([dataset[0, place] for place in places])
-    if isinstance(batch, DataError):
+    if isinstance(batch, UserError):
         raise DataError(f"{batch}\n{WAY_OUT}")
     return batch
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import torch
 from attrs import define, field, frozen
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
-from .errors import DataError
+from .errors import DataError, UserError
 from .files import WAY_OUT
 from .parts import Steps, as_is, as_steps
 from .workers import Pids, patient
@@ -164,13 +164,29 @@ class Prepared:
         image = self.cache.get(index, split.stamp(index), lambda: self.transform.prepare(split[index][0]))
         return image, split.target(index)
 
-    def collate(self, items: list[tuple[Tensor, Any, int] | DataError]) -> Batch | DataError:
+    def collate(self, items: list[tuple[Tensor, Any, int] | DataError]) -> Batch | UserError:
         """Stack samples into a batch."""
         for item in items:
             if isinstance(item, DataError):
                 return item
         images, targets, indices = zip(*items, strict=True)
-        return Batch(torch.stack(images), encode(targets, self.task), torch.tensor(indices))
+        batch = Batch(torch.stack(images), encode(targets, self.task), torch.tensor(indices))
+        return shared(batch) if get_worker_info() else batch
+
+
+def shared(batch: Batch) -> Batch | UserError:
+    """Move a batch to shared memory: in the thread that sends it an error would be dropped, and the loop would hang."""
+    try:
+        for tensor in batch:
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
+    except (RuntimeError, OSError) as error:
+        size = sum(tensor.nbytes for tensor in batch)
+        return UserError(
+            f"a loader process finds no room in shared memory for a batch of {size:,} bytes: {error}\n"
+            "each process needs room for three: more shared memory (docker run --shm-size=1g), fewer train.workers or 0, or "
+            "a smaller train.batch_size help"
+        )
+    return batch
 
 
 def encode(targets: tuple[Any, ...], task: Task) -> Tensor:
@@ -235,9 +251,9 @@ class Batches:
         batches = patient(self.loader, self.pids, self.names_in_flight) if self.pids else self.loader
         for batch in batches:
             self.sampler.in_flight.popleft()
-            if isinstance(batch, DataError):
+            if isinstance(batch, UserError):
                 # A new one: `batch` with its traceback would keep this frame, and with it the workers.
-                raise DataError(f"{batch}\n{WAY_OUT}")
+                raise type(batch)(f"{batch}\n{WAY_OUT}" if isinstance(batch, DataError) else str(batch))
             moved = batch.to(self.device)
             yield moved._replace(images=self.finish(moved.images))
 

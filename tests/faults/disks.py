@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import multiprocessing
 import os
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -27,13 +28,14 @@ def may_mount() -> bool:
     return hasattr(os, "geteuid") and os.geteuid() == 0 and Path("/proc/self/ns/mnt").exists()
 
 
-def on_disk(size: int, at: Path, commands: Sequence[Sequence[str]], *, read_only: bool = False) -> list[dict[str, Any]]:
+def on_disk(
+    size: int, at: Path, commands: Sequence[Sequence[str]], report: Path, *, read_only: bool = False
+) -> list[dict[str, Any]]:
     """Run the first command on a disk of so many bytes, the others with room; return code and output of each.
 
     The last answer has, as `result`, what the run folder ``run`` on the disk then holds, if it is one.
     """
     at.mkdir(exist_ok=True)
-    report = at.with_suffix(".json")
     process = forked(_on_disk, size, str(at), [list(words) for words in commands], read_only, str(report))
     process.join(120)
     assert process.exitcode == 0, process.exitcode
@@ -45,6 +47,7 @@ def _on_disk(size: int, at: str, commands: list[list[str]], read_only: bool, rep
     import torch
 
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of a process of its own, not of one from a fork server
     libc = ctypes.CDLL(None, use_errno=True)
     _checked(libc.unshare(_NEW_NAMESPACE))
     _checked(libc.mount(b"none", b"/", None, _PRIVATE, None))

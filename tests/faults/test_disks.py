@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from ftcore.testing import invoke
+from ftcore.testing import image_folder, invoke
 
 from .disks import ROOMY, may_mount, on_disk
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(not may_mount(), reason="mounting a disk needs root")
 SIZES = [round(10 + 290 * place / 39) for place in range(40)]
@@ -30,12 +27,12 @@ def test_a_run_on_a_disk_of_any_size_ends_or_says_so_and_can_be_gone_on_with(tmp
     assert invoke(*command(whole)).code == 0
     newest = max((whole / "checkpoints").iterdir())
     size = sum(file.stat().st_size for file in newest.iterdir())
-    (kept,) = on_disk(ROOMY, tmp_path / "roomy", [command(tmp_path / "roomy" / "run")])
+    (kept,) = on_disk(ROOMY, tmp_path / "roomy", [command(tmp_path / "roomy" / "run")], tmp_path / "report")
     ended = 0
     for per_cent in SIZES:
         at = tmp_path / str(per_cent)
         commands = [command(at / "run"), ["resume", str(at / "run")], command(at / "run")]
-        first, resumed, anew = on_disk(per_cent * size // 100, at, commands)
+        first, resumed, anew = on_disk(per_cent * size // 100, at, commands, tmp_path / "report")
 
         assert first["code"] in {0, 2}
         ended += first["code"] == 0
@@ -53,11 +50,27 @@ def test_a_run_on_a_disk_of_any_size_ends_or_says_so_and_can_be_gone_on_with(tmp
 def test_a_read_only_disk_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     at = tmp_path / "disk"
 
-    (found,) = on_disk(ROOMY, at, [command(at / "run")], read_only=True)
+    (found,) = on_disk(ROOMY, at, [command(at / "run")], tmp_path / "report", read_only=True)
 
     assert found["code"] == 2
     assert "Read-only file system" in found["err"]
     assert "epoch" not in found["err"].replace("epochs", "")
+
+
+@pytest.mark.parametrize("size", [1_000_000, 100_000_000])
+def test_shared_memory_that_does_not_suffice_is_said_and_not_waited_for(tmp_path: Path, size: int) -> None:
+    pictures, folder = image_folder(tmp_path / "pictures", per_class=40), tmp_path / "run"
+    sets = ("model.weights=none", "model.image_size=128", "train.workers=2", "train.batch_size=64", "train.epochs=1")
+    words = ["run", "--data", str(pictures), "--model", "timm/test_resnet", "--set", f"run.folder={folder}"]
+    command = [*words, *(word for text in sets for word in ("--set", text))]
+
+    (found,) = on_disk(size, Path("/dev/shm"), [command], tmp_path / "report")
+
+    assert found["code"] == (2 if size < 64 * 3 * 128 * 128 else 0), found["err"]
+    assert folder.exists() == (found["code"] == 0)
+    if found["code"]:
+        assert "a loader process finds no room in shared memory for a batch of " in found["err"]
+        assert "docker run --shm-size=1g" in found["err"]
 
 
 @pytest.mark.parametrize("place", ["a file", "a file above", "a link to nothing"])
