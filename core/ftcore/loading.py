@@ -183,8 +183,8 @@ def shared(batch: Batch) -> Batch | UserError:
         size = sum(tensor.nbytes for tensor in batch)
         return UserError(
             f"a loader process finds no room in shared memory for a batch of {size:,} bytes: {error}\n"
-            "each process needs room for three: more shared memory (docker run --shm-size=1g), fewer train.workers or 0, or "
-            "a smaller train.batch_size help"
+            "each process needs room for three: more shared memory (docker run --shm-size=1g), fewer train.workers or "
+            "none, or a smaller train.batch_size help"
         )
     return batch
 
