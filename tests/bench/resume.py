@@ -272,15 +272,15 @@ def measure(name: str) -> dict[str, Any]:
     """Count the points at which a contender goes on to the same bits."""
     for module in IMPORTED[name]:
         importlib.import_module(module)
-    same: dict[str, int] = {}
+    lost: dict[str, list[int]] = {}
     for augmented, workers in product((False, True), (0, 2)):
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
             whole = fresh(name, Path(one), 0, augmented, workers)
             assert fresh(name, Path(other), 0, augmented, workers) == whole, "two whole runs differ"
-            found = [fresh(name, Path(one), step, augmented, workers) == whole for step in POINTS]
-        same[f"{workers} workers, {'random' if augmented else 'no'} augmentation"] = sum(found)
+            found = [step for step in POINTS if fresh(name, Path(one), step, augmented, workers) != whole]
+        lost[f"{workers} workers{', augmented' if augmented else ''}"] = found
     version = metadata.version(PEERS[name][0] if name in PEERS else name)
-    return {"name": name, "version": version, "torch": metadata.version("torch"), "same": same}
+    return {"name": name, "version": version, "torch": metadata.version("torch"), "lost": lost}
 
 
 def elsewhere(name: str) -> dict[str, Any]:
@@ -304,9 +304,10 @@ def main() -> None:
         return
     for name in arguments.only:
         found = elsewhere(name) if name in PEERS else measure(name)
-        points = sum(found["same"].values())
-        shown = ", ".join(f"{number} of 6 with {what}" for what, number in found["same"].items())
-        print(f"{name} {found['version']} (torch {found['torch']}): {points} of 24: {shown}", flush=True)
+        same = 4 * len(POINTS) - sum(map(len, found["lost"].values()))
+        shown = "; ".join(f"{', '.join(map(str, steps))} with {what}" for what, steps in found["lost"].items() if steps)
+        others = f", other bits after steps {shown}" if shown else ""
+        print(f"{name} {found['version']} (torch {found['torch']}): {same} of 24{others}", flush=True)
 
 
 if __name__ == "__main__":
