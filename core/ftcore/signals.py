@@ -8,7 +8,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from attrs import define
+from attrs import define, field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,14 +44,16 @@ class Flags:
     Attributes:
         ending: number of the signal that ends the run; 0 for none.
         saving: whether the run is to be saved.
+        process: whose flags these are; a loader process that was just forked has a copy, and no say.
     """
 
     ending: int = 0
     saving: bool = False
+    process: int = field(factory=os.getpid)
 
     def end(self, number: int, _frame: Any) -> None:
         """Ask for the end; the second time do not ask."""
-        if self.ending:
+        if self.ending and self.process == os.getpid():
             os._exit(128 + number)  # whatever is being written is either whole or not there
         self.ending = number
 

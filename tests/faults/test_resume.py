@@ -244,6 +244,21 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stdout) == (143, "15\n")
 
 
+def test_a_loader_process_that_was_just_forked_outlives_a_second_signal() -> None:
+    script = (
+        "import os, signal; from ftcore.signals import listening\n"
+        "with listening():\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGTERM); os._exit(7)\n"
+        "    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert ended.stdout == "7\n"
+
+
 def test_handlers_are_those_of_before_when_a_run_is_over(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)]
 

@@ -1,6 +1,6 @@
 """A run that is sent a signal at any instant is saved, ends with the code of that signal, and goes on to the same bits.
 
-    FTCORE_SIGNALS=200 uv run pytest -s tests/faults/test_signals.py
+    FTCORE_SIGNALS=1000 uv run pytest -s tests/faults/test_signals.py
 
 sends so many, and prints how many runs did.
 """
@@ -26,7 +26,7 @@ from .test_kills import SETTINGS, arguments
 if TYPE_CHECKING:
     from pathlib import Path
 
-SIGNALS = int(os.environ.get("FTCORE_SIGNALS", "40"))
+SIGNALS = int(os.environ.get("FTCORE_SIGNALS", "200"))
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SELDOM = ("--set", "run.save_every=99 epochs")
 """So that what is saved, but for the end, is saved because of a signal."""

@@ -1,6 +1,6 @@
 """Whatever the storage does while a run is saved, the checkpoint before or the new one is there.
 
-    FTCORE_POWER_LOSSES=2000 uv run pytest -s tests/faults/test_storage.py
+    FTCORE_POWER_LOSSES=9000 uv run pytest -s tests/faults/test_storage.py
 
 takes so many states that a loss of power could leave, and prints how many could be gone on with.
 """
@@ -29,7 +29,7 @@ from .storage import Dead, Disk, lay_out, record, written_to
 if TYPE_CHECKING:
     from pathlib import Path
 
-POWER_LOSSES = int(os.environ.get("FTCORE_POWER_LOSSES", "300"))
+POWER_LOSSES = int(os.environ.get("FTCORE_POWER_LOSSES", "2000"))
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EACCES)
 
 
