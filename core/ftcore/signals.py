@@ -8,7 +8,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from attrs import define, field
+from attrs import define
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,16 +44,14 @@ class Flags:
     Attributes:
         ending: number of the signal that ends the run; 0 for none.
         saving: whether the run is to be saved.
-        process: whose flags these are; a loader process that was just forked has a copy, and no say.
     """
 
     ending: int = 0
     saving: bool = False
-    process: int = field(factory=os.getpid)
 
     def end(self, number: int, _frame: Any) -> None:
         """Ask for the end; the second time do not ask."""
-        if self.ending and self.process == os.getpid():
+        if self.ending:
             os._exit(128 + number)  # whatever is being written is either whole or not there
         self.ending = number
 
@@ -81,8 +79,29 @@ def listening() -> Iterator[Flags]:
                 signal.signal(number, signal.SIG_DFL if old is None else old)
 
 
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Hold signals back while processes are made: they begin so, and `ignore` ends it; a signal would end them before.
+
+    By the handlers of the run, which a fork has, or by torch's own.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _numbers())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def ignore() -> None:
     """Ignore what the group of a run is sent: for its loader processes, which it needs until it is saved."""
-    for name in (*ENDING, SAVING):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in _numbers():
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _numbers())
+
+
+def _numbers() -> list[int]:
+    return [getattr(signal, name) for name in (*ENDING, SAVING) if hasattr(signal, name)]

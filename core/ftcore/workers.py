@@ -21,7 +21,7 @@ import torch
 from attrs import define, field
 
 from .errors import DataError
-from .signals import ignore
+from .signals import held_back, ignore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -134,7 +134,8 @@ def patient(loader: DataLoader[Any], pids: Pids, in_flight: Callable[[], list[st
     thread.start()
     try:
         with named(in_flight, watch):
-            batches = iter(loader)
+            with held_back():
+                batches = iter(loader)
             while True:
                 watch.since = time.monotonic()
                 batch = next(batches, None)

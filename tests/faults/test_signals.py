@@ -83,6 +83,7 @@ def send(how: signal.Signals, folder: Path, options: tuple[str, ...], expected: 
     except ProcessLookupError:
         pass  # it has ended
     code = end(process)
+    assert folder.exists(), f"{how.name}, exit code {code}: {log.read_text()}"
     over = bool(events(folder, "RunEnded"))
     saved = again or bool(events(folder, "RunStopped")) or len(events(folder, "CheckpointSaved")) > 1
     if code:
