@@ -115,6 +115,18 @@ class Sgd(TorchOptimizer):
     Config = SgdConfig
     torch_name = "SGD"
 
+    def fuses(self, groups: Sequence[ParamGroup]) -> bool:
+        """As for the others, but where a parameter learns later: the kernel wants the momentum of all, or of none."""
+        later = [name for group in groups for name, p in group.params.items() if not p.requires_grad]
+        if not (later and self.config.momentum):
+            return super().fuses(groups)
+        if self.config.fused:
+            raise UserError(
+                f"sgd.fused = true: with momentum, the kernel takes no parameters that start to learn later, such as "
+                f"{later[0]}; leave it out or set it to false"
+            )
+        return False
+
 
 @frozen
 class _Betas:

@@ -139,6 +139,24 @@ def test_parameters_that_no_fused_kernel_takes_are_updated_without_one(plugin: A
     assert not torch.equal(params["weight"], parameters(torch.complex64)["weight"])
 
 
+def test_sgd_moves_parameters_that_start_to_learn_later() -> None:
+    first, later = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2), requires_grad=False)
+    groups = [ParamGroup("all", {"first": first, "later": later})]
+    optimizer = Sgd(SgdConfig(lr=0.1)).make_optimizer(groups)
+
+    for parameter in (first, later):
+        parameter.requires_grad = True
+        torch.stack([p.sum() for p in (first, later) if p.requires_grad]).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    assert first.tolist() == pytest.approx([1 - 0.1 - 0.1 * 1.9] * 2)
+    assert later.tolist() == pytest.approx([0.9] * 2)
+    later.requires_grad = False
+    with pytest.raises(UserError, match="takes no parameters that start to learn later, such as later"):
+        Sgd(SgdConfig(fused=True)).make_optimizer(groups)
+
+
 def test_a_fused_kernel_that_there_is_not_is_refused_where_it_was_asked_for() -> None:
     with pytest.raises(UserError, match=r"adamw\.fused = true: .* here are torch\.complex64 on cpu"):
         AdamW(AdamWConfig(fused=True)).make_optimizer([ParamGroup("all", parameters(torch.complex64))])
