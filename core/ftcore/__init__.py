@@ -42,6 +42,7 @@ from .parts import (
     Task,
     Transforms,
 )
+from .ranks import Ranks
 
 __all__ = [
     "HOOK_API",
@@ -64,6 +65,7 @@ __all__ = [
     "Pass",
     "Placement",
     "Precision",
+    "Ranks",
     "Recipe",
     "Regularizer",
     "RunConfig",

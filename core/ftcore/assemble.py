@@ -89,12 +89,12 @@ def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
     learning = freezing.ever_learning(model, plan)
     groups = calls.param_groups(learning, model, network.heads, network.backbone)
     optimizer = calls.make_optimizer(groups)
-    train, val = _splits(config, data, network.transforms, placement.device)
+    train, val = _splits(config, data, network.transforms, placement)
     steps = -(-len(train) // config.train.accumulate)
     loss = calls.make_loss(data.task)
     if isinstance(loss.function, nn.Module):
         loss.function.to(placement.device)
-    metrics = {name: metric.to(placement.device) for name, metric in calls.make_metrics(data.task).items()}
+    metrics = {name: _alone(metric.to(placement.device)) for name, metric in calls.make_metrics(data.task).items()}
     monitor = monitored(config, metrics)
     schedule = calls.make_schedule(optimizer, config.train.epochs, steps, goes_up(monitor, metrics))
     regularizers = calls.make_regularizers(learning, model, network.heads)
@@ -181,19 +181,29 @@ def _input(spec: InputSpec, model: ModelConfig) -> InputSpec:
     return changed
 
 
-def _splits(config: RunConfig, data: Data, transforms: Transforms, device: torch.device) -> Any:
+def _splits(config: RunConfig, data: Data, transforms: Transforms, placement: Placement) -> Any:
     """Make the loaders of both splits; only training is shuffled and augmented."""
-    workers = default_workers(device) if config.train.workers is None else config.train.workers
+    workers = default_workers(placement.device) if config.train.workers is None else config.train.workers
+    shares: Any = {"rank": placement.rank, "world_size": placement.world_size}
     splits = []
     for split, steps, seed in (("train", transforms.train, config.train.seed), ("val", transforms.evaluate, None)):
         samples, cache = getattr(data, split), make_cache(config, data, split, steps)
         if isinstance(samples, Split):
             samples = evolve(samples, side=steps.side)
         prepared = Prepared(samples, steps, data.task, seed, cache)
-        weights = data.weights if split == "train" else None
-        batch_size = config.train.batch_size
-        splits.append(make_batches(prepared, batch_size, workers, device, finish=transforms.finish, weights=weights))
+        sampling = {**shares, "weights": data.weights if split == "train" else None}
+        batch_size, device = config.train.batch_size, placement.device
+        splits.append(make_batches(prepared, batch_size, workers, device, finish=transforms.finish, **sampling))
     return tuple(splits)
+
+
+def _alone(metric: Any) -> Any:
+    """Let a metric not add itself up over processes: each has seen the outputs of all."""
+    modules: list[Any] = list(metric.modules()) if isinstance(metric, nn.Module) else []
+    for module in modules:
+        if hasattr(module, "distributed_available_fn"):
+            module.distributed_available_fn = lambda: False
+    return metric
 
 
 def _check_alone(config: RunConfig, placement: Placement) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -53,3 +53,6 @@ def renew_norms(network: nn.Module, parts: Parts, epoch: int) -> None:
             network(batch.images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+        statistics: list[Any] = [norm.running_mean, norm.running_var]
+        for statistic in statistics:
+            statistic.copy_(parts.placement.reduce(statistic) / parts.placement.world_size)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from .errors import UserError
+from .ranks import Elsewhere, environment
 from .signals import Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .config import RunConfig
     from .parts import Table
@@ -25,9 +28,15 @@ F = TypeVar("F", bound="Callable[..., Any]")
 class _Commands(click.Group):
     """Prints a `UserError` instead of a traceback."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.obj = tuple(args)  # for processes that do the same
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except Elsewhere as elsewhere:
+            ctx.exit(elsewhere.code)
         except UserError as error:
             click.echo(f"ftcore: {error}", err=True)
             ctx.exit(2)
@@ -57,6 +66,41 @@ def _run_options(command: F) -> F:
     return command
 
 
+def _rank_options(command: F) -> F:
+    """Add the options that start several processes; they are started with the same arguments, and train."""
+
+    @wraps(command)
+    def launched(*arguments: Any, nproc: int | None, max_restarts: int, **named: Any) -> Any:
+        started, ctx = environment() is not None, click.get_current_context()
+        there = os.environ.get("LOCAL_WORLD_SIZE")
+        if started and nproc and there != str(nproc):
+            raise UserError(
+                f"--nproc {nproc}, but another launcher has started {there or 'this process'}; leave it out"
+            )
+        if max_restarts and not (started or nproc):
+            raise UserError("--max-restarts needs --nproc")
+        if nproc and not started:
+            from .launching import launch
+
+            ctx.exit(launch(ctx.find_root().obj, nproc, max_restarts))
+        return command(*arguments, **named)
+
+    nproc = click.option("--nproc", type=click.IntRange(1), metavar="N", help="train in N processes on this machine")
+    restarts = click.option(
+        "--max-restarts", default=0, type=click.IntRange(0), help="start them again after one has failed, so often"
+    )
+    return cast("F", nproc(restarts(launched)))
+
+
+def _print_report(report: Mapping[str, Any]) -> None:
+    """Print a report as JSON: in the first process alone."""
+    from .checkpoint import to_json
+
+    place = environment()
+    if place is None or place[0] == 0:
+        click.echo(to_json(report))
+
+
 def _load(config: Path | None, model: str | None, data: str | None, **flags: tuple[str, ...]) -> RunConfig:
     from .config import Flags, load
 
@@ -69,6 +113,7 @@ def _load(config: Path | None, model: str | None, data: str | None, **flags: tup
 @click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="RUN", help="as ftcore resume RUN")
 @click.option("--allow-drift", is_flag=True, help="with those: also where plugins, libraries or data have changed")
 @click.option("--json", "as_json", is_flag=True, help="print the report as one JSON object on standard output")
+@_rank_options
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -109,9 +154,7 @@ def run(
     log = RunLog()
     report = run_config(asked, [log.observe], like=like)
     if as_json:
-        from .checkpoint import to_json
-
-        click.echo(to_json(report))
+        _print_report(report)
 
 
 @main.command()
@@ -119,6 +162,7 @@ def run(
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="what changes no result, e.g. train.workers=4")
 @click.option("--allow-drift", is_flag=True, help="also where config, plugins, libraries or data have changed")
 @click.option("--json", "as_json", is_flag=True, help="print the report as one JSON object on standard output")
+@_rank_options
 def resume(run: Path, sets: tuple[str, ...], *, allow_drift: bool, as_json: bool) -> None:
     """Go on with RUN, a run folder, where it was stopped or killed; it ends as it would have without that."""
     from .log import RunLog
@@ -126,9 +170,7 @@ def resume(run: Path, sets: tuple[str, ...], *, allow_drift: bool, as_json: bool
 
     report = resume_run(run, sets, [RunLog().observe], allow_drift=allow_drift)
     if as_json:
-        from .checkpoint import to_json
-
-        click.echo(to_json(report))
+        _print_report(report)
 
 
 @main.command()

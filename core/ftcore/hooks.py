@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         Transforms,
     )
 
-HOOK_API = (1, 3)
+HOOK_API = (1, 4)
 """Version of the specs below: a new hook or argument raises the second number, anything else the first."""
 
 PROJECT = "ftcore"
@@ -109,6 +109,8 @@ def wrap_devices(
     model: nn.Module, heads: tuple[str, ...], backbone: Backbone, config: RunConfig, ctx: Context
 ) -> Placement | None:
     """Move the network to its device and wrap it; ``requires_grad`` is final for the first epoch.
+
+    Where several processes were started, which `ctx.ranks` says, they share each micro-batch, or the run is refused.
 
     A wrapper of this hook may change the network before it yields: its dtype, its memory format, how it is executed.
     """

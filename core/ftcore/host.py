@@ -18,6 +18,7 @@ from . import hooks
 from .errors import UserError, nearest
 from .lint import SPECS, Implementation
 from .parts import Context
+from .ranks import Ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -55,11 +56,12 @@ class Host:
         record: hook -> what happened; empty until the hook is called.
     """
 
-    def __init__(self, config: RunConfig, plugins: Sequence[Plugin], folder: Path) -> None:
+    def __init__(self, config: RunConfig, plugins: Sequence[Plugin], folder: Path, ranks: Ranks | None = None) -> None:
         self.config = config
         self.plugins = tuple(plugins)
         self.record: dict[str, Record] = {}
         self._folder = folder
+        self._ranks = ranks or Ranks()
         self._manager = pluggy.PluginManager(hooks.PROJECT)
         self._manager.add_hookspecs(hooks)
         for hook in SPECS:
@@ -186,7 +188,7 @@ class Host:
     def _with_context(self, plugin: Plugin, impl: Implementation, arguments: tuple[Any, ...]) -> list[Any]:
         """Fill in `ctx`, whose log carries the names of plugin and hook."""
         log = structlog.get_logger(plugin=plugin.name, hook=impl.hook)
-        context = Context(folder=self._folder, log=log)
+        context = Context(folder=self._folder, log=log, ranks=self._ranks)
         named = zip(impl.arguments, arguments, strict=True)
         return [context if name == "ctx" else value for name, value in named]
 

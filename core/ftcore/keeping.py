@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import structlog
+import torch
 from attrs import define, field, frozen
 
 from .config import EVERY
@@ -124,7 +125,9 @@ class Keeper:
         flags = self.flags
         if self.writing and self.writing.path.done():
             self.settle()
-        if flags.ending or flags.saving or self.every.due(self.progress, time.monotonic() - self.since):
+        due = flags.saving or self.every.due(self.progress, time.monotonic() - self.since)
+        flags.ending, due = self.agreed(flags.ending, due)
+        if flags.ending or due:
             self.save()
         if flags.ending:
             self.settle()
@@ -134,6 +137,14 @@ class Keeper:
                 f"{self.progress.epoch + 1}; `ftcore resume {self.folder.path}` goes on",
                 flags.ending,
             )
+
+    def agreed(self, ending: int, due: bool) -> tuple[int, bool]:  # noqa: FBT001 - both are what flags say
+        """Return what any process of the run wants: all do it at the same step."""
+        placement = self.parts.placement
+        if placement.world_size == 1:
+            return ending, due
+        wishes = placement.gather(torch.tensor([ending, due], device=placement.device)).amax(dim=0).tolist()
+        return wishes[0], bool(wishes[1])
 
     def save(self) -> None:
         """Save the run, or begin to, unless that was done where it is; one at a time."""

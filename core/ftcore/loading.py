@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from .labelled import Split
-    from .parts import Samples, Task
+    from .parts import Placement, Samples, Task
     from .pixelcache import PixelCache
 
 
@@ -35,7 +35,8 @@ class Batch(NamedTuple):
     Attributes:
         images: (N, C, H, W) float32, normalised.
         targets: (N,) int64 class indices; (N, K) float32, 0 or 1 a label, probabilities, or standardised numbers.
-        indices: (N,) int64, places in the split.
+        indices: (M,) int64, places in the split. M is N; but where several processes share a micro-batch, this is that
+            of all of it, and images and targets are those of `own`.
     """
 
     images: Tensor
@@ -91,6 +92,33 @@ def batches(indices: list[int], size: int) -> list[list[int]]:
     return cut
 
 
+def share(size: int, rank: int, world_size: int) -> slice:
+    """Return which of so many samples a process has: one run of them, in the order of the ranks, none or one longer."""
+    each, more = divmod(size, world_size)
+    start = rank * each + min(rank, more)
+    return slice(start, start + each + (rank < more))
+
+
+def own(items: Any, rank: int, world_size: int) -> Any:
+    """Return the share of a process in a micro-batch; the first item, which is not its own, for one that has none.
+
+    All processes go through the network, or the gradients would not be added up. What is not its own counts nothing.
+    """
+    return items[share(len(items), rank, world_size)] if rank < len(items) else items[:1]
+
+
+def whole(rows: Tensor, size: int, placement: Placement) -> Tensor:
+    """Return the rows (size, ...) of a whole micro-batch, of which each process has its share."""
+    ranks = placement.world_size
+    if ranks == 1:
+        return rows
+    sizes = [len(range(size)[share(size, rank, ranks)]) for rank in range(ranks)]
+    padded = rows.new_zeros(sizes[0], *rows.shape[1:])
+    padded[: sizes[placement.rank]] = rows[: sizes[placement.rank]]
+    found = placement.gather(padded)
+    return torch.cat([part[:length] for part, length in zip(found, sizes, strict=True)])
+
+
 @define
 class EpochSampler:
     """Yields batches of ``(epoch, index)``; set `epoch` before each pass.
@@ -102,7 +130,9 @@ class EpochSampler:
         weights: see `order`.
         epoch: from 0.
         start: number of batches at its beginning that are left out.
-        in_flight: batches that were handed out and have not come back.
+        rank: of this process among those that share each batch.
+        world_size: number of those.
+        in_flight: batches, whole, that were handed out and have not come back.
     """
 
     samples: int
@@ -111,6 +141,8 @@ class EpochSampler:
     weights: Any = None
     epoch: int = 0
     start: int = 0
+    rank: int = 0
+    world_size: int = 1
     in_flight: deque[list[int]] = field(factory=deque)
 
     def __len__(self) -> int:
@@ -125,7 +157,12 @@ class EpochSampler:
         self.in_flight.clear()
         for batch in batches(indices, self.batch_size)[self.start :]:
             self.in_flight.append(batch)
-            yield [(self.epoch, index) for index in batch]
+            yield [(self.epoch, index) for index in self.own(batch)]
+
+    def own(self, batch: list[int]) -> list[int]:
+        """Return the part of a batch that this process reads."""
+        mine: list[int] = own(batch, self.rank, self.world_size)
+        return mine
 
 
 @frozen(eq=False)
@@ -250,16 +287,16 @@ class Batches:
         self.sampler.epoch, self.sampler.start = epoch, start
         batches = patient(self.loader, self.pids, self.names_in_flight) if self.pids else self.loader
         for batch in batches:
-            self.sampler.in_flight.popleft()
+            indices = self.sampler.in_flight.popleft()
             if isinstance(batch, UserError):
                 # A new one: `batch` with its traceback would keep this frame, and with it the workers.
                 raise type(batch)(f"{batch}\n{WAY_OUT}" if isinstance(batch, DataError) else str(batch))
             moved = batch.to(self.device)
-            yield moved._replace(images=self.finish(moved.images))
+            yield moved._replace(images=self.finish(moved.images), indices=torch.tensor(indices))
 
     def names_in_flight(self) -> list[str]:
         """Return the names of the samples that were asked for and have not come back."""
-        return [self.samples.name(index) for batch in self.sampler.in_flight for index in batch]
+        return [self.samples.name(index) for batch in self.sampler.in_flight for index in self.sampler.own(batch)]
 
 
 def make_batches(
@@ -269,10 +306,19 @@ def make_batches(
     device: torch.device,
     *,
     finish: Callable[[Tensor], Tensor] = as_is,
-    weights: Any = None,
+    **sampling: Any,
 ) -> Batches:
-    """Make the loader of a split; `dataset.seed` None means: in order, nothing random."""
-    sampler = EpochSampler(len(dataset), batch_size, dataset.seed, weights)
+    """Make the loader of a split; `dataset.seed` None means: in order, nothing random.
+
+    Args:
+        dataset: the split.
+        batch_size: images in a batch.
+        workers: loader processes.
+        device: where batches go.
+        finish: see `Batches`.
+        **sampling: `weights`, `rank` and `world_size` of the `EpochSampler`.
+    """
+    sampler = EpochSampler(len(dataset), batch_size, dataset.seed, **sampling)
     pids = Pids.of(workers) if workers else None
     loader: DataLoader[Any] = DataLoader(
         cast("Dataset[Any]", dataset),

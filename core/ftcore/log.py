@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -12,11 +14,16 @@ from attrs import asdict, define, field
 from .events import RunEnded, RunFailed, RunStarted, RunStopped
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from structlog.typing import EventDict, WrappedLogger
 
     from .events import Event
+    from .ranks import Ranks
+
+
+_LOUD = frozenset({"warning", "error", "critical"})
 
 
 @define
@@ -46,7 +53,7 @@ class RunLog:
     def write(self, _logger: WrappedLogger, level: str, event: EventDict) -> str:
         """Write one event; the last processor of the chain."""
         line = json.dumps(dict(event), default=str)
-        if level in {"warning", "error", "critical"}:
+        if level in _LOUD:
             print(f"ftcore: {level}: {_sentence(event)}", file=sys.stderr)  # noqa: T201 - the one place for warnings
         if self.path is None:
             self.early.append(line)
@@ -63,6 +70,54 @@ class RunLog:
         structlog.get_logger().info(type(event).__name__, **asdict(event))
         if isinstance(event, RunEnded | RunFailed | RunStopped):
             self.path = None  # what comes now is of no run; the folder may be gone
+
+
+@define
+class Heard:
+    """What the processes of a run warn of: the others hand it over to the first, which says it once.
+
+    Attributes:
+        ranks: the processes.
+        said: sentences that were said.
+        numbers: how many warnings of each process were handed over.
+    """
+
+    ranks: Ranks
+    said: set[str] = field(factory=set)
+    numbers: Counter[int] = field(factory=Counter)
+
+    def __call__(self, _logger: WrappedLogger, level: str, event: EventDict) -> EventDict:
+        """Note what is said, or hand it over; a processor of structlog."""
+        if self.ranks.leads:
+            self.said.add(_sentence(event))
+            return event
+        if level in _LOUD:
+            self.ranks.store.set(self._next(self.ranks.rank), json.dumps([level, dict(event)], default=str))
+        raise structlog.DropEvent
+
+    def listen(self, store: Any) -> None:
+        """Say what the others have handed over to a store since the last time."""
+        for rank in range(1, self.ranks.world_size if self.ranks.leads else 0):
+            while store.check([f"warning/{rank}/{self.numbers[rank]}"]):
+                level, event = json.loads(store.get(self._next(rank)))
+                if _sentence(event) not in self.said:
+                    self.said.add(_sentence(event))
+                    getattr(structlog.get_logger(), level)(event.pop("event"), **event, rank=rank)
+
+    def _next(self, rank: int) -> str:
+        self.numbers[rank] += 1
+        return f"warning/{rank}/{self.numbers[rank] - 1}"
+
+
+@contextmanager
+def shared(ranks: Ranks) -> Iterator[Heard]:
+    """Let the first process say what the others warn of."""
+    before, heard = structlog.get_config()["processors"], Heard(ranks)
+    structlog.configure(processors=[heard, *before])
+    try:
+        yield heard
+    finally:
+        structlog.configure(processors=before)
 
 
 def _sentence(event: EventDict) -> str:

@@ -15,7 +15,7 @@ from .averages import follow, standing
 from .errors import UserError
 from .events import EpochEnded, StepLogged
 from .gradients import clip, is_finite, total, update
-from .loading import decode, key, seed_step
+from .loading import decode, key, own, seed_step, whole
 from .parts import Pass
 from .shapes import as_tuple
 from .shortage import cut, fitted
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from .loading import Batch
+    from .parts import Placement
     from .state import Parts, Progress
 
 
@@ -97,7 +98,7 @@ def train_epoch(parts: Parts, progress: Progress, between: Callable[[], None] = 
         progress.step += 1
         current.step += 1
         current.add(terms, divisor)
-        current.samples += sum(len(batch.targets) for batch in window)
+        current.samples += sum(len(batch.indices) for batch in window)
         if current.step % settings.log_every == 0 and terms:
             values = {name: float(term) for name, term in terms.items()}
             speed = (current.samples - seen) / (time.monotonic() - began)
@@ -141,13 +142,27 @@ def train_step(parts: Parts, window: Sequence[Batch], progress: Progress) -> tup
 
 def gradient(parts: Parts, window: Sequence[Batch], progress: Progress) -> tuple[dict[str, Tensor], Any]:
     """Compute the gradient of a window, and return what `train_step` returns; a function of where the run is."""
-    placement = parts.placement
-    seed_step(placement.device, key("step", parts.settings.seed, progress.step))
+    placement, seed = parts.placement, parts.settings.seed
+    seed_step(placement.device, key("step", seed, progress.step))
     window = [mixed(parts, batch) for batch in window]
-    divisor = placement.reduce(sum(parts.loss.weight(batch.targets) for batch in window))
+    if placement.rank:  # what mixes batches is the same in all processes, what drops activations is not
+        seed_step(placement.device, key("step", seed, progress.step, placement.rank))
+    divisor = placement.reduce(sum(weight(parts, batch) for batch in window))
     pieces = cut(window, progress.pieces)
     terms = parts.step.gradient(lambda: backward(parts, pieces, divisor))
-    return {name: placement.reduce(term) for name, term in terms.items()}, divisor
+    return added_up(placement, terms), divisor
+
+
+def added_up(placement: Placement, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add up the terms, () each, of all processes, in one exchange."""
+    if placement.world_size == 1:
+        return dict(terms)
+    return dict(zip(terms, placement.reduce(torch.stack(list(terms.values()))), strict=True))
+
+
+def weight(parts: Parts, batch: Batch) -> Any:
+    """Return how much this process's share of a micro-batch counts in the mean of the loss."""
+    return parts.loss.weight(batch.targets) if parts.placement.rank < len(batch.indices) else 0.0
 
 
 def backward(parts: Parts, window: Sequence[Batch], divisor: Any) -> dict[str, Tensor]:
@@ -156,7 +171,7 @@ def backward(parts: Parts, window: Sequence[Batch], divisor: Any) -> dict[str, T
     The mean is that over the whole window and all ranks, whatever the batches weigh.
     """
     placement = parts.placement
-    samples = placement.reduce(sum(len(batch.targets) for batch in window)) if parts.step.terms else 0
+    samples = sum(len(batch.indices) for batch in window)
     totals: dict[str, Tensor] = {}
     for place, batch in enumerate(window, start=1):
         with nullcontext() if place == len(window) else placement.no_sync():
@@ -170,7 +185,7 @@ def backward(parts: Parts, window: Sequence[Batch], divisor: Any) -> dict[str, T
     return totals
 
 
-def losses(parts: Parts, batch: Batch, divisor: Any, samples: Any) -> dict[str, Tensor]:
+def losses(parts: Parts, batch: Batch, divisor: Any, samples: int) -> dict[str, Tensor]:
     """Return the share of a micro-batch in the loss, whose mean is divided by `divisor`, and in each term of the step.
 
     All are taken in float32, whatever the precision of the network.
@@ -182,11 +197,11 @@ def losses(parts: Parts, batch: Batch, divisor: Any, samples: Any) -> dict[str, 
         return tuple(output.float() for output in outputs)
 
     outputs = forward(batch.images)
-    share = parts.loss.weight(batch.targets) / divisor
-    terms = {"loss": total_loss(parts, outputs, batch.targets) * share}
+    terms = {"loss": total_loss(parts, outputs, batch.targets) * (weight(parts, batch) / divisor)}
     if parts.step.terms:
         seen = Pass(batch.images, batch.targets, outputs[0], lambda images: forward(images)[0])
-        terms |= {name: term(seen) * (len(batch.targets) / samples) for name, term in parts.step.terms.items()}
+        share = len(batch.targets) / samples if parts.placement.rank < len(batch.indices) else 0.0
+        terms |= {name: term(seen) * share for name, term in parts.step.terms.items()}
     return terms
 
 
@@ -200,15 +215,20 @@ def advance(parts: Parts, per: str, *metric: float) -> None:
 
 
 def mixed(parts: Parts, batch: Batch) -> Batch:
-    """Let the batch transforms change a batch; classes become one-hot targets first."""
+    """Let the batch transforms change a whole micro-batch, and return this process's share; classes become one-hot.
+
+    Whole, because they mix images that different processes have.
+    """
     if not parts.batch_transforms:
         return batch
-    images, targets, indices = batch
+    size, placement = len(batch.indices), parts.placement
+    images, targets = (whole(rows, size, placement) for rows in (batch.images, batch.targets))
     if parts.task.kind == "classification":
         targets = one_hot(targets, parts.task.outputs).float()
     for transform in parts.batch_transforms:
         images, targets = transform(images, targets)
-    return type(batch)(images, targets, indices)
+    images, targets = (own(rows, placement.rank, placement.world_size) for rows in (images, targets))
+    return batch._replace(images=images, targets=targets)
 
 
 def total_loss(parts: Parts, outputs: Sequence[Tensor], targets: Tensor) -> Tensor:
@@ -223,24 +243,29 @@ def total_loss(parts: Parts, outputs: Sequence[Tensor], targets: Tensor) -> Tens
 def evaluate(
     parts: Parts, network: nn.Module | None = None, between: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Measure a network, by default the one that learns, on the validation split: ``loss``, and every metric."""
-    model = (network or parts.placement.model).eval()
+    """Measure a network, by default the one that learns, on the validation split: ``loss``, and every metric.
+
+    Every process sees the outputs of all, so each image counts once, and any metric is what it is in one process.
+    """
+    model, placement = (network or parts.placement.model).eval(), parts.placement
+    placement.align(model)
     total: Any = 0.0
-    weight: Any = 0.0
+    weights: Any = 0.0
     for metric in parts.metrics.values():
         metric.reset()
     for batch in parts.val.epoch(0):
         between()
         with parts.precision.autocast():
             outputs = as_tuple(model(batch.images))[0].float()
-        divisor = parts.loss.weight(batch.targets)
-        total = total + parts.loss.function(outputs, batch.targets) * divisor
-        weight = weight + divisor
-        predicted, wanted = decode(outputs, parts.task), decode(batch.targets, parts.task)
+        outputs, targets = (whole(rows, len(batch.indices), placement) for rows in (outputs, batch.targets))
+        divisor = parts.loss.weight(targets)
+        total = total + parts.loss.function(outputs, targets) * divisor
+        weights = weights + divisor
+        predicted, wanted = decode(outputs, parts.task), decode(targets, parts.task)
         for metric in parts.metrics.values():
             metric.update(predicted, wanted)
     return {
-        "loss": float(total / weight),
+        "loss": float(total / weights),
         **{name: metric.compute().tolist() for name, metric in parts.metrics.items()},
     }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from attrs import field, frozen
 
 from .errors import UserError
+from .ranks import Ranks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,10 +26,12 @@ class Context:
     Attributes:
         folder: the run folder; it exists once training starts, not before.
         log: a structlog logger bound to the plugin and the hook; its events land in ``log.jsonl``.
+        ranks: the processes of the run.
     """
 
     folder: Path
     log: structlog.typing.FilteringBoundLogger
+    ranks: Ranks = field(factory=Ranks)
 
 
 @frozen
@@ -333,6 +336,9 @@ class Placement:
         world_size: number of processes.
         no_sync: entered for backward passes that need no gradient exchange.
         reduce: tensor or number -> its sum over all processes.
+        gather: tensor, of the same shape and dtype in all processes -> (world_size, ...), those of all.
+        align: gives every process the buffers that the network, or an average of it, has in the first.
+        lone: why a run may not go on in one process; empty if it may.
         note: one line for the user, e.g. a warning that the wrapper deserves.
     """
 
@@ -343,6 +349,9 @@ class Placement:
     world_size: int = 1
     no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext
     reduce: Callable[[Any], Any] = lambda amount: amount
+    gather: Callable[[Tensor], Tensor] = lambda rows: rows[None]
+    align: Callable[[nn.Module], None] = lambda _: None
+    lone: str = ""
     note: str = ""
 
 

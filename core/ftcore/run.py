@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from . import discover, plugins
 from .calls import Calls
@@ -17,6 +19,7 @@ from .errors import UserError
 from .events import RunEnded, RunFailed, RunStarted, RunStopped
 from .host import Host, summary
 from .locking import LOCK, locked
+from .ranks import Ranks, joined
 from .recipes import expand
 from .signals import Stopped, listening
 
@@ -40,12 +43,14 @@ class Ready:
         folder: where the run will be.
         data: what it learns from.
         assembly: what the loop needs.
+        ranks: the processes of the run.
     """
 
     host: Host
     folder: Path
     data: Data
     assembly: Assembly
+    ranks: Ranks = field(factory=Ranks)
 
 
 def choose_folder(config: RunConfig) -> Path:
@@ -71,7 +76,7 @@ def _check_empty(folder: Path, config: RunConfig) -> None:
         )
 
 
-def activate(config: RunConfig, folder: Path = Path()) -> Host:
+def activate(config: RunConfig, folder: Path = Path(), ranks: Ranks | None = None) -> Host:
     """Import, lint and configure the plugins of a run.
 
     Raises:
@@ -82,28 +87,29 @@ def activate(config: RunConfig, folder: Path = Path()) -> Host:
     defaults = import_module(default_module())
     available = discover.discover()
     config = expand(defaulted(config, defaults.DEMO), available)
-    return Host(config, plugins.activate_all(config, available, defaults.PLUGINS), folder)
+    return Host(config, plugins.activate_all(config, available, defaults.PLUGINS), folder, ranks)
 
 
-def prepare(config: RunConfig, folder: Path | None = None) -> Ready:
+def prepare(config: RunConfig, folder: Path | None = None, ranks: Ranks | None = None) -> Ready:
     """Do everything that comes before the first step, cheap things first; write nothing.
 
     Args:
         config: what to do.
         folder: of a run that is resumed; by default a new one.
+        ranks: the processes of the run.
 
     Raises:
         UserError: something that the user can mend.
     """
     folder = folder or choose_folder(config)
-    host = activate(config, folder)
+    host = activate(config, folder, ranks)
     calls = Calls(host)
     data = calls.build_data(host.config.data.source)  # before torch is imported
     _check_skipping(host.config, data)
 
     from .assemble import assemble
 
-    return Ready(host, folder, data, assemble(host.config, calls, data))
+    return Ready(host, folder, data, assemble(host.config, calls, data), ranks or Ranks())
 
 
 def _check_skipping(config: RunConfig, data: Data) -> None:
@@ -129,22 +135,39 @@ def run(
 
     Raises:
         UserError: something that the user can mend; then nothing half-written is left.
+        Elsewhere: it went wrong in another process of this run, which says so.
     """
-    ready = prepare(config)
+    with joined() as ranks:
+        begun = Path(ranks.remembered() or "nowhere")
+        if (begun / "manifest.json").is_file():
+            structlog.get_logger().warning("a process failed, and all were started again", folder=str(begun))
+            return _resume(begun, (), observers, ranks)
+        folder = Path(ranks.told("folder", lambda: str(choose_folder(config))))
+        ranks.remember(str(folder.absolute()))
+        return _run(config, folder, observers, like, ranks)
+
+
+def _run(
+    config: RunConfig, path: Path, observers: Sequence[Observer], like: Mapping[str, Any] | None, ranks: Ranks
+) -> dict[str, Any]:
+    ready = prepare(config, path, ranks)
 
     from . import checkpoint, provenance, runfolder
     from .state import Progress
 
     versions = provenance.manifest(ready)
+    _check_ranks(ready, versions)
     if like:
         _refuse(provenance.drift(like, versions), "this would not repeat that run; --allow-drift runs it all the same")
-    with checkpoint.refused(ready.folder):
-        checkpoint.make_folder(ready.folder)
-    with locked(ready.folder):
-        _check_empty(ready.folder, config)  # again: another process may have been as quick
-        with checkpoint.refused(ready.folder):
-            runfolder.fill(ready.folder, ready.host, ready.data, versions)
-        folder = runfolder.opened(ready.folder, ready.host, ready.data, ready.assembly)
+    folder = runfolder.opened(ready)
+    if not ranks.leads:
+        return _train(ready, folder, Progress(), observers)
+    with checkpoint.refused(path):
+        checkpoint.make_folder(path)
+    with locked(path):
+        _check_empty(path, config)  # again: another process may have been as quick
+        with checkpoint.refused(path):
+            runfolder.fill(path, ready.host, ready.data, versions)
         try:
             return _train(ready, folder, Progress(), observers)
         except BaseException:
@@ -165,17 +188,26 @@ def resume(
 
     Raises:
         UserError: something that the user can mend; the folder is as it was.
+        Elsewhere: it went wrong in another process of this run, which says so.
     """
+    with joined() as ranks:
+        return _resume(run, sets, observers, ranks, allow_drift=allow_drift)
+
+
+def _resume(
+    run: Path, sets: Sequence[str], observers: Sequence[Observer], ranks: Ranks, *, allow_drift: bool = False
+) -> dict[str, Any]:
     from .provenance import read_manifest
 
     like = read_manifest(run)
-    with locked(run):
+    with locked(run) if ranks.leads else nullcontext():
         config = of_run(run, Flags(sets=sets))
-        ready = prepare(config, run)
+        ready = prepare(config, run, ranks)
 
         from . import freezing, provenance, runfolder
 
         versions = provenance.manifest(ready)
+        _check_ranks(ready, versions)
         changes, machine = provenance.changes(like, versions), provenance.other_machine(like, versions)
         if not allow_drift:
             _refuse(changes, "this is not the run that was begun; --allow-drift goes on all the same")
@@ -183,8 +215,31 @@ def resume(
             if differences:
                 structlog.get_logger().warning(f"resumed with changes, {what}", changes=differences)
         sealed = freezing.digests(ready.assembly.parts.frozen(0))
-        folder = runfolder.opened(run, ready.host, ready.data, ready.assembly)
+        folder = runfolder.opened(ready)
         return _train(ready, folder, folder.resume(), observers, sealed)
+
+
+def _check_ranks(ready: Ready, versions: Mapping[str, Any]) -> None:
+    """Refuse processes that would not train one network together."""
+    from . import checkpoint, provenance
+
+    ranks, placement = ready.ranks, ready.assembly.parts.placement
+    if placement.lone and not ranks.started:
+        raise UserError(placement.lone)
+    if ranks.world_size != placement.world_size:
+        who = ", ".join(plugin.name for plugin in ready.host.makers("wrap_devices"))
+        raise UserError(
+            f"{ranks.world_size} processes were started, and wrap_devices of {who} is for {placement.world_size}; "
+            "--plugin ddp lets them share each batch"
+        )
+    here = checkpoint.to_json(
+        {name: value for name, value in versions.items() if name not in {"machine", "git_commit"}}
+    )
+    first, *others = ranks.all_told("manifest", here) or [here]
+    for rank, there in enumerate(others, start=1):
+        changes = provenance.changes(json.loads(first), json.loads(there))
+        _refuse(changes, f"rank {rank} would not train what rank 0 trains (then: rank 0, now: rank {rank})")
+    ranks.told("agreed", str)
 
 
 def _refuse(changes: Sequence[str], message: str) -> None:
@@ -205,7 +260,7 @@ def _train(
     from .workers import named
 
     parts = ready.assembly.parts
-    parts = evolve(parts, observers=(*observers, *parts.observers))
+    parts = evolve(parts, observers=(*observers, *parts.observers) if ready.ranks.leads else ())
     started = RunStarted(
         folder=ready.folder,
         facts=facts(ready) | _resumed(progress),
@@ -215,7 +270,7 @@ def _train(
         step=progress.step,
     )
     begun, before = time.monotonic(), progress.seconds + progress.current.seconds
-    with listening() as flags:
+    with listening(twice=ready.ranks.world_size == 1) as flags:
         parts.tell(started)
         options = ready.host.config.run
         keeper = Keeper(folder, parts, progress, Every.parse(options.save_every), flags, later=options.async_save)
@@ -230,7 +285,7 @@ def _train(
             raise
         except BaseException as error:
             keeper.leave()
-            error = _explained(error, folder, parts, progress)
+            error = _explained(error, folder, parts, progress, ready.ranks)
             parts.tell(RunFailed(f"{type(error).__name__}: {error}"))
             raise error from None
     report = make_report(ready, progress, before + time.monotonic() - begun)
@@ -239,7 +294,9 @@ def _train(
     return report
 
 
-def _explained(error: BaseException, folder: RunFolder, parts: Parts, progress: Progress) -> BaseException:
+def _explained(
+    error: BaseException, folder: RunFolder, parts: Parts, progress: Progress, ranks: Ranks
+) -> BaseException:
     """Say what to do about memory that is short; keep a step that was not finite for `replay`, and say so."""
     from . import blackbox, shortage
     from .gradients import NotFiniteError
@@ -247,8 +304,9 @@ def _explained(error: BaseException, folder: RunFolder, parts: Parts, progress: 
 
     if isinstance(error, RuntimeError) and is_full(error):
         return shortage.explained(error, parts, progress)
-    if not isinstance(error, NotFiniteError):
+    if not isinstance(error, NotFiniteError) or not ranks.leads:
         return error
+    ranks.claim(2)  # before the others do, for all of them see it
     kept = blackbox.keep(folder.path, parts, progress, error)
     return UserError(f"{error}\nthe state before it is in {kept}: `ftcore replay {folder.path}` does the step again")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import structlog
 import tomlkit
-from attrs import asdict, define
+from attrs import asdict, define, field
 from safetensors.torch import save_model
 
 from . import checkpoint, snapshot
@@ -18,6 +18,7 @@ from .blackbox import FOLDER
 from .discover import discover
 from .errors import UserError
 from .plugins import resolve
+from .ranks import Ranks
 from .state import Progress
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .host import Host
     from .parts import Data
     from .plugins import Plugin
+    from .run import Ready
 
 
 @define
@@ -43,12 +45,14 @@ class RunFolder:
         model: the JSON of ``model/``, which `predict` reads.
         assembly: the run.
         keep: newest checkpoints that stay, beside the best.
+        ranks: the processes of the run.
     """
 
     path: Path
     model: dict[str, Any]
     assembly: Assembly
     keep: int
+    ranks: Ranks = field(factory=Ranks)
 
     @property
     def checkpoints(self) -> Path:
@@ -113,6 +117,7 @@ class RunFolder:
             with checkpoint.refused(self.checkpoints):  # the run may have died before it did so
                 checkpoint.rotate(found, self.keep, self._best(progress))
         self._cut_metrics(length)
+        self.ranks.told("checkpoint", lambda: found.name if found else "")
         return progress
 
     def _best(self, progress: Progress) -> Path:
@@ -137,6 +142,32 @@ class RunFolder:
             shutil.rmtree(self.path)
 
 
+class Onlooker(RunFolder):
+    """What a process has of a run folder that another one writes: it reads where that one has begun."""
+
+    def save_epoch(self, event: EpochEnded, progress: Progress) -> None:
+        """Leave it to the first process."""
+
+    def saving(self, progress: Progress, *, later: bool) -> Callable[[], Path]:
+        """Leave it to the first process."""
+        del later
+        target = checkpoint.step_folder(self.checkpoints, progress.step)
+        return lambda: target
+
+    def resume(self) -> Progress:
+        """Put the run back to where the first process has."""
+        name = self.ranks.told("checkpoint", str)
+        found = self.checkpoints / name
+        if name and not found.is_dir():
+            raise UserError(
+                f"{found} is not seen from here; the run folder must be on storage that all processes share"
+            )
+        return snapshot.put_back(self.assembly.parts, found) if name else Progress()
+
+    def discard(self) -> None:
+        """Leave it to the first process."""
+
+
 def _write_model(folder: Path, network: nn.Module, description: dict[str, Any]) -> None:
     save_model(network, str(folder / "model.safetensors"))
     checkpoint.write_json(folder / "model.json", description)
@@ -151,9 +182,12 @@ def fill(path: Path, host: Host, data: Data, versions: Mapping[str, Any]) -> Non
     (path / ".manifest.json").rename(path / "manifest.json")
 
 
-def opened(path: Path, host: Host, data: Data, assembly: Assembly) -> RunFolder:
-    """Return what writes into the folder of a run."""
-    return RunFolder(path, describe_model(host, data, assembly), assembly, host.config.run.keep)
+def opened(ready: Ready) -> RunFolder:
+    """Return what writes into the folder of a run; in one process of several."""
+    host, assembly = ready.host, ready.assembly
+    kind = RunFolder if ready.ranks.leads else Onlooker
+    model = describe_model(host, ready.data, assembly)
+    return kind(ready.folder, model, assembly, host.config.run.keep, ready.ranks)
 
 
 def config_toml(config: RunConfig, plugins: Sequence[Plugin]) -> str:

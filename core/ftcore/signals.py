@@ -44,14 +44,16 @@ class Flags:
     Attributes:
         ending: number of the signal that ends the run; 0 for none.
         saving: whether the run is to be saved.
+        twice: whether a second one ends the process at once.
     """
 
     ending: int = 0
     saving: bool = False
+    twice: bool = True
 
     def end(self, number: int, _frame: Any) -> None:
         """Ask for the end; the second time do not ask."""
-        if self.ending:
+        if self.ending and self.twice:
             os._exit(128 + number)  # whatever is being written is either whole or not there
         self.ending = number
 
@@ -61,9 +63,13 @@ class Flags:
 
 
 @contextmanager
-def listening() -> Iterator[Flags]:
-    """Let signals set flags; only in the main thread, for Python has no handlers elsewhere."""
-    flags = Flags()
+def listening(*, twice: bool = True) -> Iterator[Flags]:
+    """Let signals set flags; only in the main thread, for Python has no handlers elsewhere.
+
+    Args:
+        twice: whether a second one ends the process at once; not where a launcher passes on what the group has had.
+    """
+    flags = Flags(twice=twice)
     handlers = dict.fromkeys(ENDING, flags.end) | {SAVING: flags.save}
     numbers = {getattr(signal, name): handler for name, handler in handlers.items() if hasattr(signal, name)}
     before = {number: signal.getsignal(number) for number in numbers}

@@ -35,7 +35,7 @@ class OneDevice:
     @hookimpl
     def wrap_devices(self, model: nn.Module) -> Placement:
         """Answer always."""
-        device = _chosen(self.config.device)
+        device = chosen(self.config.device, "one_device.device")
         return Placement(device=device, model=model.to(device), unwrap=lambda wrapped: wrapped)
 
 
@@ -48,7 +48,7 @@ class DataParallel:
         import torch
         from torch import nn
 
-        device = _chosen(None)
+        device = chosen(None, "")
         wrapped = nn.DataParallel(model.to(device))
         count = torch.cuda.device_count()
         split = f"each batch is split over {count} GPUs" if count > 1 else "there are not two GPUs, so nothing is split"
@@ -56,7 +56,12 @@ class DataParallel:
         return Placement(device=device, model=wrapped, unwrap=lambda _: model, note=note)
 
 
-def _chosen(name: str | None) -> torch.device:
+def chosen(name: str | None, option: str) -> torch.device:
+    """Return the device of that name, which an option gave; by default the first of cuda, mps and cpu that is there.
+
+    Raises:
+        UserError: there is none of that name.
+    """
     import torch
 
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -65,8 +70,8 @@ def _chosen(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"one_device.device = {name!r} is no device; write cuda, cuda:1, mps or cpu") from None
+        raise UserError(f"{option} = {name!r} is no device; write cuda, cuda:1, mps or cpu") from None
     present = [kind for kind, is_there in there.items() if is_there]
     if device.type not in present or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise UserError(f"one_device.device = {name!r} is not on this machine; there is {', '.join(present)}")
+        raise UserError(f"{option} = {name!r} is not on this machine; there is {', '.join(present)}")
     return device

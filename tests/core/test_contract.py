@@ -70,7 +70,7 @@ def test_every_argument_and_answer_of_a_hook_is_typed_and_none_may_be_returned(h
 
 
 def test_the_hooks_and_their_arguments_are_those_of_the_api_version() -> None:
-    assert hooks.HOOK_API == (1, 3)
+    assert hooks.HOOK_API == (1, 4)
     assert dict(SPECS) == {
         "build_data": ("source", "config", "ctx"),
         "build_model": ("name", "weights", "config", "ctx"),
@@ -155,8 +155,8 @@ def test_the_commands_and_their_options_are_these() -> None:
     what_to_run = ["config", "--model", "--data", "--plugin", "--without", "--set"]
     assert commands == {
         "check": ["data", "--plugin", "--without", "--set", "--json"],
-        "run": [*what_to_run, "--from", "--resume", "--allow-drift", "--json"],
-        "resume": ["run", "--set", "--allow-drift", "--json"],
+        "run": [*what_to_run, "--from", "--resume", "--allow-drift", "--json", "--nproc", "--max-restarts"],
+        "resume": ["run", "--set", "--allow-drift", "--json", "--nproc", "--max-restarts"],
         "replay": ["run", "--json"],
         "explain": [*what_to_run, "--static", "--json"],
         "plugins": ["--config", "--plugin", "--without", "--json"],

@@ -70,7 +70,7 @@ def saving(tmp_path_factory: pytest.TempPathFactory) -> Saving:
     ready = prepare(load(None, Flags("digits/cnn", "digits:5-6", plugins=("ema",), sets=("run.keep=1",))))
     path = tmp_path_factory.mktemp("storage") / "run"
     path.mkdir()
-    saving = Saving(opened(path, ready.host, ready.data, ready.assembly), 0)
+    saving = Saving(opened(evolve(ready, folder=path)), 0)
     saving.save(1)
     with written_to(Disk(path.with_name("count"))) as disk:
         copy = saving.copy(disk.root)

@@ -98,6 +98,12 @@ def cut(batch: Batch, sizes: Sequence[int]) -> list[Batch]:
     return [Batch(*piece) for piece in zip(*pieces, strict=True)]
 
 
+def shared(ours: list[Batch], theirs: list[Batch], rank: int) -> list[Batch]:
+    """The micro-batches of one of two processes, each with the places of both."""
+    pairs = list(zip(ours, theirs, strict=True))
+    return [pair[rank]._replace(indices=torch.cat([piece.indices for piece in pair])) for pair in pairs]
+
+
 def state(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
@@ -203,7 +209,7 @@ def one_of_two(rank: int, folder: Path) -> None:
         parts = attrs.evolve(parts, placement=placed(parts.network, rank))
         for label, (ours, theirs) in SHARES.items():
             pieces = cut(batch, [*ours, *theirs])
-            mine = pieces[: len(ours)] if rank == 0 else pieces[len(ours) :]
+            mine = shared(pieces[: len(ours)], pieces[len(ours) :], rank)
             torch.save(updated(parts, mine), folder / f"{name}, {label}, {rank}.pt")
     distributed.destroy_process_group()
 
