@@ -16,7 +16,7 @@ from .errors import UserError
 from .events import EpochEnded, StepLogged
 from .gradients import clip, is_finite, total, update
 from .loading import decode, key, own, seed_step, whole
-from .parts import Pass
+from .parts import Pass, by_samples
 from .shapes import as_tuple
 from .shortage import cut, fitted
 from .state import Ongoing
@@ -147,7 +147,7 @@ def gradient(parts: Parts, window: Sequence[Batch], progress: Progress) -> tuple
     window = [mixed(parts, batch) for batch in window]
     if placement.rank:  # what mixes batches is the same in all processes, what drops activations is not
         seed_step(placement.device, key("step", seed, progress.step, placement.rank))
-    divisor = placement.reduce(sum(weight(parts, batch) for batch in window))
+    divisor = divided_by(parts, window)
     pieces = cut(window, progress.pieces)
     terms = parts.step.gradient(lambda: backward(parts, pieces, divisor))
     return added_up(placement, terms), divisor
@@ -158,6 +158,13 @@ def added_up(placement: Placement, terms: Mapping[str, Tensor]) -> dict[str, Ten
     if placement.world_size == 1:
         return dict(terms)
     return dict(zip(terms, placement.reduce(torch.stack(list(terms.values()))), strict=True))
+
+
+def divided_by(parts: Parts, window: Sequence[Batch]) -> Any:
+    """Return what the mean of the loss over a window of all processes is divided by."""
+    if parts.loss.weight is by_samples:  # which all know, without an exchange
+        return float(sum(len(batch.indices) for batch in window))
+    return parts.placement.reduce(sum(weight(parts, batch) for batch in window))
 
 
 def weight(parts: Parts, batch: Batch) -> Any:

@@ -215,7 +215,8 @@ class ParamGroup:
     decay: bool = True
 
 
-def _batch_size(targets: Tensor) -> float:
+def by_samples(targets: Tensor) -> float:
+    """Return the number of samples: what a plain mean is divided by."""
     return float(len(targets))
 
 
@@ -233,7 +234,7 @@ class Loss:
     """
 
     function: Callable[[Tensor, Tensor], Tensor]
-    weight: Callable[[Tensor], Tensor | float] = _batch_size
+    weight: Callable[[Tensor], Tensor | float] = by_samples
     tables: tuple[Table, ...] = ()
     soft_targets: bool = False
 
