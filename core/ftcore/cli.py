@@ -86,9 +86,8 @@ def _rank_options(command: F) -> F:
         return command(*arguments, **named)
 
     nproc = click.option("--nproc", type=click.IntRange(1), metavar="N", help="train in N processes on this machine")
-    restarts = click.option(
-        "--max-restarts", default=0, type=click.IntRange(0), help="start them again after one has failed, so often"
-    )
+    text = "start them again after one has failed, so often"
+    restarts = click.option("--max-restarts", default=0, type=click.IntRange(0), metavar="R", help=text)
     return cast("F", nproc(restarts(launched)))
 
 

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from .state import Parts, Progress
 
 
+ASKING = 0.2
+"""Seconds, about, after which the processes of a run ask each other whether one was told to save or to end."""
+
+
 @frozen
 class Every:
     """How often a run is saved.
@@ -102,6 +106,9 @@ class Keeper:
         writing: the checkpoint that is being written.
         saves: checkpoints that were written.
         seconds: that the run waited for them.
+        calls: since the processes of the run have last asked each other.
+        next: at which of them they do so.
+        asked: when they did, on the monotonic clock.
     """
 
     folder: RunFolder
@@ -115,6 +122,9 @@ class Keeper:
     writing: Writing | None = None
     saves: int = 0
     seconds: float = 0.0
+    calls: int = 0
+    next: int = 1
+    asked: float = field(factory=time.monotonic)
 
     def __call__(self) -> None:
         """Save the run if it is time.
@@ -122,28 +132,36 @@ class Keeper:
         Raises:
             Stopped: a signal has asked for the end.
         """
-        flags = self.flags
         if self.writing and self.writing.path.done():
             self.settle()
-        due = flags.saving or self.every.due(self.progress, time.monotonic() - self.since)
-        flags.ending, due = self.agreed(flags.ending, due)
-        if flags.ending or due:
+        due = self.every.due(self.progress, time.monotonic() - self.since)
+        ending, wanted = self.agreed(self.flags.ending, self.flags.saving or due)
+        if ending or wanted or (due and self.every.unit != "minute"):  # steps and epochs are the same for all
             self.save()
-        if flags.ending:
+        if ending:
             self.settle()
-        if flags.ending and self.progress.epoch < self.parts.settings.epochs:
+        if ending and self.progress.epoch < self.parts.settings.epochs:
             raise Stopped(
-                f"stopped by {signal.Signals(flags.ending).name} after step {self.progress.step}, in epoch "
+                f"stopped by {signal.Signals(ending).name} after step {self.progress.step}, in epoch "
                 f"{self.progress.epoch + 1}; `ftcore resume {self.folder.path}` goes on",
-                flags.ending,
+                ending,
             )
 
-    def agreed(self, ending: int, due: bool) -> tuple[int, bool]:  # noqa: FBT001 - both are what flags say
-        """Return what any process of the run wants: all do it at the same step."""
+    def agreed(self, ending: int, wanted: bool) -> tuple[int, bool]:  # noqa: FBT001 - both are what flags say
+        """Return what any process of the run wants: all do it at the same step.
+
+        They ask each other a few times a second, and agree after how many steps they do so again.
+        """
         placement = self.parts.placement
         if placement.world_size == 1:
-            return ending, due
-        wishes = placement.gather(torch.tensor([ending, due], device=placement.device)).amax(dim=0).tolist()
+            return ending, wanted
+        self.calls += 1
+        if self.calls < self.next:
+            return 0, False
+        now = time.monotonic()
+        steps = round(self.calls * ASKING / max(now - self.asked, 1e-3))
+        wishes = placement.gather(torch.tensor([ending, wanted, steps], device=placement.device)).amax(dim=0).tolist()
+        self.calls, self.next, self.asked = 0, wishes[2], now
         return wishes[0], bool(wishes[1])
 
     def save(self) -> None:

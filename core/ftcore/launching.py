@@ -8,6 +8,7 @@ import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
@@ -27,24 +28,25 @@ def launch(arguments: Sequence[str], nproc: int, restarts: int) -> int:
     Raises:
         UserError: one was killed.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable(logging.CRITICAL)  # the launcher's own reports; what happened is said once, by whom it happened to
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // nproc)))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=nproc,
-        run_id=os.urandom(8).hex(),
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=restarts,
-    )
     try:
-        with _passing_on():
+        with _passing_on(), TemporaryDirectory(prefix="ftcore-") as scratch:
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=nproc,
+                run_id=os.urandom(8).hex(),
+                rdzv_backend="c10d",
+                rdzv_endpoint="localhost:0",
+                max_restarts=restarts,
+                logs_specs=DefaultLogsSpecs(log_dir=scratch),  # which would else be left behind
+            )
             elastic_launch(config, sys.executable)("-m", "ftcore", *arguments)
     except SignalException as stopped:
         return 128 + int(stopped.sigval)

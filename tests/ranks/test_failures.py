@@ -26,7 +26,7 @@ FAULTS: dict[str, tuple[list[int], str]] = {
     "data": ([2, 2], "ftcore: rank 1: picture.jpg cannot be read"),
     "memory": ([2, 2], "ftcore: rank 1: out of memory in step 5 "),
     "nan": ([2, 2], "ftcore: the loss is nan and the norm of the gradient nan in step 5 "),
-    "term": ([143, 143], "ftcore: stopped by SIGTERM after step 5, "),
+    "term": ([143, 143], "ftcore: stopped by SIGTERM after step "),
     "kill": ([2, -signal.SIGKILL], "ftcore: the connection to another process is lost"),
     "hang": ([2, 2], "ftcore: the connection to another process is lost"),
 }
