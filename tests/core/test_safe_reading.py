@@ -19,8 +19,11 @@ SOURCES = sorted(
     if "tests" not in path.parts
 )
 MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
+DISTRIBUTED = "torch.distributed.checkpoint"
 WORDS = {"trust_remote_code", "allow_pickle", "shell", "unsafe_load", "full_load"}
 HARMLESS = {"UnpicklingError"}
+OBJECTS = {"all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list", "recv_object_list"}
+"""Of `torch.distributed`: they unpickle what another process sends."""
 CALLS = {"eval", "exec", "compile", "__import__", "system", "popen"}
 
 
@@ -30,8 +33,10 @@ def unsafe(source: str) -> Iterator[str]:
         match node:
             case ast.Import(names=names):
                 yield from (name.name for name in names if name.name.partition(".")[0] in MODULES)
-            case ast.ImportFrom(module=str(module), names=names) if module.startswith(("torch.distributed", *MODULES)):
+            case ast.ImportFrom(module=str(module), names=names) if module.startswith((DISTRIBUTED, *MODULES)):
                 yield from (f"{module}.{name.name}" for name in names if name.name not in HARMLESS)
+            case ast.ImportFrom(module="torch.distributed", names=names):
+                yield from (name.name for name in names if name.name in {"checkpoint", *OBJECTS})
             case ast.Call(func=function, keywords=keywords):
                 yield from (f"{word.arg}=" for word in keywords if word.arg in WORDS and not is_false(word.value))
                 yield from named(function, keywords)
@@ -42,6 +47,8 @@ def unsafe(source: str) -> Iterator[str]:
 def named(function: ast.expr, keywords: list[ast.keyword]) -> Iterator[str]:
     match function:
         case ast.Name(id=name) if name in CALLS:
+            yield name
+        case ast.Attribute(attr=name) if name in OBJECTS:
             yield name
         case ast.Attribute(value=ast.Name(id=owner), attr=name):
             if (owner, name) in {("os", "system"), ("os", "popen"), ("builtins", "eval"), ("builtins", "exec")}:
@@ -78,6 +85,8 @@ def test_nothing_executes_what_a_file_says() -> None:
         "import torch\ntorch.load(file, weights_only=safe)",
         "import torch\ntorch.load(file, weights_only=False)",
         "from torch.distributed.checkpoint import load",
+        "from torch.distributed import checkpoint",
+        "from torch import distributed\ndistributed.all_gather_object(found, mine)",
         "import numpy\nnumpy.load(file, allow_pickle=True)",
         "import subprocess\nsubprocess.run(text, shell=True)",
         "import os\nos.system(text)",

@@ -107,8 +107,7 @@ def test_r_drop_compares_two_passes_and_learns_from_both(batch_size: int) -> Non
     sets = (f"train.batch_size={batch_size}", "train.accumulate=2", "r_drop.alpha=3")
     parts = ready(build(*sets, plugins=("mlp_head", "freeze_norm", "r_drop")))
     window = [
-        batch._replace(images=batch.images[: 8 - place], targets=batch.targets[: 8 - place])
-        for place, batch in enumerate(first(parts, 2))
+        type(batch)(*(part[: 8 - place] for part in batch)) for place, batch in enumerate(first(parts, 2))
     ]  # of sizes that differ
     model = copy.deepcopy(parts.network)
     samples = sum(len(batch.targets) for batch in window)
