@@ -37,6 +37,8 @@ def forked(function: Callable[..., None], *arguments: object) -> ForkServerProce
         sys.path.insert(0, str(ROOT))  # where its children find this module
     process = context.Process(target=function, args=arguments)
     process.start()
+    # The start of another process looks at all of these; in another thread, it would read the exit code away.
+    multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
     return process
 
 
