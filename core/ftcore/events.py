@@ -31,6 +31,7 @@ class RunStarted:
         epochs: epochs to train.
         steps_per_epoch: optimizer steps in each.
         step: optimizer steps that were done before: 0, or where a run is resumed.
+        epoch: epochs that were done before, with their evaluation.
     """
 
     folder: Path
@@ -39,6 +40,7 @@ class RunStarted:
     epochs: int
     steps_per_epoch: int
     step: int = 0
+    epoch: int = 0
 
 
 @frozen

@@ -268,14 +268,15 @@ def _train(
         epochs=parts.settings.epochs,
         steps_per_epoch=parts.steps_per_epoch,
         step=progress.step,
+        epoch=progress.epoch,
     )
     begun, before = time.monotonic(), progress.seconds + progress.current.seconds
     with listening(twice=ready.ranks.world_size == 1) as flags:
-        parts.tell(started)
         options = ready.host.config.run
         keeper = Keeper(folder, parts, progress, Every.parse(options.save_every), flags, later=options.async_save)
         keeper.saved = keeper.where() if progress.step else None
         try:
+            parts.tell(started)
             with named(lambda: [*parts.train.names_in_flight(), *parts.val.names_in_flight()]):
                 fit(parts, progress, lambda event: folder.save_epoch(event, progress), keeper, sealed)
             keeper.save()

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ftcore import RunStarted, UserError
+from ftcore.config import Flags, load
+from ftcore.run import run as run_config
 from ftcore.testing import image_folder, invoke
 
 if TYPE_CHECKING:
@@ -226,4 +229,19 @@ def test_a_run_that_fails_in_its_first_epoch_leaves_no_folder(tmp_path: Path) ->
     result = invoke("run", "--data", tmp_path / "data", "--model", "timm/test_resnet", *options)
 
     assert result.code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_observer_that_cannot_start_fails_the_run_and_the_others_hear_of_it(tmp_path: Path) -> None:
+    heard: list[Any] = []
+
+    def refuse(event: Any) -> None:
+        if isinstance(event, RunStarted):
+            raise UserError("the server does not answer")
+
+    config = load(None, Flags("digits/cnn", "digits:5-6", sets=(f"run.folder={tmp_path / 'run'}",)))
+    with pytest.raises(UserError, match="the server does not answer"):
+        run_config(config, [heard.append, refuse])
+
+    assert [type(event).__name__ for event in heard] == ["RunStarted", "RunFailed"]
     assert not (tmp_path / "run").exists()
