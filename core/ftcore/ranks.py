@@ -237,9 +237,9 @@ def joined() -> Iterator[Ranks]:
 
 def _said(error: BaseException, ranks: Ranks) -> BaseException:
     """Tell the others that this process fails; return what it is to raise."""
-    if isinstance(error, Stopped):
-        return error if ranks.leads else Elsewhere(error.code)
-    if lost := _is_lost(error):
+    if isinstance(error, Stopped | Elsewhere):
+        return error if ranks.leads or isinstance(error, Elsewhere) else Elsewhere(error.code)
+    if lost := is_lost(error):
         first = str(error).partition("\n")[0][:300]
         error = UserError(f"the connection to another process is lost: it has died, or cannot be reached\n{first}")
     mendable = isinstance(error, UserError)
@@ -249,7 +249,8 @@ def _said(error: BaseException, ranks: Ranks) -> BaseException:
     return UserError(f"rank {ranks.rank}: {error}") if mendable and not ranks.leads else error
 
 
-def _is_lost(error: BaseException) -> bool:
+def is_lost(error: BaseException) -> bool:
+    """Whether an error says that another process cannot be reached."""
     from torch import distributed
 
     return isinstance(error, distributed.DistError) or (

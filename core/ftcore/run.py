@@ -19,7 +19,7 @@ from .errors import UserError
 from .events import RunEnded, RunFailed, RunStarted, RunStopped
 from .host import Host, summary
 from .locking import LOCK, locked
-from .ranks import Ranks, joined
+from .ranks import Elsewhere, Ranks, is_lost, joined
 from .recipes import expand
 from .signals import Stopped, listening
 
@@ -286,6 +286,8 @@ def _train(
             raise
         except BaseException as error:
             keeper.leave()
+            if flags.ending and is_lost(error):  # who ends this process knows what happened to the other
+                raise Elsewhere(128 + flags.ending) from None
             error = _explained(error, folder, parts, progress, ready.ranks)
             parts.tell(RunFailed(f"{type(error).__name__}: {error}"))
             raise error from None

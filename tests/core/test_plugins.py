@@ -391,10 +391,10 @@ def test_a_plugin_for_this_hook_api_or_an_earlier_minor_one_is_welcome(write: Wr
 @pytest.mark.parametrize(
     ("api", "message"),
     [
-        ("(1, 99)", r"'api_hooks' \(from .*\) needs hook API 1\.99; this is ftcore .* API 1\.3: get a newer ftcore$"),
+        ("(1, 99)", r"'api_hooks' \(from .*\) needs hook API 1\.99; this is ftcore .* API 1\.4: get a newer ftcore$"),
         ("(2, 0)", r"needs hook API 2\.0; .* get a newer ftcore$"),
         ("(0, 9)", r"needs hook API 0\.9; .* get a newer api_hooks$"),
-        ("'1.1'", r"FTCORE_API is '1\.1'; expected the version that it needs, e\.g\. \(1, 3\)"),
+        ("'1.1'", r"FTCORE_API is '1\.1'; expected the version that it needs, e\.g\. \(1, 4\)"),
         ("(1,)", r"FTCORE_API is \(1,\); expected"),
         ("(1, True)", r"FTCORE_API is \(1, True\); expected"),
     ],

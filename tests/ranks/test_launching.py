@@ -17,6 +17,7 @@ from ftcore import UserError
 from ftcore.ranks import environment, first_node
 from ftcore.testing import invoke
 
+from .starting import run
 from .test_failures import FAILING
 from .test_same_results import STILL, arguments
 
@@ -61,8 +62,7 @@ def test_processes_that_are_started_again_end_in_the_same_bits(tmp_path: Path, h
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "once").exists()
     assert ended.stderr.count("a process failed, and all were started again") == 1
-    whole = launched(*FTCORE, *arguments(tmp_path / "whole", *args), "--nproc", "2", folder=tmp_path)
-    assert whole.returncode == 0, whole.stderr
+    assert run(*arguments(tmp_path / "whole", *args), ranks=2, log=tmp_path / "log") == [0, 0]
     assert differences(result(tmp_path / "run"), result(tmp_path / "whole")) == []
 
 
