@@ -15,6 +15,7 @@ from .heads import candidates, check_backbone, check_outputs, choose_head, deriv
 from .labelled import Split
 from .loading import Prepared, default_workers, key, make_batches, seed_everything
 from .pixelcache import make_cache
+from .precompute import precomputed
 from .stages import derive_stages
 from .state import Parts, goes_up
 
@@ -65,11 +66,13 @@ class Assembly:
         parts: what the loop needs.
         network: the network, before it was wrapped.
         groups: the optimizer's parameter groups.
+        not_once: why nothing of a network that is frozen before its head is computed once, if so.
     """
 
     parts: Parts
     network: Network
     groups: tuple[ParamGroup, ...]
+    not_once: str = ""
 
 
 def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
@@ -128,7 +131,8 @@ def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
         settings=config.train,
     )
     _check_used(calls)
-    return Assembly(parts, network, tuple(groups))
+    once, why_not = precomputed(parts, network, config.origin)
+    return Assembly(evolve(parts, precomputed=once), network, tuple(groups), why_not)
 
 
 def build_network(config: RunConfig, calls: Calls, task: Task, spec: InputSpec | None = None) -> Network:

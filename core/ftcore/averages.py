@@ -30,7 +30,7 @@ def standing(parts: Parts, epoch: int) -> nn.Module:
         return parts.placement.model
     if average.renew:
         renew_norms(average.network, parts, epoch)
-    return average.network
+    return parts.through(average.network)
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def renew_norms(network: nn.Module, parts: Parts, epoch: int) -> None:
         norm.momentum = None  # a cumulative mean
     for batch in parts.train.epoch(epoch) if norms else ():
         with parts.precision.autocast():
-            network(batch.images)
+            parts.through(network)(batch.images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         statistics: list[Any] = [norm.running_mean, norm.running_var]

@@ -13,6 +13,7 @@ from . import checkpoint, freezing, snapshot
 from .errors import UserError
 from .loop import gradient, windows
 from .parts import Table
+from .precompute import parts_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,6 +89,7 @@ def replay(parts: Parts, folder: Path) -> Replay:
     if reason:
         raise UserError(f"{folder} is damaged: {reason}")
     progress, kept = snapshot.put_back(parts, folder), checkpoint.read(folder)["step"]
+    parts = parts_in(parts, progress.epoch)
     bad_weights = [name for name, tensor in parts.network.state_dict().items() if not _is_finite(tensor)]
     epoch, settings = progress.epoch, parts.settings
     parts.placement.model.train()

@@ -92,6 +92,10 @@ class TrainConfig:
             at a time, again and again, with the same gradient: batch norm alone sees fewer at a time. In one process.
         max_nonfinite: updates that ``skip`` may leave out in a run before it stops after all; by default 10.
         seed: of the head's initial values, the sample order, augmentation and dropout.
+        precompute: where everything before the head is frozen and images are not augmented, what the head sees of each
+            image is computed once, and epochs train the head alone: ``auto``, where that is possible; ``always``, where
+            it is not is an error; or ``never``. Sums may round differently.
+        views: of augmented images, so many of each are computed once; epoch e (from 0) learns from view e modulo that.
         workers: loader processes; by default none on a CPU, else up to 8. Never changes a result.
         threads: of the processor, for the network's arithmetic; by default torch's choice. Part of the result: sums of
             other lengths round differently.
@@ -111,6 +115,8 @@ class TrainConfig:
     on_oom: Literal["stop", "halve"] = "stop"
     max_nonfinite: int | None = field(default=None, validator=validators.optional(_positive))
     seed: int = field(default=0, validator=_not_negative)
+    precompute: Literal["auto", "always", "never"] = "auto"
+    views: int | None = field(default=None, validator=validators.optional(_positive))
     workers: int | None = field(default=None, validator=validators.optional(_not_negative))
     threads: int | None = field(default=None, validator=validators.optional(_positive))
     log_every: int = field(default=10, validator=_positive)
@@ -124,6 +130,8 @@ class TrainConfig:
             raise ValueError(f"one way to clip at most, not {' and '.join(clips)}")
         if self.max_nonfinite is not None and self.on_nonfinite != "skip":
             raise ValueError('max_nonfinite needs on_nonfinite = "skip"')
+        if self.views is not None and self.precompute == "never":
+            raise ValueError('views are computed once, which precompute = "never" forbids')
         if self.min_delta is not None and not self.patience:
             raise ValueError("min_delta needs patience > 0")
 

@@ -134,7 +134,7 @@ class Keeper:
         """
         if self.writing and self.writing.path.done():
             self.settle()
-        due = self.every.due(self.progress, time.monotonic() - self.since)
+        due = self.progress.step > 0 and self.every.due(self.progress, time.monotonic() - self.since)
         ending, wanted = self.agreed(self.flags.ending, self.flags.saving or due)
         if ending or wanted or (due and self.every.unit != "minute"):  # steps and epochs are the same for all
             self.save()

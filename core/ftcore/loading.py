@@ -294,6 +294,16 @@ class Batches:
             moved = batch.to(self.device)
             yield moved._replace(images=self.finish(moved.images), indices=torch.tensor(indices))
 
+    def in_order(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch (from 0), each sample once, in the order of the split."""
+        sampler = self.sampler
+        before = sampler.seed, sampler.weights
+        sampler.seed = sampler.weights = None
+        try:
+            yield from self.epoch(epoch)
+        finally:
+            sampler.seed, sampler.weights = before
+
     def names_in_flight(self) -> list[str]:
         """Return the names of the samples that were asked for and have not come back."""
         return [self.samples.name(index) for batch in self.sampler.in_flight for index in self.sampler.own(batch)]

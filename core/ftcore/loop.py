@@ -17,6 +17,7 @@ from .events import EpochEnded, StepLogged
 from .gradients import clip, is_finite, total, update
 from .loading import decode, key, own, seed_step, whole
 from .parts import Pass, by_samples
+from .precompute import parts_in
 from .shapes import as_tuple
 from .shortage import cut, fitted
 from .state import Ongoing
@@ -50,10 +51,11 @@ def fit(
     """
     sealed = sealed or freezing.digests(parts.frozen(progress.epoch))
     while progress.epoch < parts.settings.epochs and not out_of_patience(parts, progress):
+        now = parts_in(parts, progress.epoch, between)
         if not progress.current.trained:
-            train_epoch(parts, progress, between)
+            train_epoch(now, progress, between)
         started = time.monotonic()
-        val = evaluate(parts, standing(parts, progress.epoch), between)
+        val = evaluate(now, standing(now, progress.epoch), between)
         freezing.check_unchanged(sealed, parts.frozen(progress.epoch), progress.epoch)
         event = end_epoch(parts, progress, val, time.monotonic() - started)
         save(event)

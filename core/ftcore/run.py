@@ -364,6 +364,7 @@ def facts(ready: Ready) -> dict[str, str]:
         "network": f"{config.model.name}, weights {config.model.weights}, head {', '.join(network.heads)}, "
         f"input {network.spec.channels} x {height} x {width}",
         "learning": _learning(parts),
+        **_once(ready.assembly),
         "plugins": ", ".join(f"{p.name} ({p.reference.source})" for p in named) or "none named, all defaults",
         "answers": ", ".join(f"{hook}={_one(answer)}" for hook, answer in summary(ready.host).items()),
         **_beside(parts),
@@ -391,6 +392,13 @@ def _learning(parts: Parts) -> str:
     numbers = [(p.numel(), p.requires_grad) for p in parts.network.parameters()]
     learns, total = sum(n for n, learning in numbers if learning), sum(n for n, _ in numbers)
     return f"{learns:,} of {total:,} parameters"
+
+
+def _once(assembly: Assembly) -> dict[str, str]:
+    """Say what is computed once, or why nothing is of a network that is frozen before its head."""
+    once, why_not = assembly.parts.precomputed, assembly.not_once
+    text = once.note if once else f"nothing: {why_not}" if why_not else ""
+    return {"computed once": text} if text else {}
 
 
 def _beside(parts: Parts) -> dict[str, str]:

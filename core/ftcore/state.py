@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, field, frozen
 
 from . import freezing
+from .parts import as_is
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
     from torch import Tensor, nn
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         Step,
         Task,
     )
+    from .precompute import Precomputed
 
 
 @frozen(eq=False)
@@ -57,6 +59,8 @@ class Parts:
         stateful: name -> plugin, observer or loss that has a `state_dict` of its own, which checkpoints hold.
         observers: are told what happens.
         settings: the ``[train]`` section.
+        precomputed: what of the network is computed once, or None.
+        through: network -> what batches go through: itself, or its head where `train` and `val` give what that sees.
     """
 
     train: Batches
@@ -79,6 +83,8 @@ class Parts:
     stateful: Mapping[str, Any]
     observers: Sequence[Observer]
     settings: TrainConfig
+    precomputed: Precomputed | None = None
+    through: Callable[[nn.Module], nn.Module] = as_is
 
     @property
     def network(self) -> nn.Module:

@@ -1,0 +1,282 @@
+"""What is frozen is computed once, and nothing but the time that a run takes is another for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from attrs import evolve
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn.functional import dropout
+
+from ftcore import EpochEnded, RunStarted, StepLogged, UserError, hookimpl, precompute
+from ftcore.config import Flags, load
+from ftcore.loop import fit
+from ftcore.precompute import parts_in
+from ftcore.run import prepare, resume, run
+from ftcore.signals import Stopped
+from ftcore.state import Progress
+from ftcore.testing import invoke
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from ftcore import Event
+    from ftcore.state import Parts
+
+HERE = __name__
+PROBE = ("linear_probe",)
+UNTIL_EPOCH_2 = ('gradual_unfreeze.at={0 = "head", 2 = "all"}',)
+
+
+def config(folder: Path, *sets: str, plugins: tuple[str, ...] = PROBE, model: str = "digits/cnn") -> Any:
+    settings = ("train.epochs=3", "train.log_every=1", f"run.folder={folder / 'run'}", *sets)
+    return load(None, Flags(model, "digits:5-6", plugins=plugins, sets=settings))
+
+
+def built(folder: Path, *sets: str, **given: Any) -> Parts:
+    return prepare(config(folder, *sets, **given)).assembly.parts
+
+
+def trained(parts: Parts) -> tuple[dict[str, Tensor], list[EpochEnded]]:
+    """What is saved in the end, and what was told of each epoch."""
+    events: list[EpochEnded] = []
+    fit(evolve(parts, observers=()), Progress(), events.append)
+    return {
+        name: value.clone() for name, value in parts.evaluated(parts.settings.epochs - 1).state_dict().items()
+    }, events
+
+
+def count_reads(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The samples of either split, one entry each time that one is read."""
+    reads: list[Any] = []
+    cls: Any = type(parts.train.dataset)
+    original = cls.__getitem__
+
+    def read(self: Any, place: tuple[int, int]) -> Any:
+        reads.append((self.seed is None, place[1]))
+        return original(self, place)
+
+    monkeypatch.setattr(cls, "__getitem__", read)
+    return reads
+
+
+@pytest.mark.parametrize(
+    ("plugins", "sets"),
+    [
+        (PROBE, ()),
+        (PROBE, ("train.accumulate=3", "train.clip_norm=0.1")),
+        ((*PROBE, "mlp_head"), ()),
+        ((*PROBE, "ema"), ()),
+        ((*PROBE, "swa", "mlp_head"), ("swa.start=1", "train.threads=1")),
+        ((*PROBE, "balanced_sampling", "weighted_ce", "l2_sp", "sam"), ()),
+        (("gradual_unfreeze",), UNTIL_EPOCH_2),
+    ],
+    ids=["probe", "accumulate", "mlp", "ema", "swa", "balanced", "unfreezing"],
+)
+def test_a_run_ends_where_it_ends_without(plugins: tuple[str, ...], sets: tuple[str, ...], tmp_path: Path) -> None:
+    once, every_time = (
+        built(tmp_path, *sets, f"train.precompute={mode}", plugins=plugins) for mode in ("always", "never")
+    )
+    (found, events), (expected, others) = trained(once), trained(every_time)
+
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5)
+    for event, other in zip(events, others, strict=True):
+        assert event.val["loss"] == pytest.approx(other.val["loss"], abs=1e-5)
+        assert event.train["loss"] == pytest.approx(other.train["loss"], abs=1e-5)
+
+
+def test_each_image_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = built(tmp_path)
+    reads = count_reads(parts, monkeypatch)
+
+    trained(parts)
+
+    splits = {False: len(parts.train.samples), True: len(parts.val.samples)}
+    assert sorted(reads) == [(is_val, place) for is_val, count in splits.items() for place in range(count)]
+
+
+def test_each_view_of_an_augmented_image_is_read_once_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = built(tmp_path, "train.views=2", "train.epochs=5", plugins=(*PROBE, "augment"))
+    reads = count_reads(parts, monkeypatch)
+    first, second, third = (parts_in(parts, epoch).train for epoch in range(3))
+
+    batches = [next(iter(batches.in_order(epoch))).images for epoch, batches in enumerate((first, second, third))]
+    trained(parts)
+
+    assert torch.equal(batches[0], batches[2])
+    assert not torch.equal(batches[0], batches[1])
+    assert len(reads) == 2 * len(parts.train.samples) + len(parts.val.samples)
+
+
+def test_a_view_is_what_the_head_sees_of_the_images_of_that_epoch(tmp_path: Path) -> None:
+    parts = built(tmp_path, "train.views=2", plugins=(*PROBE, "augment"))
+    features = next(parts_in(parts, 1).train.in_order(1)).images
+
+    images = next(parts.train.in_order(1)).images
+    expected = nn.Sequential(*list(parts.network.eval().children())[:-1])(images)
+
+    torch.testing.assert_close(features, expected)
+
+
+@pytest.mark.parametrize(
+    ("plugins", "sets", "at"),
+    [
+        (PROBE, (), 0),
+        (PROBE, (), 13),
+        ((*PROBE, "augment"), ("train.views=2",), 25),
+        (("gradual_unfreeze",), UNTIL_EPOCH_2, 5),
+    ],
+    ids=["before the first step", "probe", "views", "unfreezing"],
+)
+def test_a_run_that_was_stopped_ends_in_the_same_bits(
+    plugins: tuple[str, ...], sets: tuple[str, ...], at: int, tmp_path: Path
+) -> None:
+    def stopping() -> Callable[[Event], None]:
+        steps = iter(range(10**6))
+
+        def observe(event: Event) -> None:
+            if isinstance(event, RunStarted | StepLogged) and next(steps) == at:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return observe
+
+    run(config(tmp_path / "whole", *sets, plugins=plugins))
+    with pytest.raises(Stopped, match=f"after step {at},"):
+        run(config(tmp_path / "stopped", *sets, plugins=plugins), [stopping()])
+    resume(tmp_path / "stopped" / "run")
+
+    whole, stopped = (
+        load_file(max((tmp_path / name / "run" / "checkpoints").glob("step-*")) / "model.safetensors")
+        for name in ("whole", "stopped")
+    )
+    assert all(torch.equal(stopped[name], value) for name, value in whole.items())
+
+
+def test_features_that_are_too_large_for_memory_are_in_a_file_that_nobody_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, _ = trained(built(tmp_path))
+    monkeypatch.setattr(precompute, "IN_MEMORY", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    parts = built(tmp_path)
+
+    found, _ = trained(parts)
+
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert parts.precomputed is not None
+    assert not parts.precomputed.train.in_memory
+    assert (tmp_path / "cache" / "ftcore").is_dir()
+    assert list((tmp_path / "cache" / "ftcore").iterdir()) == []
+
+
+class GoesOn(nn.Sequential):
+    """A network that does something behind its head."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        for module in self:
+            images = module(images)
+        return images * 2
+
+
+class Drops(nn.Sequential):
+    """A network that draws before its head, in train mode, by no module."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        *before, head = self.children()
+        for module in before:
+            images = module(images)
+        outputs: Tensor = head(dropout(images, 0.1, self.training))
+        return outputs
+
+
+class Networks:
+    """Builds them."""
+
+    @hookimpl
+    def build_model(self, name: str) -> nn.Module | None:
+        kinds: dict[str, Any] = {"goes_on": GoesOn, "drops": Drops, "linear": nn.Sequential}
+        kind = kinds.get(name.removeprefix("own/"))
+        return kind and kind(nn.Flatten(), nn.Linear(64, 16), nn.Linear(16, 4))
+
+
+OWN = (f"{HERE}:Networks", "freeze_backbone")
+SIZE = ("model.image_size=8", "model.channels=1", "model.mean=0.5", "model.std=0.5")
+OBSTACLES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "images are mixed in batches": ("digits/cnn", (*PROBE, "mixup"), ()),
+    "the step looks at images: supcon": ("digits/cnn", (*PROBE, "supcon"), ()),
+    "the network is wrapped in DataParallel": ("digits/cnn", (*PROBE, "dp"), ()),
+    "the network is compiled": ("digits/cnn", (*PROBE, "compile"), ("compile.backend=eager",)),
+    "training images are augmented; train.views = K learns": ("digits/cnn", (*PROBE, "augment"), ()),
+    "the network goes on behind its head 2": ("own/goes_on", OWN, SIZE),
+    "what the head sees of an image is not always the same in train mode": ("own/drops", OWN, SIZE),
+}
+"""Why nothing is computed once -> model, plugins, settings."""
+
+
+@pytest.mark.parametrize("reason", OBSTACLES)
+def test_what_cannot_be_computed_once_is_not_and_the_run_says_why(reason: str, tmp_path: Path) -> None:
+    model, plugins, sets = OBSTACLES[reason]
+
+    assembly = prepare(config(tmp_path, *sets, plugins=plugins, model=model)).assembly
+
+    assert assembly.parts.precomputed is None
+    assert assembly.not_once.startswith(reason)
+
+
+@pytest.mark.parametrize("reason", OBSTACLES)
+def test_who_asks_for_what_cannot_be_computed_once_is_told_why(reason: str, tmp_path: Path) -> None:
+    model, plugins, sets = OBSTACLES[reason]
+
+    with pytest.raises(UserError) as caught:
+        prepare(config(tmp_path, *sets, "train.precompute=always", plugins=plugins, model=model))
+
+    beginning = "train.precompute = 'always' (--set train.precompute=always), but nothing can be computed once: "
+    assert str(caught.value).startswith(beginning + reason)
+
+
+def test_a_network_of_our_own_is_computed_once_too(tmp_path: Path) -> None:
+    parts = built(tmp_path, *SIZE, plugins=OWN, model="own/linear")
+
+    assert parts.precomputed is not None
+    assert parts.precomputed.note == "what 2 sees of each image, 16 numbers, 0.0 MB"
+
+
+def test_nothing_is_said_of_a_network_that_learns(tmp_path: Path) -> None:
+    ready = prepare(config(tmp_path, plugins=("adamw",)))
+
+    assert (ready.assembly.parts.precomputed, ready.assembly.not_once) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("plugins", "sets", "message"),
+    [
+        (("adamw",), ("train.views=2",), "something before the head learns from the first epoch on"),
+        (PROBE, ("train.views=2",), "training images are not augmented, so all views would be the same"),
+        ((*PROBE, "augment"), ("train.views=2", "train.precompute=never"), "views are computed once, which precompute"),
+    ],
+)
+def test_views_that_would_do_nothing_are_refused(
+    plugins: tuple[str, ...], sets: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        prepare(config(tmp_path, *sets, plugins=plugins))
+
+
+def test_a_run_says_what_is_computed_once(tmp_path: Path) -> None:
+    result = invoke("run", "--plugin", "lp_ft", "--data", "digits:5-6", "--model", "digits/cnn", "--set",
+                    f"run.folder={tmp_path / 'run'}", "--set", "train.epochs=4")  # fmt: skip
+
+    assert result.code == 0
+    assert "computed once  what head sees of each image, 64 numbers, 0.1 MB, up to epoch 3" in result.err
