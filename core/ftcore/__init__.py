@@ -6,7 +6,7 @@ These are the names for plugin authors, together with the modules `ftcore.config
 Importing this package imports neither torch nor any plugin.
 """
 
-from .backbone import Backbone, HeadSlot, InputSpec, ModelInfo
+from .backbone import Backbone, HeadSlot, InputSpec, ModelInfo, Tokens
 from .config import RunConfig
 from .errors import DataError, UserError, closest, listed, nearest
 from .events import (
@@ -80,6 +80,7 @@ __all__ = [
     "Steps",
     "Table",
     "Task",
+    "Tokens",
     "Transforms",
     "UserError",
     "closest",

@@ -9,7 +9,7 @@ from attrs import Factory, evolve, fields, frozen
 from torch import nn
 
 from . import freezing
-from .backbone import Backbone
+from .backbone import Backbone, Tokens
 from .errors import UserError, nearest
 from .heads import candidates, check_backbone, check_outputs, choose_head, derive_backbone, swap
 from .labelled import Split
@@ -102,6 +102,9 @@ def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
     schedule = calls.make_schedule(optimizer, config.train.epochs, steps, goes_up(monitor, metrics))
     regularizers = calls.make_regularizers(learning, model, network.heads)
     step = calls.make_step(model, network.heads, network.backbone, data.task, placement, precision)
+    if changes and isinstance(network.spec, Tokens):
+        mixing = ", ".join(plugin.name for plugin in calls.host.makers("batch_transforms"))
+        raise UserError(f"{mixing} changes images, and {config.model.name} reads texts")
     if changes and data.task.kind == "classification":
         _check_soft(calls, "make_loss", taken=loss.soft_targets)
         _check_soft(calls, "make_step", taken=step.soft_targets)
@@ -165,15 +168,20 @@ def build_network(config: RunConfig, calls: Calls, task: Task, spec: InputSpec |
 
 def _input(spec: InputSpec, model: ModelConfig) -> InputSpec:
     """Let the ``[model]`` section beat what came with the weights."""
+    if isinstance(spec, Tokens):
+        given = [key for key in ("image_size", "channels", "mean", "std") if getattr(model, key) is not None]
+        if given:
+            raise UserError(f"model.{given[0]} is for images, and {model.name} reads texts")
+        return spec
     channels = model.channels or spec.channels
     size = (model.image_size, model.image_size) if model.image_size else spec.size
     values = {"mean": model.mean, "std": model.std}
-    given: dict[str, Any] = {
+    changes: dict[str, Any] = {
         name: (value,) * channels if isinstance(value, float) else value
         for name, value in values.items()
         if value is not None
     }
-    changed = evolve(spec, size=size, channels=channels, **given)
+    changed = evolve(spec, size=size, channels=channels, **changes)
     for name in ("mean", "std"):
         if len(getattr(changed, name)) != channels:
             raise UserError(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen, validators
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @frozen
 class InputSpec:
-    """What the network wants to see; comes with its weights.
+    """What a network wants to see, images if it is no `Tokens`; comes with its weights.
 
     Attributes:
         size: (height, width) in pixels.
@@ -31,6 +31,53 @@ class InputSpec:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bilinear"
     crop_fraction: float = field(default=0.875, validator=validators.gt(0))
+
+    def __str__(self) -> str:
+        height, width = self.size
+        return f"{self.channels} x {height} x {width}"
+
+    def blank(self, count: int, device: Any) -> Tensor:
+        """Return so many black images (count, C, H, W) float32."""
+        import torch
+
+        return torch.zeros(count, self.channels, *self.size, device=device)
+
+    def drawn(self, count: int, device: Any) -> Tensor:
+        """Return so many images of noise (count, C, H, W) float32, from torch's global generator."""
+        return self.blank(count, device).normal_()
+
+
+@frozen(kw_only=True)
+class Tokens(InputSpec):
+    """What a network that reads texts wants: token ids (N, length) int64; what `InputSpec` says of images has no part.
+
+    Attributes:
+        length: tokens in a text, padding included.
+        vocabulary: ids are below it.
+        padding: id of what fills a text up.
+    """
+
+    length: int = field(validator=validators.gt(0))
+    vocabulary: int = field(validator=validators.gt(0))
+    padding: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.length} tokens of {self.vocabulary}"
+
+    def blank(self, count: int, device: Any) -> Tensor:
+        """Return so many texts of the first token (count, length) int64."""
+        import torch
+
+        return torch.zeros(count, self.length, dtype=torch.int64, device=device)
+
+    def drawn(self, count: int, device: Any) -> Tensor:
+        """Return so many texts of random tokens (count, length) int64, from torch's global generator."""
+        return self.blank(count, device).random_(0, self.vocabulary)
+
+
+def input_of(values: Mapping[str, Any]) -> InputSpec:
+    """Make what a network wants of the values that a file holds."""
+    return Tokens(**values) if "vocabulary" in values else InputSpec(**values)
 
 
 @frozen
@@ -53,7 +100,8 @@ class Backbone:
     """The answer of `build_model`: a network with its old head still in place.
 
     Attributes:
-        module: images (N, C, H, W) float32, normalised -> outputs (N, K); in train mode perhaps a tuple of them.
+        module: images (N, C, H, W) float32, normalised, or token ids (N, L) int64 -> outputs (N, K); in train mode
+            perhaps a tuple of them.
         heads: every place where a new head must go; most networks have one.
         input: what the network wants to see.
         aux_weights: where the network returns a tuple in train mode, a factor on the loss of each output but the first.
@@ -61,6 +109,8 @@ class Backbone:
             input; what is missing lies behind the last. Empty: derived from the modules.
         layers: as `stages`, but every block counts, for layer-wise learning rates.
         no_decay: names of parameters that the architecture exempts from weight decay, beside vectors.
+        architecture: what `build_model` needs to build the network again where the place that it came from is gone:
+            plain values, which a run keeps with its model, and `predict` hands over as ``config.architecture``.
     """
 
     module: nn.Module
@@ -70,6 +120,7 @@ class Backbone:
     stages: Mapping[str, int] = field(factory=dict)
     layers: Mapping[str, int] = field(factory=dict)
     no_decay: frozenset[str] = frozenset()
+    architecture: Mapping[str, Any] = field(factory=dict)
 
     @property
     def num_features(self) -> int:

@@ -198,6 +198,7 @@ class RunConfig:
         hooks: hook -> names of plugins, in the order in which they are asked.
         options: plugin name -> option -> value as given.
         origins: ``section.key`` or ``plugin.name.key`` -> where the value was set; absent means default.
+        architecture: see `ftcore.Backbone`; of a model that is read from a run, else empty.
     """
 
     model: ModelConfig = ModelConfig()
@@ -209,6 +210,7 @@ class RunConfig:
     hooks: Mapping[str, tuple[str, ...]] = field(factory=dict)
     options: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     origins: Mapping[str, str] = field(factory=dict)
+    architecture: Mapping[str, Any] = field(factory=dict)
 
     def origin(self, key: str) -> str:
         """Say where a value was set, for messages and the written config."""

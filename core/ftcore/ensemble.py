@@ -95,6 +95,8 @@ class Model:
             images: of the same pictures for each member, (N, C, H, W) float32, normalised as it wants them.
             tta: let each member see every picture and its mirror image, half of its say for each.
         """
+        if tta and not all(batch.is_floating_point() for batch in images):
+            raise UserError("tta looks at the mirror image of each picture, and this network reads texts")
         passes = [
             (member.outputs(seen, self.task), member.share / (1 + tta))
             for member, batch in zip(self.members, images, strict=True)

@@ -75,7 +75,10 @@ def build_model(name: str | None, weights: str, config: RunConfig, ctx: Context)
 
 @_hookspec
 def make_transforms(spec: InputSpec, task: Task, config: RunConfig, ctx: Context) -> Transforms | None:
-    """Make the functions from PIL image (mode L or RGB) to tensor; `spec` holds size, mean and std of the weights."""
+    """Make the functions from PIL image (mode L or RGB) to tensor; `spec` holds size, mean and std of the weights.
+
+    Where it is `ftcore.Tokens`, the network reads texts: from what the data gives (a str) to token ids.
+    """
 
 
 @_hookspec

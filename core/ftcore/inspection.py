@@ -9,6 +9,7 @@ from attrs import evolve, frozen
 
 from . import freezing
 from .assemble import build_network
+from .backbone import Tokens
 from .calls import Calls
 from .explain import groups_table
 from .parts import Table, Task
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .assemble import Network
+    from .backbone import InputSpec
     from .config import RunConfig
     from .parts import FreezePlan, ParamGroup
 
@@ -55,12 +57,16 @@ def _facts(network: Network, config: RunConfig) -> Table:
     learning = sum(p.numel() for p in network.module.parameters() if p.requires_grad)
     heads = ", ".join(f"{slot.path} ({slot.in_features} features)" for slot in network.backbone.heads)
     rows = (
-        ("input", f"{spec.channels} x {spec.size[0]} x {spec.size[1]}, mean {spec.mean}, std {spec.std}"),
+        ("input", f"{spec}{_normalised(spec)}"),
         ("parameters", f"{total:,}, of which {learning:,} learn in the first epoch"),
         ("head", heads),
         ("stages", f"{max(stages.values(), default=0)} behind the stem"),
     )
     return Table(str(config.model.name), ("property", "value"), rows)
+
+
+def _normalised(spec: InputSpec) -> str:
+    return "" if isinstance(spec, Tokens) else f", mean {spec.mean}, std {spec.std}"
 
 
 def _outputs(network: Network) -> Mapping[str, str]:
@@ -77,7 +83,7 @@ def _outputs(network: Network) -> Mapping[str, str]:
     handles = [module.register_forward_hook(note(name)) for name, module in network.module.named_modules()]
     try:
         with torch.no_grad():
-            network.module.eval()(torch.empty(2, network.spec.channels, *network.spec.size, device="meta"))
+            network.module.eval()(network.spec.blank(2, "meta"))
     except Exception:  # noqa: BLE001 - a network that does not run without memory is shown without shapes
         return {}
     finally:

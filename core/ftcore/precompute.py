@@ -210,7 +210,7 @@ def _difference(parts: Parts, spec: InputSpec) -> str:
     """Try whether the network gives what its head does, and whether that sees the same in train mode at any time."""
     network = parts.network
     with torch.random.fork_rng(), torch.no_grad(), parts.precision.autocast():
-        images = torch.randn(2, spec.channels, *spec.size).to(parts.placement.device)
+        images = spec.drawn(2, parts.placement.device)
         network.eval()
         features = _seen(parts, images)
         network.train()
@@ -258,7 +258,7 @@ def _seen(parts: Parts, images: Tensor) -> Tensor:
 
 
 def _one(parts: Parts, spec: InputSpec) -> Tensor:
-    return _seen(parts, torch.zeros(1, spec.channels, *spec.size, device=parts.placement.device))
+    return _seen(parts, spec.blank(1, parts.placement.device))
 
 
 def _size(parts: Parts, spec: InputSpec) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from . import checkpoint, config
-from .backbone import InputSpec
+from .backbone import InputSpec, input_of
 from .ensemble import Member, Model
 from .errors import DataError, UserError
 from .images import find_images, read_image
@@ -113,6 +113,7 @@ def _saved(description: dict[str, Any], file: Path) -> Saved:
         plugins=tuple(config.Named(text, origin, file.parent) for text in description["plugins"]),
         options=options,
         origins={f"plugin.{name}.{key}": origin for name, values in options.items() for key in values},
+        architecture=description.get("architecture", {}),
     )
     config.check_data_alone(asked.plugins, file.parent)
     task = Task(**_tuples(description["task"]))
@@ -121,7 +122,7 @@ def _saved(description: dict[str, Any], file: Path) -> Saved:
         file=file.parent / weights,
         asked=asked,
         task=task,
-        spec=InputSpec(**_tuples(description["input"])),
+        spec=input_of(_tuples(description["input"])),
         thresholds=tuple(description["metrics"].get("thresholds", [0.5] * task.outputs)),
         share=description.get("share", 1.0),
     )

@@ -354,7 +354,6 @@ def facts(ready: Ready) -> dict[str, str]:
     """Say in a few lines what was decided."""
     config, parts, network = ready.host.config, ready.assembly.parts, ready.assembly.network
     named = [plugin for plugin in ready.host.plugins if not plugin.is_default]
-    height, width = network.spec.size
     settings = parts.settings
     return {
         "data": f"{config.data.source}: {len(ready.data.train)} images to train on, {len(ready.data.val)} to validate"
@@ -362,7 +361,7 @@ def facts(ready: Ready) -> dict[str, str]:
         **_skipped(ready.data),
         "task": f"{parts.task.kind}: {', '.join(parts.task.names[:12])}{' ...' if parts.task.outputs > 12 else ''}",
         "network": f"{config.model.name}, weights {config.model.weights}, head {', '.join(network.heads)}, "
-        f"input {network.spec.channels} x {height} x {width}",
+        f"input {network.spec}",
         "learning": _learning(parts),
         **_once(ready.assembly),
         "plugins": ", ".join(f"{p.name} ({p.reference.source})" for p in named) or "none named, all defaults",

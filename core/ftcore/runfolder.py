@@ -227,7 +227,7 @@ def describe_model(host: Host, data: Data, assembly: Assembly) -> dict[str, Any]
     building = ("build_model", "build_head", "make_transforms")
     makers = {p.name for hook in building for p in [*host.record[hook].answered, *host.record[hook].wrapped]}
     named = [plugin for plugin in host.plugins if plugin.name in makers and not plugin.is_default]
-    model = attrs.evolve(host.config.model, weights="none")
+    model, architecture = attrs.evolve(host.config.model, weights="none"), assembly.network.backbone.architecture
     return {
         "format": checkpoint.FORMAT,
         "ftcore": metadata.version("ftcore"),
@@ -236,4 +236,5 @@ def describe_model(host: Host, data: Data, assembly: Assembly) -> dict[str, Any]
         "options": {p.name: asdict(p.config) for p in host.plugins if p.name in makers and p.config is not None},
         "task": asdict(data.task),
         "input": asdict(assembly.network.spec),
+        **({"architecture": dict(architecture)} if architecture else {}),
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch.overrides import TorchFunctionMode
 
+from .backbone import InputSpec, Tokens
 from .errors import UserError
 from .freezing import all_tensors
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import nn
-
-    from .backbone import InputSpec
 
 
 T = TypeVar("T")
@@ -51,19 +50,18 @@ def without_memory(build: Callable[[], T]) -> T:
 
 
 def output_shapes(module: nn.Module, spec: InputSpec, *, training: bool) -> list[tuple[int, ...]]:
-    """Return the shapes of a network's outputs for two images of `spec`, computing nothing where that is possible.
+    """Return the shapes of a network's outputs for two inputs like `spec`, computing nothing where that is possible.
 
     Works on a copy: the network and its modes stay as they are.
 
     Raises:
-        UserError: the network does not take such images.
+        UserError: the network does not take such.
     """
-    size = (2, spec.channels, *spec.size)
     try:
-        return _shapes(_called(meta_copy(module).train(training), size))
+        return _shapes(_called(meta_copy(module).train(training), spec))
     except Exception:  # noqa: BLE001 - not every network runs without memory
         with _twin(module) as twin:
-            return _shapes(_called_or_refused(twin.train(training), size))
+            return _shapes(_called_or_refused(twin.train(training), spec))
 
 
 @contextmanager
@@ -96,19 +94,23 @@ def meta_copy(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _called(module: nn.Module, size: tuple[int, ...]) -> Any:
+def _called(module: nn.Module, spec: InputSpec) -> Any:
     device = next(iter(all_tensors(module).values())).device
-    return module(torch.zeros(size, device=device))
+    return module(spec.blank(2, device))
 
 
-def _called_or_refused(module: nn.Module, size: tuple[int, ...]) -> Any:
+def _called_or_refused(module: nn.Module, spec: InputSpec) -> Any:
     try:
-        return _called(module, size)
+        return _called(module, spec)
     except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
         raise UserError(
-            f"{type(module).__name__} does not take images of {' x '.join(map(str, size[1:]))} in "
+            f"{type(module).__name__} does not take {_named(spec)} in "
             f"{'train' if module.training else 'eval'} mode: {type(error).__name__}: {error}"
         ) from error
+
+
+def _named(spec: InputSpec) -> str:
+    return str(spec) if isinstance(spec, Tokens) else f"images of {spec}"
 
 
 def as_tuple(outputs: Any) -> tuple[Any, ...]:
@@ -138,7 +140,7 @@ def sizes_taken(build: Callable[[int], nn.Module], asked: int, usual: int, chann
 def takes(build: Callable[[int], nn.Module], side: int, channels: int) -> bool:
     """Whether an architecture can be built for images of this side, and trained on them."""
     try:
-        _called(on_meta(lambda: build(side)).train(), (2, channels, side, side))
+        _called(on_meta(lambda: build(side)).train(), InputSpec((side, side), channels))
     except Exception:  # noqa: BLE001 - each architecture refuses in its own way
         return False
     return True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, field, frozen, validators
 
-from ftcore import Step, UserError, hookimpl, listed
+from ftcore import Step, Tokens, UserError, hookimpl, listed
 from ftcore.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class Distill:
         step = yield
         if self.config.teacher is None:
             raise UserError("distill needs a teacher: --set distill.teacher=runs/big, a run folder, or timm/NAME")
+        if isinstance(backbone.input, Tokens):
+            raise UserError(f"distill teaches networks that see images, and {config.model.name} reads texts")
         ask = self._teacher(self.config.teacher, backbone.input, task, config, placement.device)
         _check(ask, backbone.input, placement.device)
         strength, temperature = self.config.strength, self.config.temperature or 2.0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen, validators
 
-from ftcore import Steps, Transforms, UserError, hookimpl
+from ftcore import Steps, Tokens, Transforms, UserError, hookimpl
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,6 +31,11 @@ class PlainTransforms:
 
 def plain_steps(spec: InputSpec) -> Steps:
     """Resize the shorter side to size / crop_fraction and cut out the centre."""
+    if isinstance(spec, Tokens):
+        raise UserError(
+            f"plain_transforms and augment make images, and this network reads {spec}; "
+            "name the plugin that turns its texts into tokens"
+        )
     if spec.channels not in _MODES:
         raise UserError(
             f"plain_transforms and augment make 1 or 3 channels, not {spec.channels}; name another plugin for that"
