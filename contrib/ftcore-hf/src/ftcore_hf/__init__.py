@@ -1,0 +1,83 @@
+"""Hugging Face's transformers for ftcore: ``--plugin hf --model hf/NAME_OR_FOLDER``, for images and for texts.
+
+transformers is imported inside functions, so that naming the plugin costs no more than reading its options.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from attrs import field, frozen, validators
+from ftcore import Tokens, Transforms, hookimpl
+
+if TYPE_CHECKING:
+    from ftcore import Backbone, Data, InputSpec
+    from ftcore.config import RunConfig
+
+__all__ = ["HuggingFace", "HuggingFaceConfig"]
+
+MODELS = "hf/"
+"""How the name of a network starts that this plugin answers for."""
+TEXTS = "texts:"
+"""How a source of data starts that this plugin answers for."""
+
+
+@frozen
+class HuggingFaceConfig:
+    """Options of `hf`.
+
+    Attributes:
+        length: tokens that a text is cut to or filled up to, > 0; by default 128, or what the network takes if less.
+        text: column with the texts, in a table of ``--data texts:FILE``.
+        target: column to learn.
+        group: column with what no split may cut, e.g. the author.
+        split: column with the name of the split; by default ``split`` if there is one.
+        attention: how attention is computed, as ``attn_implementation`` of transformers.
+    """
+
+    length: int | None = field(default=None, validator=validators.optional(validators.gt(0)))
+    text: str = "text"
+    target: str = "label"
+    group: str | None = None
+    split: str | None = None
+    attention: Literal["sdpa", "eager"] = "sdpa"
+
+
+class HuggingFace:
+    """Answers for networks ``hf/...`` and for sources ``texts:...``."""
+
+    Config = HuggingFaceConfig
+
+    def __init__(self, config: HuggingFaceConfig) -> None:
+        self.config = config
+
+    @hookimpl
+    def build_data(self, source: str | None, config: RunConfig) -> Data | None:
+        """Read a table of texts: CSV or TSV."""
+        if source is None or not source.startswith(TEXTS):
+            return None
+        from ftcore.labelled import make_data
+
+        from .texts import labelled
+
+        return make_data(labelled(source.removeprefix(TEXTS), self.config, config), config)
+
+    @hookimpl
+    def build_model(self, name: str | None, weights: str, config: RunConfig) -> Backbone | None:
+        """Build an image or a text classifier of transformers, from the hub, its cache or a folder."""
+        if name is None or not name.startswith(MODELS):
+            return None
+        from .models import build
+
+        return build(name.removeprefix(MODELS), weights, self.config, config.architecture)
+
+    @hookimpl
+    def make_transforms(self, spec: InputSpec, config: RunConfig) -> Transforms | None:
+        """Answer for texts; pictures are made into what the network wants to see by any other plugin."""
+        name = config.model.name
+        if not isinstance(spec, Tokens) or name is None or not name.startswith(MODELS):
+            return None
+        from .texts import Tokenize, tokenizer_of
+
+        tokenize = Tokenize(tokenizer_of(name.removeprefix(MODELS), config.architecture), spec)
+        return Transforms(train=tokenize, evaluate=tokenize)

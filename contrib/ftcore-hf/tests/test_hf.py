@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import csv
+import json
+import random
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from ftcore import Tokens
+from ftcore.testing import image_folder, invoke
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    GPT2Config,
+    PreTrainedTokenizerFast,
+    ViTConfig,
+    ViTImageProcessor,
+)
+
+from ftcore_hf import HuggingFaceConfig
+from ftcore_hf.models import build
+from ftcore_hf.texts import Tokenize, tokenizer_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ftcore.testing import Result
+
+WORDS = {"good": ("fine", "lovely", "superb"), "poor": ("dull", "awful", "stale")}
+FILLING = ("the", "film", "was", "a", "story", "and", "its", "end")
+
+
+def vocabulary() -> dict[str, int]:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(word for words in WORDS.values() for word in words), *FILLING]
+    return {word: number for number, word in enumerate(words)}
+
+
+def save_tokenizer(folder: Path) -> None:
+    backend = Tokenizer(models.WordLevel(vocabulary(), unk_token="[UNK]"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    ids = vocabulary()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
+    )
+    PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network of random weights with a classifier for two classes."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("bert")
+    config = BertConfig(
+        vocab_size=len(vocabulary()),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=24,
+    )
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("vit")
+    config = ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=32,
+        patch_size=8,
+        num_labels=5,
+    )
+    AutoModelForImageClassification.from_config(config).save_pretrained(folder)
+    mean = [0.5, 0.4, 0.3]
+    ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=mean, image_std=[0.2, 0.2, 0.25]).save_pretrained(
+        folder
+    )
+    return folder
+
+
+def table(path: Path, count: int = 240, **columns: Any) -> Path:
+    """Texts with one word that gives the class away among words that do not."""
+    draw = random.Random(0)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", *columns])
+        for row in range(count):
+            label = draw.choice(list(WORDS))
+            words = [draw.choice(FILLING) for _ in range(draw.randint(2, 8))]
+            words.insert(draw.randint(0, len(words)), draw.choice(WORDS[label]))
+            writer.writerow([" ".join(words), label, *(value(row) for value in columns.values())])
+    return path
+
+
+def run(folder: Path, model: Path, data: Path | str, *arguments: str) -> Result:
+    sets = ("train.epochs=6", "train.threads=1", f"run.folder={folder / 'run'}")
+    flags = [word for text in sets for word in ("--set", text)]
+    return invoke("run", "--plugin", "hf", "--model", f"hf/{model}", "--data", str(data), *flags, *arguments, "--json")
+
+
+def test_a_network_learns_to_tell_texts_apart(bert: Path, tmp_path: Path) -> None:
+    data = table(tmp_path / "texts.csv")
+
+    result = run(
+        tmp_path, bert, f"texts:{data}", "--set", "adamw.lr=0.005", "--set", "hf.length=12", "--set", "train.epochs=12"
+    )
+
+    assert result.code == 0, result.err
+    assert result.report["best"]["accuracy"] > 0.95
+    assert "12 tokens of 18" in result.err
+
+
+def test_a_run_needs_nothing_but_its_folder(bert: Path, tmp_path: Path) -> None:
+    data = table(tmp_path / "texts.csv")
+    there = shutil.copytree(bert, tmp_path / "there")
+    report = run(tmp_path, there, f"texts:{data}", "--set", "adamw.lr=0.002").report
+    shutil.rmtree(there)
+
+    measured = invoke("evaluate", tmp_path / "run", "--json")
+
+    assert measured.code == 0, measured.err
+    assert measured.report["metrics"]["accuracy"] == pytest.approx(report["best"]["accuracy"])
+    mirrored = invoke("evaluate", tmp_path / "run", "--tta")
+    assert "tta looks at the mirror image of each picture, and this network reads texts" in mirrored.err
+
+
+def test_a_run_that_is_resumed_ends_in_the_same_bits(bert: Path, tmp_path: Path) -> None:
+    data = table(tmp_path / "texts.csv", 64)
+    sets = ("train.epochs=2", "run.save_every=1 step", "run.keep=99")
+    whole = run(tmp_path, bert, f"texts:{data}", *(word for text in sets for word in ("--set", text)))
+    checkpoints = tmp_path / "run" / "checkpoints"
+    *_, third, last = sorted(checkpoints.iterdir())
+    expected = load_file(last / "model.safetensors")
+    for folder in (third, last):
+        shutil.rmtree(folder)
+
+    gone_on = invoke("resume", tmp_path / "run")
+
+    assert (whole.code, gone_on.code) == (0, 0), gone_on.err
+    found = load_file(last / "model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_linear_probe_computes_what_the_head_sees_once(bert: Path, tmp_path: Path) -> None:
+    data = table(tmp_path / "texts.csv")
+
+    result = run(tmp_path, bert, f"texts:{data}", "--plugin", "linear_probe")
+
+    assert result.code == 0, result.err
+    assert "computed once  what model.classifier sees of each image, 32 numbers" in result.err
+
+
+@pytest.mark.parametrize("weights", ["default", "none"])
+def test_what_a_network_says_is_what_transformers_says(bert: Path, weights: str) -> None:
+    backbone = build(str(bert), weights, HuggingFaceConfig(length=10), {})
+    texts = ["The film was superb", "a dull story and its awful end", "unknown words"]
+    tokenizer = AutoTokenizer.from_pretrained(bert)
+    expected_ids = tokenizer(texts, padding="max_length", truncation=True, max_length=10, return_tensors="pt")
+    assert isinstance(backbone.input, Tokens)
+    tokenize = Tokenize(tokenizer_of(str(bert), {}), backbone.input)
+
+    tokens = torch.stack([tokenize(text) for text in texts])
+
+    assert tokens.tolist() == expected_ids["input_ids"].tolist()
+    if weights == "default":
+        theirs = AutoModelForSequenceClassification.from_pretrained(bert).eval()
+        torch.testing.assert_close(
+            backbone.module.eval()(tokens),
+            theirs(input_ids=expected_ids["input_ids"], attention_mask=expected_ids["attention_mask"]).logits,
+        )
+
+
+def test_a_network_is_built_again_of_what_a_run_keeps(bert: Path) -> None:
+    first = build(str(bert), "default", HuggingFaceConfig(), {})
+    kept = json.loads(json.dumps(dict(first.architecture)))
+
+    again = build("gone/away", "none", HuggingFaceConfig(), kept)
+
+    again.module.load_state_dict(first.module.state_dict())
+    tokens = first.input.drawn(3, "cpu")
+    assert torch.equal(first.module.eval()(tokens), again.module.eval()(tokens))
+    assert again.input == first.input
+
+
+def test_a_decoder_without_padding_is_filled_up_with_its_end(tmp_path: Path) -> None:
+    config = GPT2Config(vocab_size=30, n_embd=16, n_layer=1, n_head=2, n_positions=16, eos_token_id=2, bos_token_id=2)
+    config.pad_token_id = 2
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+
+    backbone = build(str(tmp_path), "default", HuggingFaceConfig(), {})
+
+    assert isinstance(backbone.input, Tokens)
+    assert (backbone.input.length, backbone.input.padding) == (16, 2)
+    assert [slot.path for slot in backbone.heads] == ["model.score"]
+
+
+def test_pictures_are_seen_as_the_processor_says(vit: Path, tmp_path: Path) -> None:
+    pictures = image_folder(tmp_path / "pictures", per_class=8)
+
+    result = run(tmp_path, vit, pictures, "--set", "adamw.lr=0.002")
+
+    assert result.code == 0, result.err
+    assert result.report["best"]["accuracy"] > 0.9
+    described = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
+    assert described["input"]["size"] == [32, 32]
+    assert described["input"]["mean"] == [0.5, 0.4, 0.3]
+    predicted = invoke("predict", tmp_path / "run", pictures / "blue" / "0.jpg", "--json")
+    assert next(iter(json.loads(predicted.out)["values"])) == "blue"
+
+
+@pytest.mark.parametrize(
+    ("task", "values"),
+    [("multilabel", {"fine": "good;long", "dull": "poor", "the": "long"}), ("regression", {"fine": 1.5, "dull": -2.0})],
+)
+def test_several_labels_and_numbers_are_learnt_too(
+    task: str, values: dict[str, Any], bert: Path, tmp_path: Path
+) -> None:
+    rows = [f"a {word},{value}" for word, value in values.items()] * 10
+    data = tmp_path / "texts.csv"
+    data.write_text("\n".join(["text,label", *rows]))
+
+    result = run(tmp_path, bert, f"texts:{data}", "--set", f"data.task={task}")
+
+    assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        ("words,label\nx,y\n", (), "has no column 'text'"),
+        ("text,label\n,y\n", (), "row 1 has no 'text' (1 of 1 rows)"),
+        ("text,label\nx\n", (), "row 1 has no 'label'"),
+        ("text,label\n", (), "has no rows"),
+        ("text,label\nx,1\ny,two\n", ("--set", "data.task=regression"), "could not convert string to float: 'two'"),
+        (None, (), "cannot read the table of texts"),
+        ("GOOD", ("--set", "hf.length=30"), "hf.length = 30: this network takes at most 24 tokens"),
+        ("GOOD", ("--set", "model.image_size=64"), "model.image_size is for images, and hf/"),
+        ("GOOD", ("--plugin", "mixup"), "mixup changes images, and hf/"),
+        ("GOOD", ("--plugin", "distill", "--set", "distill.teacher=x"), "distill teaches networks that see images"),
+        ("GOOD", ("--set", "model.weights=best"), "has 'default', 'none', or a file"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_message(
+    bert: Path, content: str | None, arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    data = tmp_path / "texts.csv"
+    if content == "GOOD":
+        table(data, 30)
+    elif content is not None:
+        data.write_text(content)
+
+    result = run(tmp_path, bert, f"texts:{data}", *arguments)
+
+    assert result.code == 2, result.err
+    assert message in result.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = table(tmp_path / "texts.csv", 30)
+
+    result = run(tmp_path, tmp_path / "nothing", f"texts:{data}")
+
+    assert result.code == 2
+    assert f"hf/{tmp_path / 'nothing'}: " in result.err
