@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -28,6 +29,14 @@ F = TypeVar("F", bound="Callable[..., Any]")
 class _Commands(click.Group):
     """Prints a `UserError` instead of a traceback."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            click.echo("ftcore: the folder that you are in is not there any more; go to another", err=True)
+            sys.exit(2)
+        return super().main(*args, **options)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.obj = tuple(args)  # for processes that do the same
         return super().parse_args(ctx, args)
@@ -37,12 +46,24 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except Elsewhere as elsewhere:
             ctx.exit(elsewhere.code)
-        except UserError as error:
-            click.echo(f"ftcore: {error}", err=True)
+        except (UserError, MemoryError, OSError) as error:
+            message = str(error) if isinstance(error, UserError) else _limit(error)
+            if not message:
+                raise
+            click.echo(f"ftcore: {message}", err=True)
             ctx.exit(2)
         except Stopped as stopped:
             click.echo(f"ftcore: {stopped}", err=True)
             ctx.exit(stopped.code)
+
+
+def _limit(error: MemoryError | OSError) -> str:
+    """Say which limit was met, if an error is about one that no part of a run has an answer to."""
+    if isinstance(error, MemoryError):
+        return f"no memory is left: {error}; fewer train.workers, a smaller train.batch_size or data.cache_gb take less"
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        return f"{error}; `ulimit -n` shows how many, and raises it; fewer train.workers take less"
+    return ""
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

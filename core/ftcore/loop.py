@@ -82,8 +82,13 @@ def end_epoch(parts: Parts, progress: Progress, val: dict[str, Any], evaluated: 
         best=best,
         monitor=parts.monitor,
         seconds=done.seconds + evaluated,
-        samples_per_second=done.samples / done.seconds,
+        samples_per_second=per_second(done.samples, done.seconds),
     )
+
+
+def per_second(samples: int, seconds: float) -> float:
+    """Return a rate; that of a nanosecond where a clock shows no time."""
+    return samples / max(seconds, 1e-9)
 
 
 def train_epoch(parts: Parts, progress: Progress, between: Callable[[], None] = lambda: None) -> None:
@@ -103,7 +108,7 @@ def train_epoch(parts: Parts, progress: Progress, between: Callable[[], None] = 
         current.samples += sum(len(batch.indices) for batch in window)
         if current.step % settings.log_every == 0 and terms:
             values = {name: float(term) for name, term in terms.items()}
-            speed = (current.samples - seen) / (time.monotonic() - began)
+            speed = per_second(current.samples - seen, time.monotonic() - began)
             parts.tell(StepLogged(epoch + 1, current.step, values.pop("loss"), rates, speed, values))
         current.seconds, since = current.seconds + time.monotonic() - since, time.monotonic()
         if current.step < parts.steps_per_epoch:

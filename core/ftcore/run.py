@@ -329,6 +329,8 @@ def replay(run: Path) -> Replay:
 
 def make_report(ready: Ready, progress: Progress, seconds: float) -> dict[str, Any]:
     """Put a finished run into one JSON object."""
+    from .loop import per_second
+
     return {
         "folder": str(ready.folder),
         "epochs": progress.epoch,
@@ -341,7 +343,7 @@ def make_report(ready: Ready, progress: Progress, seconds: float) -> dict[str, A
         "best": progress.best,
         "last": progress.last,
         "seconds": seconds,
-        "samples_per_second": progress.samples / progress.training_seconds,
+        "samples_per_second": per_second(progress.samples, progress.training_seconds),
         "hooks": summary(ready.host),
     }
 

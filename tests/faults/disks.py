@@ -54,7 +54,7 @@ def _on_disk(size: int, at: str, commands: list[list[str]], read_only: bool, rep
     _checked(libc.mount(b"tmpfs", at.encode(), b"tmpfs", _READ_ONLY * read_only, f"size={size}".encode()))
     answers = []
     for words in commands:
-        answers.append(_called(words))
+        answers.append(called(words))
         _checked(libc.mount(b"tmpfs", at.encode(), b"tmpfs", _AGAIN, f"size={ROOMY}".encode()))
     run = Path(at) / "run"
     if any(run.glob("checkpoints/step-*")):
@@ -67,7 +67,7 @@ def _checked(code: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _called(words: list[str]) -> dict[str, Any]:
+def called(words: list[str]) -> dict[str, Any]:
     """Call a command that may not be there for want of a run folder."""
     out, err = StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err):
