@@ -87,7 +87,7 @@ def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
     plan = calls.freeze(model, network.heads, network.backbone, data.task)
     freezing.apply(model, plan, epoch=0)
     placement = calls.wrap_devices(model, network.heads, network.backbone)
-    _check_alone(config, placement)
+    _check_halving(config, placement)
     precision = calls.precision_context(placement)
     learning = freezing.ever_learning(model, plan)
     groups = calls.param_groups(learning, model, network.heads, network.backbone)
@@ -218,13 +218,13 @@ def _alone(metric: Any) -> Any:
     return metric
 
 
-def _check_alone(config: RunConfig, placement: Placement) -> None:
-    """Refuse to halve in one process of several: the others would wait for the gradient of another batch."""
-    if config.train.on_oom == "halve" and placement.world_size > 1:
+def _check_halving(config: RunConfig, placement: Placement) -> None:
+    """Refuse to halve where a forward pass waits for other processes, of which one may have no memory for its own."""
+    waits = any(isinstance(module, nn.SyncBatchNorm) for module in placement.model.modules())
+    if config.train.on_oom == "halve" and waits:
         raise UserError(
-            f"train.on_oom = 'halve' works in one process, not in {placement.world_size} "
-            f"({config.origin('train.on_oom')}); a smaller "
-            "train.batch_size with a larger train.accumulate has the same effect"
+            f"train.on_oom = 'halve' does not work with batch norm over processes ({config.origin('train.on_oom')}); "
+            "a smaller train.batch_size with a larger train.accumulate does what it does"
         )
 
 

@@ -35,6 +35,7 @@ def keep(run: Path, parts: Parts, progress: Progress, failed: NotFiniteError) ->
         "terms": failed.terms,
         "norm": failed.norm,
         "scale": parts.precision.scaler.get_scale(),
+        "scales": progress.scales,
         "learning_rates": [float(group["lr"]) for group in groups],
         "indices": failed.indices,
         "samples": [parts.train.samples.name(index) for index in failed.indices],
@@ -59,6 +60,7 @@ class Replay:
         bad_weights: names of the parameters and buffers that are not finite.
         module: path of the first module whose output is not finite; empty if all are.
         gradients: names of the parameters whose gradient is not finite, in the order of the network.
+        scales: (step, scale of the loss behind it), of the last steps that changed it.
     """
 
     step: int
@@ -70,6 +72,7 @@ class Replay:
     bad_weights: list[str]
     module: str
     gradients: list[str]
+    scales: list[tuple[int, float]]
 
     @property
     def reproduced(self) -> bool:
@@ -116,6 +119,7 @@ def replay(parts: Parts, folder: Path) -> Replay:
         bad_weights=bad_weights,
         module=modules[0] if modules else "",
         gradients=gradients,
+        scales=[(int(step), float(scale)) for step, scale in kept["scales"]],
     )
 
 
@@ -161,6 +165,10 @@ def table(found: Replay) -> Table:
         ("weights that are not finite", _some(found.bad_weights)),
         ("first module with such an output", found.module or "none"),
         ("parameters with such a gradient", _some(found.gradients)),
+        (
+            "scale of the loss",
+            ", ".join(f"{scale:g} from step {step + 1}" for step, scale in found.scales) or "constant",
+        ),
     ]
     return Table(f"step {found.step}, epoch {found.epoch}", ("what", "which"), tuple(rows))
 

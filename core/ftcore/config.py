@@ -89,7 +89,7 @@ class TrainConfig:
             (Brock et al. 2021, arXiv:2102.06171, eq. 3); 0 disables. One of the three at most.
         on_nonfinite: at a loss or gradient that is not finite, ``stop`` before the update; or ``skip`` the update.
         on_oom: where memory does not suffice for a step, ``stop``; or ``halve`` the images that go through the network
-            at a time, again and again, with the same gradient: batch norm alone sees fewer at a time. In one process.
+            at a time, again and again, in all processes, with the same gradient: batch norm alone sees fewer at a time.
         max_nonfinite: updates that ``skip`` may leave out in a run before it stops after all; by default 10.
         seed: of the head's initial values, the sample order, augmentation and dropout.
         precompute: where everything before the head is frozen and images are not augmented, what the head sees of each

@@ -61,6 +61,10 @@ def clip(parts: Parts) -> Tensor:
     return norm
 
 
+SCALES = 32
+"""Changes of the loss's scale that a run remembers, and its black box tells."""
+
+
 def is_finite(
     parts: Parts, window: Sequence[Batch], terms: Mapping[str, Tensor], norm: Tensor, progress: Progress
 ) -> bool:
@@ -92,7 +96,7 @@ def is_finite(
     raise NotFiniteError(message, {name: float(term) for name, term in terms.items()}, float(norm), indices)
 
 
-def update(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> bool:
+def update(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer, progress: Progress) -> bool:
     """Let the optimizer step; return False if the scaler skipped it because the scaled gradient overflowed.
 
     Raises:
@@ -104,7 +108,10 @@ def update(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> bo
     before = scaler.get_scale()
     scaler.step(optimizer)
     scaler.update()
-    made = scaler.get_scale() >= before
+    after = scaler.get_scale()
+    made = after >= before
+    if after != before:
+        progress.scales = [*progress.scales, (progress.step + 1, after)][-SCALES:]
     if not made and before < SMALLEST_SCALE:
         raise UserError(
             f"the gradient is not finite in float16, nor is it with the loss scaled down to {before}; no update is "

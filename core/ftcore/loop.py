@@ -19,7 +19,7 @@ from .loading import decode, key, own, seed_step, whole
 from .parts import Pass, by_samples
 from .precompute import parts_in
 from .shapes import as_tuple
-from .shortage import cut, fitted
+from .shortage import fitted
 from .state import Ongoing
 
 if TYPE_CHECKING:
@@ -133,11 +133,11 @@ def train_step(parts: Parts, window: Sequence[Batch], progress: Progress) -> tup
     There are no terms where the step was not made, because the gradient was not finite.
     """
     scaler = parts.precision.scaler
-    terms, divisor = fitted(parts, progress, window, lambda: gradient(parts, window, progress))
+    terms, divisor = gradient(parts, window, progress)
     scaler.unscale_(parts.optimizer)
     norm = clip(parts)
     if is_finite(parts, window, terms, norm, progress):
-        if update(scaler, parts.optimizer):
+        if update(scaler, parts.optimizer, progress):
             advance(parts, "step")
             follow(parts, progress, "step")
     else:
@@ -155,8 +155,9 @@ def gradient(parts: Parts, window: Sequence[Batch], progress: Progress) -> tuple
     if placement.rank:  # what mixes batches is the same in all processes, what drops activations is not
         seed_step(placement.device, key("step", seed, progress.step, placement.rank))
     divisor = divided_by(parts, window)
-    pieces = cut(window, progress.pieces)
-    terms = parts.step.gradient(lambda: backward(parts, pieces, divisor))
+    terms = parts.step.gradient(
+        lambda: fitted(parts, progress, window, lambda pieces: backward(parts, pieces, divisor))
+    )
     return added_up(placement, terms), divisor
 
 
@@ -184,11 +185,11 @@ def backward(parts: Parts, window: Sequence[Batch], divisor: Any) -> dict[str, T
 
     The mean is that over the whole window and all ranks, whatever the batches weigh.
     """
-    placement = parts.placement
+    placement, apart = parts.placement, parts.settings.on_oom == "halve"
     samples = sum(len(batch.indices) for batch in window)
     totals: dict[str, Tensor] = {}
     for place, batch in enumerate(window, start=1):
-        with nullcontext() if place == len(window) else placement.no_sync():
+        with nullcontext() if place == len(window) and not apart else placement.no_sync():
             terms = losses(parts, batch, divisor, samples)
             if place == len(window):
                 terms |= {r.name: r.penalty() / placement.world_size for r in parts.regularizers}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import structlog
 import torch
@@ -34,36 +34,80 @@ def _pieces(batch: Batch, number: int) -> list[Batch]:
     ]
 
 
-def fitted(parts: Parts, progress: Progress, window: Sequence[Batch], gradient: Callable[[], T]) -> T:
+def fitted(parts: Parts, progress: Progress, window: Sequence[Batch], backward: Callable[[Sequence[Batch]], T]) -> T:
     """Compute the gradient of a window; with ``train.on_oom = "halve"`` of ever smaller pieces, until it fits.
+
+    Processes that share the window compute their gradients apart, agree on whether all of them could, and only then add
+    them up: one that waited for the gradient of another that has none would wait for ever.
 
     Args:
         parts: of the run.
         progress: its `pieces` are what each micro-batch is cut into.
         window: the micro-batches.
-        gradient: adds the gradient to the parameters, where there is none yet; depends on nothing that it changes but
-            buffers, which are put back before it is called again.
+        backward: pieces -> adds their gradient to the parameters, where there is none yet; depends on nothing that it
+            changes but buffers and what is drawn, which are put back before it is called again.
 
     Raises:
         RuntimeError: it does not fit, and may not or cannot be cut.
     """
     if parts.settings.on_oom == "stop":
-        return gradient()
+        return backward(window)
+    placement = parts.placement
+    least = max(len(batch.indices) for batch in window) // placement.world_size
     buffers = [(buffer, buffer.clone()) for buffer in parts.network.buffers()]
+    drawing = Drawing(placement.device)
     while True:
+        reason, found = "", None
         try:
-            return gradient()
+            found = backward(cut(window, progress.pieces))
         except RuntimeError as error:
-            if not is_full(error) or max(len(batch.targets) for batch in window) < 2 * _FEWEST * progress.pieces:
+            if not is_full(error) or least < 2 * _FEWEST * progress.pieces:
                 raise
             reason = _first_line(error)
+        if not _anywhere(parts, short=found is None):
+            add_up_gradients(parts)
+            return cast("T", found)
         parts.optimizer.zero_grad(set_to_none=True)  # only here, for the error held on to the tensors of the step
-        Memory(parts.placement.device).empty()
+        Memory(placement.device).empty()
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
+        drawing.put_back()
         progress.pieces *= 2
-        _warn(progress, reason)
+        if reason:
+            _warn(progress, reason)
+
+
+class Drawing:
+    """What torch's generators would draw next, on the processor and on a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.states = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def put_back(self) -> None:
+        """Let them draw that again."""
+        here, there = self.states
+        torch.set_rng_state(here)
+        if there is not None:
+            torch.cuda.set_rng_state(there, self.device)
+
+
+def _anywhere(parts: Parts, *, short: bool) -> bool:
+    """Whether memory was short in any process."""
+    if parts.placement.world_size == 1:
+        return short
+    return bool(parts.placement.reduce(torch.tensor(float(short), device=parts.placement.device)))
+
+
+def add_up_gradients(parts: Parts) -> None:
+    """Let every process have the mean of the gradients of all, as their wrapper would have made it."""
+    placement = parts.placement
+    if placement.world_size == 1:
+        return
+    for parameter in parts.network.parameters():
+        if parameter.grad is not None:
+            parameter.grad.copy_(placement.reduce(parameter.grad) / placement.world_size)
 
 
 def _warn(progress: Progress, reason: str) -> None:

@@ -172,6 +172,7 @@ class Progress:
         training_seconds: of `seconds`, in training.
         skipped: optimizer steps that were not made, for their gradient was not finite.
         averages: updates of the average so far.
+        scales: (step, scale of the loss behind it), of the last steps that changed it.
         pieces: that each micro-batch is cut into, for memory was short.
         stale: epochs since the monitored metric was better by `train.min_delta`, of `mark`.
         mark: its value then.
@@ -187,6 +188,7 @@ class Progress:
     training_seconds: float = 0.0
     skipped: int = 0
     averages: int = 0
+    scales: list[tuple[int, float]] = field(factory=list)
     pieces: int = 1
     stale: int = 0
     mark: float | None = None

@@ -208,7 +208,7 @@ def test_without_a_network_every_command_works(expected: dict[str, Any], tmp_pat
 
 @AS_ROOT
 def test_weights_that_are_not_here_are_named_where_there_is_no_network(tmp_path: Path) -> None:
-    model = ["--data", "digits:5-6", "--model", "torchvision/mobilenet_v3_small", "--set", f"run.folder={tmp_path / 'run'}"]
+    model = ["--data", "digits:5-6", "--model", "torchvision/mobilenet_v3_small"]
 
     answer = within(_offline_and_empty, (str(tmp_path / "cache"),), ["run", *model], tmp_path / "report")
 

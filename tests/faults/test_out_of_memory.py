@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from structlog.testing import capture_logs
+from timm.layers import convert_sync_batchnorm
 
 from ftcore import UserError, hookimpl
 from ftcore.config import Flags, load
@@ -208,19 +209,20 @@ class Later:
         return backbone
 
 
-class Ranks:
-    """As if there were another process."""
+class Synchronised:
+    """Batch norm over all processes."""
 
     @hookimpl(wrapper=True)
     def wrap_devices(self) -> Generator[None, Any, Any]:
-        """Say so."""
+        """Put it in the place of each."""
         placement = yield
-        return attrs.evolve(placement, world_size=2)
+        return attrs.evolve(placement, model=convert_sync_batchnorm(placement.model))
 
 
-def test_several_processes_may_not_halve(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^train.on_oom = 'halve' works in one process, not in 2 \(--set train.on_oom"):
-        run(config(tmp_path / "run", "train.on_oom=halve", plugins=(f"{__name__}:Ranks",)))
+def test_batch_norm_over_processes_may_not_be_halved(tmp_path: Path) -> None:
+    message = r"^train.on_oom = 'halve' does not work with batch norm over processes \(--set train.on_oom"
+    with pytest.raises(UserError, match=message):
+        run(config(tmp_path / "run", "train.on_oom=halve", plugins=(f"{__name__}:Synchronised",)))
 
 
 @pytest.mark.parametrize(

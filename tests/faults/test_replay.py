@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from ftcore import Loss, hookimpl
+from ftcore import Loss, Precision, hookimpl
 from ftcore.testing import Result, invoke
 
 if TYPE_CHECKING:
@@ -37,6 +38,15 @@ class Late:
             return value * torch.nan if self.steps == 7 else value
 
         return Loss(loss, soft_targets=True)
+
+
+class LargeScale:
+    """float16 whose loss is scaled beyond what float32 holds."""
+
+    @hookimpl
+    def precision_context(self) -> Precision:
+        scaler = torch.amp.GradScaler("cpu", init_scale=2e38)
+        return Precision("fp16", partial(torch.autocast, "cpu", dtype=torch.float16), scaler)
 
 
 class Explodes:
@@ -76,6 +86,15 @@ def test_the_step_is_done_again_to_the_same_bits(tmp_path: Path, precision: str)
     assert report["module"] == ""
     assert report["bad_weights"] == report["bad_samples"] == []
     assert "head.bias" in report["gradients"]
+
+
+def test_how_the_scale_of_the_loss_has_changed_is_told(tmp_path: Path) -> None:
+    fail(tmp_path / "run", f"{HERE}:Late", f"{HERE}:LargeScale")
+
+    found = invoke("replay", tmp_path / "run")
+
+    (line,) = [line for line in found.out.splitlines() if line.startswith("scale of the loss")]
+    assert line.split(None, 4)[4].startswith("1e+38 from step 2, 5e+37 from step 3, ")
 
 
 def test_the_first_module_whose_output_is_not_finite_is_named(tmp_path: Path) -> None:

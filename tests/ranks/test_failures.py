@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -60,6 +61,36 @@ def test_a_process_that_is_stopped_is_missed(tmp_path: Path) -> None:
     assert codes[1] not in {0, None}
     first, _ = said(tmp_path / "log", 2)
     assert first.count("gives no sign of life: it was stopped, or cannot be reached") == 1
+
+
+HALVED = {"plain": (), "accumulated": ("--set", "train.accumulate=3"), "two passes": ("--plugin", "sam")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", HALVED.values(), ids=HALVED)
+def test_where_one_process_is_short_of_memory_all_halve_and_the_weights_stay(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    assert run(*arguments(tmp_path / "one", *STILL, *options), ranks=1, log=tmp_path / "log-one") == [0]
+
+    args = failing(tmp_path / "run", "memory", "--set", "train.on_oom=halve", *options)
+    assert run(*args, ranks=2, log=tmp_path / "log") == [0, 0], messages(tmp_path / "log", 2)
+
+    first, _ = said(tmp_path / "log", 2)
+    assert first.count("each micro-batch goes through the network in 2 pieces from here on") == 1
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    assert json.loads((newest / "state.json").read_text())["progress"]["pieces"] == 2
+    torch.testing.assert_close(weights(tmp_path / "run"), weights(tmp_path / "one"), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_memory_that_suffices_for_no_piece_ends_all_processes(tmp_path: Path) -> None:
+    small = ("--plugin", "tests.faults.test_out_of_memory:Small", "--set", "small.images=1")
+    args = arguments(tmp_path / "run", *STILL, "--plugin", "ddp", *small, "--set", "train.on_oom=halve")
+
+    assert run(*args, ranks=2, log=tmp_path / "log", seconds=60) == [2, 2]
+    (message,) = (line for line in messages(tmp_path / "log", 2) if "warning" not in line)
+    assert "out of memory in step 1 (epoch 1), with 24 images a micro-batch in 4 pieces" in message
 
 
 def test_what_a_process_warns_of_is_said_once_by_the_first(tmp_path: Path) -> None:
@@ -135,11 +166,6 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
         ("--plugin", "ddp"),
         ("--set", "sgd.lr=0.5"),
         "rank 1 would not train what rank 0 trains",
-    ),
-    "halving": (
-        ("--plugin", "ddp", "--set", 'train.on_oom="halve"'),
-        (),
-        "train.on_oom = 'halve' works in one process, not in 2",
     ),
     "unknown plugin": (("--plugin", "dpd"), (), "no plugin named 'dpd'; did you mean 'dp'"),
     "batch norm over a CPU": (
