@@ -268,10 +268,18 @@ def read(folder: Path) -> dict[str, Any]:
     return state
 
 
+def set_aside(newest: Path) -> None:
+    """Rename the checkpoints behind the newest whole one, all damaged: they can be looked at, and count no more."""
+    for other in newest.parent.glob("step-*"):
+        if other.name > newest.name:
+            aside = other.with_name(f"damaged-{other.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            other.rename(aside)
+
+
 def rotate(newest: Path, keep: int, best: Path) -> None:
-    """Remove all checkpoints up to the newest whole one but the last `keep` and the best; later ones are damaged."""
-    whole = [path for path in sorted(newest.parent.glob("step-*")) if path.name <= newest.name]
-    for other in whole[:-keep]:
+    """Remove all checkpoints but the newest `keep` and the best."""
+    for other in sorted(newest.parent.glob("step-*"))[:-keep]:
         if other != best:
             gone = other.with_name(f".gone-{other.name}")
             other.rename(gone)  # first, for a folder is not removed at once

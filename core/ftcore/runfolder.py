@@ -115,6 +115,7 @@ class RunFolder:
             progress = snapshot.put_back(self.assembly.parts, found)
             length = checkpoint.read(found)["metrics_bytes"]
             with checkpoint.refused(self.checkpoints):  # the run may have died before it did so
+                checkpoint.set_aside(found)
                 checkpoint.rotate(found, self.keep, self._best(progress))
         self._cut_metrics(length)
         self.ranks.told("checkpoint", lambda: found.name if found else "")

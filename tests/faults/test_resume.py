@@ -157,6 +157,19 @@ def test_a_damaged_checkpoint_never_drives_out_a_whole_one(tmp_path: Path) -> No
     assert checkpoint.newest(folder / "checkpoints") == folder / "checkpoints" / "step-00000005"
 
 
+def test_a_damaged_checkpoint_does_not_count_as_one_of_those_that_are_kept(tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "run", 5, (), ("run.save_every=2 steps", "run.keep=2", "train.batch_size=24"))
+    checkpoints = folder / "checkpoints"
+    (checkpoints / "step-00000005" / "state.json").write_text("{}")
+
+    with pytest.raises(Stopped):
+        resume(folder, (), [stopping(2)])
+
+    whole = {path.name for path in checkpoints.glob("step-*") if not checkpoint.damage(path)}
+    assert whole == {"step-00000004", "step-00000006"}
+    assert (checkpoints / "damaged-step-00000005" / "state.json").read_text() == "{}"
+
+
 def test_of_a_finished_run_only_the_report_is_given_again(tmp_path: Path) -> None:
     first = run(config(tmp_path / "run"))
     before = result(tmp_path / "run")
