@@ -14,6 +14,7 @@ from .errors import UserError, nearest
 from .heads import candidates, check_backbone, check_outputs, choose_head, derive_backbone, swap
 from .labelled import Split
 from .loading import Prepared, default_workers, key, make_batches, seed_everything
+from .parts import ImageTransform
 from .pixelcache import make_cache
 from .precompute import precomputed
 from .stages import derive_stages
@@ -82,7 +83,7 @@ def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
         UserError: a plugin's answer is missing or wrong, or a setting has nothing to act on.
     """
     network = build_network(config, calls, data.task)
-    changes = calls.batch_transforms(data.task)
+    changes = calls.batch_transforms(data.task, network.spec)
     model = network.module
     plan = calls.freeze(model, network.heads, network.backbone, data.task)
     freezing.apply(model, plan, epoch=0)
@@ -105,7 +106,7 @@ def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
     if changes and isinstance(network.spec, Tokens):
         mixing = ", ".join(plugin.name for plugin in calls.host.makers("batch_transforms"))
         raise UserError(f"{mixing} changes images, and {config.model.name} reads texts")
-    if changes and data.task.kind == "classification":
+    if data.task.kind == "classification" and not all(isinstance(change, ImageTransform) for change in changes):
         _check_soft(calls, "make_loss", taken=loss.soft_targets)
         _check_soft(calls, "make_step", taken=step.soft_targets)
     _check_terms(calls, ["loss", *step.terms, *(regularizer.name for regularizer in regularizers)])

@@ -16,6 +16,7 @@ from .parts import (
     Average,
     Data,
     FreezePlan,
+    ImageTransform,
     Loss,
     ParamGroup,
     Placement,
@@ -76,11 +77,11 @@ class Calls:
         """See `ftcore.hooks.make_transforms`."""
         return self._one("make_transforms", Transforms, f"a {task.kind} task", spec=spec, task=task)
 
-    def batch_transforms(self, task: Task) -> list[BatchTransform]:
+    def batch_transforms(self, task: Task, spec: InputSpec) -> list[BatchTransform | ImageTransform]:
         """See `ftcore.hooks.batch_transforms`."""
-        answers = self._all("batch_transforms", Sequence, task=task)
+        answers = self._all("batch_transforms", Sequence, task=task, spec=spec)
         for plugin, answer in zip(self.host.record["batch_transforms"].answered, answers, strict=True):
-            self._expect("batch_transforms", answer, Callable, by=plugin)
+            self._expect("batch_transforms", answer, Callable, ImageTransform, by=plugin)
         return [transform for answer in answers for transform in answer]
 
     def build_head(self, slot: HeadSlot, backbone: Backbone, task: Task) -> nn.Module:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Context,
         Data,
         FreezePlan,
+        ImageTransform,
         Loss,
         ParamGroup,
         Placement,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
         Transforms,
     )
 
-HOOK_API = (1, 4)
+HOOK_API = (1, 5)
 """Version of the specs below: a new hook or argument raises the second number, anything else the first."""
 
 PROJECT = "ftcore"
@@ -82,10 +83,13 @@ def make_transforms(spec: InputSpec, task: Task, config: RunConfig, ctx: Context
 
 
 @_hookspec
-def batch_transforms(task: Task, config: RunConfig, ctx: Context) -> Sequence[BatchTransform] | None:
+def batch_transforms(
+    task: Task, spec: InputSpec, config: RunConfig, ctx: Context
+) -> Sequence[BatchTransform | ImageTransform] | None:
     """Make functions that change whole training batches on the device, such as mixup; applied in turn.
 
-    Classes come as one-hot targets, so the loss must take soft ones. All answers are used.
+    Classes come as one-hot targets, so the loss must take soft ones, unless all of them are `ftcore.ImageTransform`,
+    which see no targets. `spec` holds mean and std of the normalised images. All answers are used.
     """
 
 

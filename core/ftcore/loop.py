@@ -16,7 +16,7 @@ from .errors import UserError
 from .events import EpochEnded, StepLogged
 from .gradients import clip, is_finite, total, update
 from .loading import decode, key, own, seed_step, whole
-from .parts import Pass, by_samples
+from .parts import ImageTransform, Pass, by_samples
 from .precompute import parts_in
 from .shapes import as_tuple
 from .shortage import fitted
@@ -230,7 +230,9 @@ def advance(parts: Parts, per: str, *metric: float) -> None:
 
 
 def mixed(parts: Parts, batch: Batch) -> Batch:
-    """Let the batch transforms change a whole micro-batch, and return this process's share; classes become one-hot.
+    """Let the batch transforms change a whole micro-batch, and return this process's share.
+
+    Classes become one-hot where they are mixed.
 
     Whole, because they mix images that different processes have.
     """
@@ -238,10 +240,14 @@ def mixed(parts: Parts, batch: Batch) -> Batch:
         return batch
     size, placement = len(batch.indices), parts.placement
     images, targets = (whole(rows, size, placement) for rows in (batch.images, batch.targets))
-    if parts.task.kind == "classification":
+    mixes = not all(isinstance(transform, ImageTransform) for transform in parts.batch_transforms)
+    if mixes and parts.task.kind == "classification":
         targets = one_hot(targets, parts.task.outputs).float()
     for transform in parts.batch_transforms:
-        images, targets = transform(images, targets)
+        if isinstance(transform, ImageTransform):
+            images = transform.function(images)
+        else:
+            images, targets = transform(images, targets)
     images, targets = (own(rows, placement.rank, placement.world_size) for rows in (images, targets))
     return batch._replace(images=images, targets=targets)
 

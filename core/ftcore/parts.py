@@ -167,6 +167,17 @@ Draws from torch's CPU generator, which is seeded for each step.
 """
 
 
+@frozen
+class ImageTransform:
+    """A batch transform that leaves targets alone, so that classes stay classes and any loss can take them.
+
+    Attributes:
+        function: images (N, C, H, W) float32, normalised -> images of that shape; draws as a `BatchTransform` does.
+    """
+
+    function: Callable[[Tensor], Tensor]
+
+
 def _names(names: Iterable[str]) -> frozenset[str]:
     """Any collection of names -> a set of them; a text is no collection."""
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):

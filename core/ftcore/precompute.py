@@ -198,7 +198,7 @@ def _obstacle(parts: Parts, transforms: Transforms, until: int) -> str:
         f"{placement.world_size} processes share each batch": placement.world_size > 1,
         f"the network is wrapped in {type(placement.model).__name__}": placement.model is not parts.network,
         "the network is compiled": parts.network._compiled_call_impl,  # noqa: SLF001 - nothing else says so
-        "images are mixed in batches": parts.batch_transforms,
+        "images are changed in batches": parts.batch_transforms,
         f"the step looks at images: {', '.join(parts.step.terms)}": parts.step.terms,
         "training images are augmented; train.views = K learns from K views of each": random and not views,
         "training images are not augmented, so all views would be the same": views and not random,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Average,
         BatchTransform,
         FreezePlan,
+        ImageTransform,
         Loss,
         Placement,
         Precision,
@@ -72,7 +73,7 @@ class Parts:
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     loss: Loss
-    batch_transforms: Sequence[BatchTransform]
+    batch_transforms: Sequence[BatchTransform | ImageTransform]
     aux_weights: tuple[float, ...]
     step: Step
     regularizers: Sequence[Regularizer]

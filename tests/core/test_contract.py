@@ -70,12 +70,12 @@ def test_every_argument_and_answer_of_a_hook_is_typed_and_none_may_be_returned(h
 
 
 def test_the_hooks_and_their_arguments_are_those_of_the_api_version() -> None:
-    assert hooks.HOOK_API == (1, 4)
+    assert hooks.HOOK_API == (1, 5)
     assert dict(SPECS) == {
         "build_data": ("source", "config", "ctx"),
         "build_model": ("name", "weights", "config", "ctx"),
         "make_transforms": ("spec", "task", "config", "ctx"),
-        "batch_transforms": ("task", "config", "ctx"),
+        "batch_transforms": ("task", "spec", "config", "ctx"),
         "build_head": ("slot", "backbone", "task", "config", "ctx"),
         "freeze": ("model", "heads", "backbone", "task", "config", "ctx"),
         "wrap_devices": ("model", "heads", "backbone", "config", "ctx"),

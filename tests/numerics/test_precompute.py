@@ -214,7 +214,7 @@ class Networks:
 OWN = (f"{HERE}:Networks", "freeze_backbone")
 SIZE = ("model.image_size=8", "model.channels=1", "model.mean=0.5", "model.std=0.5")
 OBSTACLES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    "images are mixed in batches": ("digits/cnn", (*PROBE, "mixup"), ()),
+    "images are changed in batches": ("digits/cnn", (*PROBE, "mixup"), ()),
     "the step looks at images: supcon": ("digits/cnn", (*PROBE, "supcon"), ()),
     "the network is wrapped in DataParallel": ("digits/cnn", (*PROBE, "dp"), ()),
     "the network is compiled": ("digits/cnn", (*PROBE, "compile"), ("compile.backend=eager",)),

@@ -102,6 +102,31 @@ def test_a_mix_of_images_with_themselves_trains_as_without(tmp_path: Path) -> No
             torch.testing.assert_close(load(soft)[key], tensor, rtol=0, atol=1e-5)
 
 
+ALONE = """
+import torch
+from ftcore import ImageTransform, hookimpl
+
+@hookimpl
+def batch_transforms(spec):
+    assert spec.mean == (0.3,)
+    return [ImageTransform(lambda images: images + 0.1 * torch.rand(images.shape))]
+
+@hookimpl
+def make_loss():
+    return torch.nn.CrossEntropyLoss()  # of classes alone, for all that the run knows
+"""
+
+
+def test_what_changes_images_alone_leaves_classes_to_any_loss(tmp_path: Path) -> None:
+    hooks = tmp_path / "hooks.py"
+    hooks.write_text(ALONE)
+
+    changed = trained(tmp_path / "changed", str(hooks))
+
+    assert changed == trained(tmp_path / "again", str(hooks))
+    assert changed != trained(tmp_path / "without")
+
+
 def test_a_loss_that_takes_no_soft_targets_is_refused_by_name(tmp_path: Path) -> None:
     hooks = tmp_path / "hooks.py"
     hooks.write_text(
