@@ -256,8 +256,7 @@ class Calls:
     def _who(self, hook: str, by: Plugin | None = None) -> str:
         """Name the plugins that made an answer (or one of the answers), with the lines to look at."""
         makers = [by, *self.host.record[hook].wrapped] if by else self.host.makers(hook)
-        places = [impl.where for plugin in makers for impl in plugin.hooks if impl.hook == hook]
-        return f"{' and '.join(f'{plugin.name}.{hook}' for plugin in makers)} ({', '.join(places)})"
+        return " and ".join(plugin.place(impl) for plugin in makers for impl in plugin.hooks if impl.hook == hook)
 
     def _nobody(self, hook: str, given: str) -> str:
         asked = ", ".join(plugin.name for plugin in self.host.record[hook].passed) or "nobody"

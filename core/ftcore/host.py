@@ -7,6 +7,7 @@ own wrappers, which are outside it, see the answer and not a list.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +156,8 @@ class Host:
             if taken and (plugin.is_default or ordered):
                 record.not_asked.append(plugin)
                 return None
-            result = impl.function(*self._with_context(plugin, impl, arguments))
+            with _naming(plugin, impl):
+                result = impl.function(*self._with_context(plugin, impl, arguments))
             (record.passed if result is None else record.answered).append(plugin)
             if result is not None and taken:
                 raise UserError(_conflict(impl.hook, record.answered))
@@ -168,20 +170,23 @@ class Host:
         def wrapper(*arguments: Any) -> Generator[None, Any, Any]:
             self.record[impl.hook].wrapped.append(plugin)
             inner = impl.function(*self._with_context(plugin, impl, arguments))
-            wrong = UserError(f"wrapper {plugin.name}.{impl.hook} ({impl.where}) must yield, and it must yield once")
-            if next(inner, wrong) is wrong:
+            wrong = UserError(f"wrapper {plugin.place(impl)} must yield, and it must yield once")
+            with _naming(plugin, impl):
+                begun = next(inner, wrong)
+            if begun is wrong:
                 raise wrong
             result = yield
             try:
-                inner.send(result)
+                with _naming(plugin, impl):
+                    inner.send(result)
             except StopIteration as stop:
                 if stop.value is None and result is not None:
                     raise UserError(
-                        f"wrapper {plugin.name}.{impl.hook} ({impl.where}) returned None and would discard the "
-                        f"result {result!r}; end it with 'return result'"
+                        f"wrapper {plugin.place(impl)} returned None and would discard the result {result!r}; "
+                        "end it with 'return result'"
                     ) from None
                 return stop.value
-            raise UserError(f"wrapper {plugin.name}.{impl.hook} ({impl.where}) yielded twice; it must yield once")
+            raise UserError(f"wrapper {plugin.place(impl)} yielded twice; it must yield once")
 
         return wrapper
 
@@ -191,6 +196,19 @@ class Host:
         context = Context(folder=self._folder, log=log, ranks=self._ranks)
         named = zip(impl.arguments, arguments, strict=True)
         return [context if name == "ctx" else value for name, value in named]
+
+
+@contextmanager
+def _naming(plugin: Plugin, impl: Implementation) -> Generator[None, None, None]:
+    """Let an error that a hook raises say whose it is; its type and its traceback stay, and none ends the process."""
+    try:
+        yield
+    except SystemExit as error:
+        raise UserError(f"{plugin.place(impl)} wanted to end the process: SystemExit: {error}") from error
+    except Exception as error:
+        if not isinstance(error, UserError | StopIteration):
+            error.add_note(f"raised by plugin {plugin} in {impl.hook} ({impl.where})")
+        raise
 
 
 def _conflict(hook: str, plugins: Sequence[Plugin]) -> str:

@@ -96,6 +96,11 @@ class Plugin:
         """Name and source, for messages."""
         return f"{self.name} ({self.reference.source}, {self.origin})"
 
+    def place(self, impl: Implementation) -> str:
+        """Say where one of its implementations is: in which distribution, if it is in one, and in which line."""
+        distribution = self.reference.distribution and f"{self.reference.source}, "
+        return f"{self.name}.{impl.hook} ({distribution or ''}{impl.where})"
+
 
 def resolve(named: Named, available: tuple[Available, ...]) -> Reference:
     """Say what a written plugin means; imports nothing."""
@@ -213,7 +218,7 @@ def _import(reference: Reference) -> ModuleType:
         module = importlib.import_module(reference.module)
     except UserError:
         raise
-    except Exception as error:  # whatever a third party's module raises on import is that plugin's fault
+    except (Exception, SystemExit) as error:  # whatever a third party's module raises on import is its fault
         raise UserError(
             f"plugin {reference.name!r} (from {reference.source}) failed to import {reference.module}: "
             f"{type(error).__name__}: {error}\nnothing was run; `python -c 'import {reference.module}'` "
@@ -267,7 +272,12 @@ def _made(cls: type, reference: Reference, *options: Any) -> object:
         raise UserError(
             f"plugin {reference.name!r} ({reference.source}): {reference.target} must take {wanted}: {error}"
         ) from None
-    return cls(*options)
+    try:
+        return cls(*options)
+    except Exception as error:
+        if not isinstance(error, UserError):
+            error.add_note(f"raised by plugin {reference.name!r} ({reference.source}) when {reference.target} was made")
+        raise
 
 
 def activate_all(config: RunConfig, available: tuple[Available, ...], defaults: tuple[str, ...]) -> tuple[Plugin, ...]:

@@ -54,21 +54,20 @@ def structure(values: Mapping[str, Any], cls: type[T], place: str, origins: Mapp
         UserError: unknown key, wrong type, or a value that a validator refuses.
     """
     known = {option.name: option for option in attrs.fields(attrs.resolve_types(cls))}
+    spelt = place.removeprefix("plugin.")
     errors, built = [], {}
     for key, value in values.items():
-        full, spelt = f"{place}.{key}", f"{place.removeprefix('plugin.')}.{key}"
+        origin = _origin(f"{place}.{key}", origins)
         if key not in known:
-            allowed = ", ".join(known) or "none, it has no options"
-            errors.append(
-                f"unknown option {spelt!r}{nearest(key, known)} ({_origin(full, origins)}; allowed: {allowed})"
-            )
+            allowed, near = ", ".join(known) or "none, it has no options", nearest(key, known)
+            errors.append(f"unknown option '{spelt}.{key}'{near} ({origin}; allowed: {allowed})")
             continue
         try:
             built[key] = _structured(value, known[key])
         except (ValueError, TypeError) as error:
-            errors.append(f"{spelt}: {error} ({_origin(full, origins)})")
+            errors.append(f"{spelt}.{key}: {error} ({origin})")
     missing = [o.name for o in known.values() if o.default is attrs.NOTHING and o.name not in values]
-    errors += [f"{place.removeprefix('plugin.')}.{name} has no default and must be set" for name in missing]
+    errors += [f"{spelt}.{name} has no default and must be set ({cls.__module__}:{cls.__name__})" for name in missing]
     if errors:
         raise UserError("\n".join(errors))
     try:
@@ -76,7 +75,7 @@ def structure(values: Mapping[str, Any], cls: type[T], place: str, origins: Mapp
     except ValueError as error:  # a rule over several options
         set_at = [f"{key}: {_origin(f'{place}.{key}', origins)}" for key in built if key in str(error)]
         where = f" ({'; '.join(set_at)})" if set_at else ""
-        raise UserError(f"{place.removeprefix('plugin.')}: {error}{where}") from None
+        raise UserError(f"{spelt}: {error}{where}") from None
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str:

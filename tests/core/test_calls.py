@@ -130,7 +130,7 @@ def test_a_wrapper_that_spoils_an_answer_is_named_beside_its_maker() -> None:
     reference = Reference("spoiler", __name__, "Spoiler", "spoiler 1.0", "spoiler")
     spoiler = Plugin(reference, "--plugin spoiler", None, tuple(implementations(made)))
 
-    with pytest.raises(UserError, match=r"acme\.make_loss and spoiler\.make_loss \(.*, .*\) returned int 42"):
+    with pytest.raises(UserError, match=r"acme\.make_loss \(.*\) and spoiler\.make_loss \(.*\) returned int 42"):
         calls(answering("make_loss", lambda: nn.functional.cross_entropy), spoiler).make_loss(TASK)
 
 
