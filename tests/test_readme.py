@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ftcore.cli import main
 from ftcore.config import load
+from ftcore.contracts import CHECKS
 from ftcore.discover import discover
 from ftcore.lint import SPECS
 from ftcore.testing import invoke
@@ -46,9 +47,15 @@ def test_the_readme_names_every_hook_in_order() -> None:
     assert tuple(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)) == tuple(SPECS)
 
 
+def test_the_readme_names_every_check_in_order() -> None:
+    section = README.partition("### Check it")[2].partition("\n### ")[0]
+
+    assert re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE) == list(CHECKS)
+
+
 def test_commands_and_plugins_of_the_readme_exist() -> None:
     commands = set(re.findall(r"ftcore (run|predict|plugins|explain|[a-z]+)\b(?= \.\.\.| RUN| --|`)", README))
-    plugins = set(re.findall(r"--plugin ([a-z0-9_]+)", README)) - {"poly"}
+    plugins = set(re.findall(r"--plugin ([a-z0-9_]+)", README)) - {"poly", "acme_focal"}
 
     assert commands <= set(main.commands)
     assert plugins <= {plugin.name for plugin in discover()}

@@ -361,6 +361,37 @@ def show(name: str, *, as_json: bool) -> None:
     _show(tables)
 
 
+@plugins.command("check")
+@click.argument("name")
+@click.option("--model", metavar="PROVIDER/NETWORK", help="by default the first that it lists, or that of the demo")
+@click.option("--data", metavar="SOURCE", help="by default its own, called as it is, or that of the demo")
+@click.option("--plugin", "plugins", multiple=True, metavar="PLUGIN", help="named beside it in all runs")
+@click.option("--without", multiple=True, metavar="NAME", help="leave out a default plugin")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="e.g. data.task=regression")
+@click.option("--but", multiple=True, metavar="CHECK", help="leave out a check, such as ranks")
+@click.option("--json", "as_json", is_flag=True, help="print a JSON list")
+@click.pass_context
+def check_plugin(ctx: click.Context, /, name: str, *, as_json: bool, **options: Any) -> None:
+    """Check that a plugin keeps its contracts.
+
+    NAME, or module:Class, or file.py, is imported and run in a process of its own. A line for each check: ok, failed
+    and what to change, or not applicable and why. Exit code 2 if one has failed.
+    """
+    from attrs import asdict
+
+    from .conformance import check
+    from .subject import Asked
+
+    found = []
+    for finding in check(Asked(name, **options)):
+        found.append(finding)
+        if not as_json:
+            click.echo(str(finding))
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in found]))
+    ctx.exit(2 if any(finding.state == "failed" for finding in found) else 0)
+
+
 @main.command()
 @click.argument("pattern", required=False)
 @click.option("--max-params", metavar="N", help="at most so many parameters, e.g. 10M")

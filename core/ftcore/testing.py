@@ -1,6 +1,7 @@
-"""For tests of plugins: run ftcore in this process, on pictures made on the spot.
+"""For tests of plugins: run ftcore in this process, on pictures made on the spot; make every check of a plugin.
 
-Enable nothing: import what you need.
+Import what you need; ``pytest_plugins = ["ftcore.testing"]`` in a test module gives its tests the fixture `conforms`.
+(PYTEST_DONT_REWRITE: where a test module has imported this one before, pytest would warn that it is too late for that.)
 """
 
 from __future__ import annotations
@@ -8,14 +9,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import pytest
 from attrs import frozen
 from click.testing import CliRunner
 from PIL import Image
 
 from .cli import main
+from .conformance import check
+from .subject import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,3 +76,23 @@ def image_folder(root: Path, classes: Sequence[str] = ("blue", "green", "red"), 
             pixels = shade + noise.uniform(0, 40, size=(24, 32, 3))
             Image.fromarray(pixels.astype("uint8")).save(root / name / f"{number}.jpg")
     return root
+
+
+class Conforms(Protocol):
+    """Makes every check of ``ftcore plugins check``, and fails the test with those that have failed."""
+
+    def __call__(self, plugin: str, **options: Any) -> None:
+        """Check a plugin, written as in ``--plugin``; the options are those of `ftcore.subject.Asked`."""
+        ...
+
+
+@pytest.fixture(scope="session")
+def conforms() -> Conforms:
+    """Make every check of a plugin: ``conforms("acme_focal", sets=("acme_focal.gamma=2",))``."""
+
+    def make_all(plugin: str, **options: Any) -> None:
+        failed = [str(finding) for finding in check(Asked(plugin, **options)) if finding.state == "failed"]
+        if failed:
+            pytest.fail("\n".join(failed), pytrace=False)
+
+    return make_all

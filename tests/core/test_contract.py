@@ -20,6 +20,8 @@ from ftcore_plugins import digits
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import click
+
 CORE = sorted(Path(ftcore.__file__).parent.rglob("*.py"))
 BUILT_IN = sorted(Path(ftcore_plugins.__file__).parent.rglob("*.py"))
 
@@ -146,20 +148,25 @@ def test_a_built_in_plugin_imports_only_what_any_plugin_may(file: Path) -> None:
     assert {name for module, name in used if module == "ftcore"} <= set(ftcore.__all__)
 
 
-def test_the_commands_and_their_options_are_these() -> None:
-    commands = {
-        name: [" ".join([*option.opts, *option.secondary_opts]) for option in command.params]
-        for name, command in main.commands.items()
-    }
+def options(command: click.Command, name: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the options of a command, and of those below it."""
+    yield name, [" ".join([*option.opts, *option.secondary_opts]) for option in command.params]
+    for inner, below in getattr(command, "commands", {}).items():
+        yield from options(below, f"{name} {inner}".strip())
 
+
+def test_the_commands_and_their_options_are_these() -> None:
     what_to_run = ["config", "--model", "--data", "--plugin", "--without", "--set"]
-    assert commands == {
+    assert dict(options(main, "")) == {
+        "": ["--version"],
         "check": ["data", "--plugin", "--without", "--set", "--json"],
         "run": [*what_to_run, "--from", "--resume", "--allow-drift", "--json", "--nproc", "--max-restarts"],
         "resume": ["run", "--set", "--allow-drift", "--json", "--nproc", "--max-restarts"],
         "replay": ["run", "--json"],
         "explain": [*what_to_run, "--static", "--json"],
         "plugins": ["--config", "--plugin", "--without", "--json"],
+        "plugins show": ["name", "--json"],
+        "plugins check": ["name", "--model", "--data", "--plugin", "--without", "--set", "--but", "--json"],
         "models": ["pattern", "--max-params", "--pretrained", "--measure", "--plugin", "--json"],
         "inspect": ["model", "--plugin", "--without", "--set", "--classes", "--depth"],
         "predict": ["run", "pictures", "--tta", "--json"],
@@ -167,8 +174,9 @@ def test_the_commands_and_their_options_are_these() -> None:
         "ensemble": ["runs", "--out", "--weights"],
         "soup": ["runs", "--out", "--uniform"],
         "find": [],
+        "find lr": [*what_to_run, "--from", "--to", "--steps", "--png", "--json"],
+        "find batch": [*what_to_run, "--max", "--memory", "--json"],
     }
-    assert [option.opts for option in main.params] == [["--version"]]
 
 
 def test_the_weights_that_are_shipped_are_small() -> None:

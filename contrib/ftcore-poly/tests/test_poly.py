@@ -14,6 +14,10 @@ from ftcore_poly import poly_loss
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ftcore.testing import Conforms
+
+pytest_plugins = ["ftcore.testing"]
+
 
 def a_batch(classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
@@ -82,6 +86,10 @@ def test_it_answers_make_loss_when_named(more: tuple[str, ...], tmp_path: Path) 
 
     assert result.code == 0, result.err
     assert result.report["hooks"]["make_loss"] == "poly"
+
+
+def test_it_passes_every_check(conforms: Conforms) -> None:
+    conforms("poly", sets=("poly.epsilon=2",))
 
 
 def test_a_regression_is_refused_because_nothing_reads_the_loss(tmp_path: Path) -> None:

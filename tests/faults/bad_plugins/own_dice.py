@@ -1,0 +1,17 @@
+from typing import Any
+
+from ftcore import Loss, hookimpl
+
+
+@hookimpl
+def make_loss() -> Loss:
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    dice = torch.Generator()
+    dice.seed()
+
+    def loss(outputs: Any, targets: Any) -> Any:
+        return cross_entropy(outputs * (1 + 0.1 * torch.rand((), generator=dice)), targets)
+
+    return Loss(loss)
