@@ -392,6 +392,31 @@ def check_plugin(ctx: click.Context, /, name: str, *, as_json: bool, **options: 
     ctx.exit(2 if any(finding.state == "failed" for finding in found) else 0)
 
 
+@plugins.command()
+@click.argument("name")
+@click.option(
+    "--hook",
+    "hooks",
+    multiple=True,
+    required=True,
+    metavar="HOOK",
+    help="a hook that it answers, e.g. make_loss; one or more",
+)
+@click.option("--in-house", is_flag=True, help="write one file, hooks.py, instead of a package")
+def new(name: str, hooks: tuple[str, ...], *, in_house: bool) -> None:
+    """Write a plugin to begin with.
+
+    Into the current folder: a package NAME with options, tests and types, or hooks.py. It works as it is, and each hook
+    has an example as its body, to be replaced.
+    """
+    from . import scaffold
+
+    write, after = (scaffold.in_house, scaffold.ALONE) if in_house else (scaffold.package, scaffold.PACKAGED)
+    for path in write(name, hooks, Path.cwd()):
+        click.echo(str(path.relative_to(Path.cwd())))
+    click.echo(after.format(name=name, cls=scaffold.class_name(name)), err=True)
+
+
 @main.command()
 @click.argument("pattern", required=False)
 @click.option("--max-params", metavar="N", help="at most so many parameters, e.g. 10M")

@@ -69,8 +69,15 @@ def problems(plugin: object) -> list[str]:
     """Return everything that is wrong with a plugin, one line each."""
     found = [line for name, function in members(plugin) for line in _problems_of(name, function)]
     if not is_plugin(plugin) and not found:
-        found = ["no hooks found: nothing in it is marked with @ftcore.hookimpl, and it is no recipe"]
+        inside = "".join(f"; its class {name} is one: write :{name} behind its name" for name in _plugins_in(plugin))
+        found = [f"no hooks found: nothing in it is marked with @ftcore.hookimpl, and it is no recipe{inside}"]
     return found
+
+
+def _plugins_in(module: object) -> list[str]:
+    """Name the classes of a module that are plugins."""
+    classes = [(name, value) for name, value in inspect.getmembers_static(module, inspect.isclass)]
+    return [name for name, cls in classes if cls.__module__ == getattr(module, "__name__", None) and is_plugin(cls)]
 
 
 def is_plugin(target: object) -> bool:

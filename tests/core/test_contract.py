@@ -167,6 +167,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "plugins": ["--config", "--plugin", "--without", "--json"],
         "plugins show": ["name", "--json"],
         "plugins check": ["name", "--model", "--data", "--plugin", "--without", "--set", "--but", "--json"],
+        "plugins new": ["name", "--hook", "--in-house"],
         "models": ["pattern", "--max-params", "--pretrained", "--measure", "--plugin", "--json"],
         "inspect": ["model", "--plugin", "--without", "--set", "--classes", "--depth"],
         "predict": ["run", "pictures", "--tta", "--json"],

@@ -256,6 +256,13 @@ def test_a_class_without_hooks_is_refused_and_not_made(write: Write, tmp_path: P
     assert not made.exists()
 
 
+def test_a_file_whose_plugin_is_a_class_says_how_that_is_named(write: Write) -> None:
+    file = write("in_a_class_hooks.py", CLASS.format("Acme") + "    @hookimpl\n    def freeze(self): ...\n")
+
+    with pytest.raises(UserError, match=r"no hooks found: .*; its class Acme is one: write :Acme behind its name"):
+        activated(str(file))
+
+
 def test_a_failing_import_names_plugin_file_and_cause(write: Write) -> None:
     file = write("failing_hooks.py", "import no_such_library\n")
     message = rf"plugin 'failing_hooks' \(from {file}\) failed to import failing_hooks: ModuleNotFoundError: No module"
