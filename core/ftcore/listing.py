@@ -64,11 +64,11 @@ def describe(named: Named) -> list[Table]:
     return [
         Table(reference.name, ("property", "value"), tuple(facts.items())),
         Table("hooks", ("hook", "how", "takes", "code"), tuple(hooks)),
-        Table("options", ("option", "type", "default", "meaning"), tuple(_options(getattr(target, "Config", None)))),
+        Table("options", ("option", "type", "default", "meaning"), tuple(options(getattr(target, "Config", None)))),
     ]
 
 
-def _options(config: Any) -> Iterator[tuple[str, str, str, str]]:
+def options(config: Any) -> Iterator[tuple[str, str, str, str]]:
     """Name, type, default and meaning of each option; the meaning is read from the docstrings."""
     if config is None:
         return
