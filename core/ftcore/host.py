@@ -7,6 +7,7 @@ own wrappers, which are outside it, see the answer and not a list.
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,7 @@ class Host:
         self._manager.add_hookspecs(hooks)
         for hook in SPECS:
             self._check_conflict(hook)
+            self._warn(hook)
             self._register(hook)
 
     def answering(self, hook: str) -> list[tuple[Plugin, Implementation]]:
@@ -125,6 +127,18 @@ class Host:
         ]
         if len(rivals) > 1 and hook not in hooks.ALL:
             raise UserError(_conflict(hook, rivals))
+
+    def _warn(self, hook: str) -> None:
+        """Warn of what a spec says that it will lose, as pluggy would, which sees our functions, not the plugins'."""
+        spec: Any = getattr(self._manager.hook, hook).spec
+        whole, of_arguments = spec.warn_on_impl, spec.warn_on_impl_args or {}
+        spec.warn_on_impl = spec.warn_on_impl_args = None
+        for plugin, impl in self._implementing(hook):
+            file, _, line = impl.where.rpartition(":")
+            for warning in (whole, *(of_arguments.get(name) for name in impl.arguments)):
+                if warning and not plugin.is_default:
+                    text = f"{plugin.name}.{hook} ({plugin.reference.source}): {warning}"
+                    warnings.warn_explicit(text, type(warning), file, int(line))
 
     def _register(self, hook: str) -> None:
         """Register in reverse, because pluggy asks the last one first; wrappers outwards from the rule."""

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from ftcore import Context, Task, UserError, hookimpl
+from ftcore import Context, Task, UserError, hookimpl, hooks
 from ftcore.config import RunConfig
 from ftcore.host import Host, summary
 from ftcore.lint import implementations
@@ -366,6 +367,35 @@ def test_the_summary_names_one_plugin_or_all_and_leaves_out_what_nobody_answered
     asked.ask("freeze", model=None, heads=(), backbone=None, task=TASK)
 
     assert summary(asked) == {"make_loss": "focal", "make_metrics": ["plain", "focal"]}
+
+
+def test_a_hook_that_will_go_warns_each_plugin_that_answers_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec: Any = hooks.make_loss
+    monkeypatch.setitem(spec.ftcore_spec, "warn_on_impl", FutureWarning("goes in 2.0; answer make_objective"))
+
+    with pytest.warns(FutureWarning) as told:
+        host(plugin(Focal()), default(Plain()))
+
+    (warning,) = told
+    assert re.fullmatch(r"focal\.make_loss \(.*\): goes in 2\.0; answer make_objective", str(warning.message))
+    assert warning.filename == __file__
+
+
+class TakesTask:
+    @hookimpl
+    def make_loss(self, task: Task) -> str:
+        return str(task)
+
+
+def test_an_argument_that_will_go_warns_each_plugin_that_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec: Any = hooks.make_loss
+    monkeypatch.setitem(spec.ftcore_spec, "warn_on_impl_args", {"task": FutureWarning("task goes in 2.0")})
+
+    with pytest.warns(FutureWarning) as told:
+        host(plugin(TakesTask()), plugin(Loud()))
+
+    (warning,) = told
+    assert str(warning.message).startswith("takestask.make_loss (")
 
 
 def test_asking_and_wrapping_are_known_without_calling_anybody() -> None:
