@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 from importlib import import_module
+from pickle import dumps
 from typing import TYPE_CHECKING, Any
 
 from attrs import exceptions, fields, frozen
@@ -122,7 +122,7 @@ def _spawn(subject: Subject) -> str:
         raise NotApplicableError("nothing of it goes to a loader process: it has no build_data and no make_transforms")
     dataset, file = subject.ready.assembly.parts.train.dataset, subject.folder / "sample"
     try:
-        content = pickle.dumps(dataset)
+        content = dumps(dataset)
     except Exception as error:
         raise FaultError(
             f"loader processes cannot get it: {type(error).__name__}: {error}; define it at the top of a module, as a "

@@ -10,6 +10,7 @@ import structlog
 from attrs import frozen
 
 from . import checkpoint
+from .backbone import Tokens
 from .errors import UserError, listed
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ class Model:
     members: tuple[Member, ...]
     task: Task
     thresholds: tuple[float, ...] = ()
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether it reads texts, not pictures."""
+        return any(isinstance(member.network.spec, Tokens) for member in self.members)
 
     @property
     def module(self) -> nn.Module:

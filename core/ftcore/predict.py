@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +190,7 @@ def predict(
 def _decoded(model: Model, paths: Iterable[Path]) -> Iterator[tuple[Path, tuple[Tensor, ...]] | DataError]:
     for path in paths:
         try:
-            files = find_images(path)
+            files = [path] if model.reads_texts and path.is_file() else find_images(path)
         except DataError as error:
             yield error
             continue
@@ -201,10 +202,18 @@ def _decoded(model: Model, paths: Iterable[Path]) -> Iterator[tuple[Path, tuple[
 
 
 def _tensors(model: Model, file: Path) -> tuple[Tensor, ...]:
-    """Return a picture as each member wants it; decoded once for each scale that may be asked for."""
+    """Return a picture as each member wants it, decoded once for each scale that may be asked for; or a text."""
     steps = [member.transforms.evaluate for member in model.members]
-    decoded = {side: read_image(file, side) for side in {step.side for step in steps}}
+    read = (lambda _: _text(file)) if model.reads_texts else partial(read_image, file)
+    decoded = {side: read(side) for side in {step.side for step in steps}}
     return tuple(step(decoded[step.side]) for step in steps)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the text {file}: {error}") from None
 
 
 def _predict_batch(model: Model, batch: list[tuple[Path, tuple[Tensor, ...]]], *, tta: bool) -> list[Prediction]:

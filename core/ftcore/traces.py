@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 import random
 import signal
 import threading
 from hashlib import sha256
 from pathlib import Path
+from pickle import dumps
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def generators() -> dict[str, Any]:
 
 
 def _digest(value: object) -> str:
-    return sha256(pickle.dumps(value)).hexdigest()[:12]
+    return sha256(dumps(value)).hexdigest()[:12]
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:

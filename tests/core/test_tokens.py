@@ -113,6 +113,17 @@ def test_a_network_that_reads_texts_learns_and_is_measured_from_its_folder(tmp_p
     assert measured.report["metrics"]["accuracy"] == 1.0
 
 
+def test_it_predicts_what_a_file_of_text_is(tmp_path: Path) -> None:
+    run(tmp_path)
+    (tmp_path / "one.txt").write_text("cdea", encoding="utf-8")
+    (tmp_path / "other.txt").write_bytes(b"\xff\xfe")
+
+    result = invoke("predict", tmp_path / "run", tmp_path / "one.txt", tmp_path / "other.txt")
+
+    assert result.out.startswith(f"{tmp_path / 'one.txt'}\tfirst\t")
+    assert f"cannot read the text {tmp_path / 'other.txt'}: 'utf-8' codec" in result.err
+
+
 def test_what_build_model_needs_again_is_kept_with_the_model_and_handed_over(tmp_path: Path) -> None:
     run(tmp_path)
     file = tmp_path / "run" / "model" / "model.json"

@@ -133,6 +133,9 @@ def test_a_run_needs_nothing_but_its_folder(bert: Path, tmp_path: Path) -> None:
 
     assert measured.code == 0, measured.err
     assert measured.report["metrics"]["accuracy"] == pytest.approx(report["best"]["accuracy"])
+    (tmp_path / "one.txt").write_text("the film was lovely", encoding="utf-8")
+    predicted = invoke("predict", tmp_path / "run", tmp_path / "one.txt", "--json")
+    assert set(json.loads(predicted.out)["values"]) == set(WORDS)
     mirrored = invoke("evaluate", tmp_path / "run", "--tta")
     assert "tta looks at the mirror image of each picture, and this network reads texts" in mirrored.err
 
