@@ -251,6 +251,21 @@ def _draw(plot: Plot) -> None:
     click.echo(spelled(as_text(plot, colour=sys.stdout.isatty()), sys.stdout.encoding or "utf-8"))
 
 
+@main.command()
+@click.argument("folder", default="runs", type=click.Path(path_type=Path))
+@click.option("--where", multiple=True, metavar="KEY=PATTERN", help="e.g. model.name=timm/*, plugins=ema, state=failed")
+@click.option("--json", "as_json", is_flag=True, help="print a JSON list")
+def runs(folder: Path, where: tuple[str, ...], *, as_json: bool) -> None:
+    """List the runs in FOLDER and below it: how they stand, their best epoch, what they are."""
+    from . import runs as listing
+
+    found = listing.find(folder, where)
+    if as_json:
+        click.echo(json.dumps([listing.as_json(run) for run in found]))
+    else:
+        _show([listing.table(found)])
+
+
 @main.group()
 def find() -> None:
     """Try real steps of a run for a learning rate, or for the largest batch; nothing is kept of them."""

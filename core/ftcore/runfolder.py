@@ -68,7 +68,7 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())  # the next checkpoint counts on it
             if event.best:
-                description = {**self.model, "epoch": event.epoch, "metrics": dict(event.val)}
+                description = {**self.model, "epoch": event.epoch, "monitor": event.monitor, "metrics": dict(event.val)}
                 network = self.assembly.parts.evaluated(progress.epoch - 1)
                 checkpoint.write_folder(self.path / "model", lambda aside: _write_model(aside, network, description))
 

@@ -163,6 +163,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "run": [*what_to_run, "--from", "--resume", "--allow-drift", "--json", "--nproc", "--max-restarts"],
         "resume": ["run", "--set", "--allow-drift", "--json", "--nproc", "--max-restarts"],
         "replay": ["run", "--json"],
+        "runs": ["folder", "--where", "--json"],
         "explain": [*what_to_run, "--static", "--json"],
         "plugins": ["--config", "--plugin", "--without", "--json"],
         "plugins show": ["name", "--json"],
