@@ -266,6 +266,26 @@ def runs(folder: Path, where: tuple[str, ...], *, as_json: bool) -> None:
         _show([listing.table(found)])
 
 
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--data", "source", metavar="SOURCE", help="measure all on this; by default on their own validation split"
+)
+@click.option("--json", "as_json", is_flag=True, help="print a JSON object")
+def compare(runs: tuple[Path, ...], source: str | None, *, as_json: bool) -> None:
+    """Compare RUNS with the first: what differs in them, and whether their answers differ by more than chance."""
+    from .checkpoint import to_json
+    from .comparison import compare as compared
+    from .log import RunLog
+
+    RunLog()
+    tables, values = compared(runs, source)
+    if as_json:
+        click.echo(to_json(values))
+    else:
+        _show(tables)
+
+
 @main.group()
 def find() -> None:
     """Try real steps of a run for a learning rate, or for the largest batch; nothing is kept of them."""

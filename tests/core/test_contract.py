@@ -164,6 +164,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "resume": ["run", "--set", "--allow-drift", "--json", "--nproc", "--max-restarts"],
         "replay": ["run", "--json"],
         "runs": ["folder", "--where", "--json"],
+        "compare": ["runs", "--data", "--json"],
         "explain": [*what_to_run, "--static", "--json"],
         "plugins": ["--config", "--plugin", "--without", "--json"],
         "plugins show": ["name", "--json"],

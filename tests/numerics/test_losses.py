@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from scipy.stats import energy_distance, wasserstein_distance  # type: ignore[import-untyped]
+from scipy.stats import energy_distance, wasserstein_distance
 from timm.loss import AsymmetricLossMultiLabel, AsymmetricLossSingleLabel
 from timm.loss import BinaryCrossEntropy as TimmBinaryCrossEntropy
 from torch.nn import functional
