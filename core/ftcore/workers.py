@@ -14,7 +14,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 import structlog
 import torch
@@ -51,6 +51,7 @@ class Pids:
         shared: Any = torch.zeros(workers, dtype=torch.int64)
         pids = cls(shared.share_memory_())
         _made.add(pids)
+        finalize(pids, lambda: _left.update(shared.tolist())).atexit = False
         return pids
 
     def __call__(self, worker: int) -> None:
@@ -61,12 +62,14 @@ class Pids:
 
 
 _made: WeakSet[Pids] = WeakSet()
+_left: set[int] = set()
+"""Numbers of workers whose loader is gone; torch asks them to end, and forgets those that are too slow to do so."""
 
 
 @atexit.register
 def _end_workers() -> None:
     """End the workers that still wait for work: multiprocessing would ask them, which they ignore, and wait."""
-    numbers = {number for pids in _made for number in pids.numbers.tolist()}
+    numbers = _left.union(*(pids.numbers.tolist() for pids in _made))
     children = [child for child in multiprocessing.active_children() if child.pid in numbers]
     if children:
         _calm()

@@ -94,3 +94,41 @@ def test_a_worker_that_is_only_slow_is_waited_for_and_said(tmp_path: Path) -> No
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == f"{list(range(20))} []"
     assert "no batch from the loader processes" in ended.stdout
+
+
+ABANDONED = """
+import gc, time
+import torch
+from ftcore import Task
+from ftcore.loading import Prepared, make_batches
+
+
+class Endless:
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        time.sleep(1000 * (index > 3))
+        return torch.zeros(1, 1, 1), 0
+
+    def name(self, index):
+        return str(index)
+
+
+task = Task("classification", ("a", "b"), (4, 4))
+batches = make_batches(Prepared(Endless(), lambda image: image, task), 4, 2, torch.device("cpu"))
+next(batches.epoch(0))
+del batches
+gc.collect()
+print("over")
+"""
+
+
+def test_a_process_ends_though_a_worker_whose_loader_is_gone_is_still_at_work(tmp_path: Path) -> None:
+    """torch asks it to end, which it ignores, and forgets it; multiprocessing would wait for it for ever."""
+    file = tmp_path / "script.py"
+    file.write_text(dedent(ABANDONED), encoding="utf-8")
+
+    ended = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, check=False, timeout=60)
+
+    assert (ended.returncode, ended.stdout) == (0, "over\n"), ended.stderr
