@@ -578,6 +578,25 @@ def predict(run: Path, pictures: tuple[Path, ...], *, tta: bool, as_json: bool) 
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
+@click.option("--format", "kind", type=click.Choice(["safetensors", "torch", "onnx"]), required=True)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="by default named after the run")
+def export(run: Path, kind: str, out: Path | None) -> None:
+    """Write the model of RUN into a file that needs no ftcore, and try it against the run's own."""
+    from . import export as exporting
+    from .log import RunLog
+
+    RunLog()
+    file = out or Path(f"{run.resolve().name}{exporting.SUFFIXES[kind]}")
+    found = exporting.export(run, kind, file)
+    click.echo(
+        f"{found.file}: at most {found.difference:.1g} from the run's model on {exporting.TRIED} inputs", err=True
+    )
+    for line in found.lines:
+        click.echo(line)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
 @click.option("--data", "source", metavar="SOURCE", help="measure on other data than the run's own")
 @click.option("--split", type=click.Choice(["train", "val", "all"]), default="val", show_default=True)
 @click.option("--tta", is_flag=True, help="average over each picture and its mirror image")

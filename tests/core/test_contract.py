@@ -165,6 +165,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "replay": ["run", "--json"],
         "runs": ["folder", "--where", "--json"],
         "compare": ["runs", "--data", "--json"],
+        "export": ["run", "--format", "--out"],
         "explain": [*what_to_run, "--static", "--json"],
         "plugins": ["--config", "--plugin", "--without", "--json"],
         "plugins show": ["name", "--json"],

@@ -1,0 +1,217 @@
+"""A finished run's model as a file that others can use without ftcore; each is tried before it is put in its place."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from contextlib import contextmanager, redirect_stdout
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from attrs import frozen
+from PIL import Image
+from torch import nn
+
+from . import predict
+from .backbone import Tokens
+from .checkpoint import refused
+from .errors import UserError
+from .loading import probabilities
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from .ensemble import Model
+    from .parts import Task, Transforms
+    from .predict import Saved
+
+TRIED, CLOSE = 100, 1e-4
+"""Inputs on which a file is tried, and most by which what it says of them may differ from what the run's model does."""
+
+
+@frozen
+class Exported:
+    """A file that was written.
+
+    Attributes:
+        file: where it is.
+        difference: largest between what it says and what the run's model does, on `TRIED` inputs.
+        lines: of Python that use it.
+    """
+
+    file: Path
+    difference: float
+    lines: tuple[str, ...]
+
+
+class Whole(nn.Module):
+    """What comes out of the transform of a picture (N, C, H, W), uint8 for the built-in ones -> what `predict` says.
+
+    Probabilities (N, K) of classes or labels, or numbers in the target's own unit.
+    """
+
+    def __init__(self, network: nn.Module, finish: Callable[[Tensor], Tensor], task: Task) -> None:
+        super().__init__()
+        self.network, self.finish, self.task = network, finish, task
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise, and ask the network."""
+        return probabilities(self.network(self.finish(images)).float(), self.task)
+
+
+def export(run: Path, kind: str, out: Path) -> Exported:
+    """Write the model of a run into a file, which appears whole or not at all.
+
+    Args:
+        run: a folder that `predict` takes, with one network.
+        kind: ``safetensors``, the weights; ``torch``, a program of `torch.export`; or ``onnx``. The latter two hold the
+            normalisation and what makes probabilities of outputs, and take any number of images.
+        out: the file, which must not exist.
+
+    Raises:
+        UserError: the network cannot be exported, or the file says something else than the model.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists, and nothing is overwritten; --out names another file")
+    model, (saved, *_) = predict.load(run), predict.read(run)
+    aside = out.with_name(f".{out.name}.new")
+    try:
+        with refused(out.parent):
+            found = WRITERS[kind](model, saved, aside)
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+            aside.rename(out)
+    finally:
+        aside.unlink(missing_ok=True)
+    return Exported(out, found, tuple(line.format(file=out.name) for line in lines(kind, saved)))
+
+
+def _whole(model: Model) -> tuple[Whole, Tensor]:
+    """Return a model with all that belongs to it, and `TRIED` inputs as its transform makes them."""
+    (member,) = model.members if len(model.members) == 1 else (None,)
+    if member is None:
+        raise UserError(f"export takes one network, and an ensemble has {len(model.members)}; name one of its runs")
+    whole = Whole(member.module, member.transforms.finish, model.task).eval()
+    torch.manual_seed(0)
+    if isinstance(member.network.spec, Tokens):
+        return whole, member.network.spec.drawn(TRIED, "cpu")
+    return whole, torch.stack([_drawn(member.transforms) for _ in range(TRIED)])
+
+
+def _drawn(transforms: Transforms) -> Tensor:
+    pixels = torch.randint(0, 256, (96, 128, 3), dtype=torch.uint8).numpy()
+    return transforms.evaluate(Image.fromarray(pixels))
+
+
+def _difference(found: Any, expected: Tensor) -> float:
+    """Return the largest difference.
+
+    Raises:
+        UserError: it is more than `CLOSE`.
+    """
+    difference = float(np.abs(np.asarray(found) - expected.numpy()).max())
+    if not difference <= CLOSE:
+        raise UserError(
+            f"the exported model says other things than the run's, by up to {difference:g}; nothing was written"
+        )
+    return difference
+
+
+def _write_safetensors(model: Model, saved: Saved, file: Path) -> float:
+    import json
+
+    from safetensors.torch import load_file, save_model
+
+    whole, _ = _whole(model)
+    spec = saved.spec
+    facts = {"classes": model.task.names, "mean": spec.mean, "std": spec.std, "size": spec.size}
+    save_model(whole.network, str(file), {name: json.dumps(value) for name, value in facts.items()})
+    read, state = load_file(file), whole.network.state_dict()
+    return max(float((read[name].float() - state[name].float()).abs().max()) for name in read if read[name].numel())
+
+
+def _write_torch(model: Model, _saved: Saved, file: Path) -> float:
+    whole, images = _whole(model)
+    buffer = io.BytesIO()
+    torch.export.save(_program(whole, images), buffer)
+    file.write_bytes(buffer.getvalue())
+    program: Any = torch.export.load(io.BytesIO(file.read_bytes())).module()
+    with torch.inference_mode():
+        return _difference(program(images), whole(images))
+
+
+def _write_onnx(model: Model, saved: Saved, file: Path) -> float:
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"ONNX needs {', '.join(missing)}: pip install 'ftcore[onnx]'")
+    import json
+
+    import onnxruntime
+
+    whole, images = _whole(model)
+    with _quiet():
+        made: Any = torch.onnx.export(
+            _program(whole, images), input_names=["images"], output_names=["probabilities"], dynamo=True
+        )
+    facts = {"classes": model.task.names, "task": model.task.kind, "size": saved.spec.size}
+    made.model.metadata_props.update({name: json.dumps(value) for name, value in facts.items()})
+    made.save(str(file))
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": images.numpy()})
+    with torch.inference_mode():
+        return _difference(found, whole(images))
+
+
+def _program(whole: Whole, images: Tensor) -> torch.export.ExportedProgram:
+    any_number = {"images": {0: torch.export.Dim.DYNAMIC}}
+    try:
+        with _quiet():
+            return torch.export.export(whole, (images[:2],), dynamic_shapes=any_number)
+    except Exception as error:  # torch.export fails in its own ways for each thing that it does not know
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"torch.export cannot export this network: {type(error).__name__}: {reason}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the progress of the exporter, and its warnings of itself, from people."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+WRITERS: dict[str, Callable[[Model, Saved, Path], float]] = {
+    "safetensors": _write_safetensors,
+    "torch": _write_torch,
+    "onnx": _write_onnx,
+}
+"""Kind -> writes a file, and returns how far what it says is from what the model does."""
+SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
+
+
+def lines(kind: str, saved: Saved) -> list[str]:
+    """Return lines of Python that use a file ``{file}``."""
+    if kind == "onnx":
+        return [
+            'session = onnxruntime.InferenceSession("{file}")',
+            '(probabilities,) = session.run(None, {{"images": images}})',
+        ]
+    if kind == "torch":
+        return ['model = torch.export.load("{file}").module()', "probabilities = model(images)"]
+    provider, _, name = (saved.asked.model.name or "").partition("/")
+    classes, size, channels = saved.task.outputs, saved.asked.model.image_size, saved.asked.model.channels
+    changed = f", in_chans={channels}" if channels else ""
+    builders = {
+        "timm": f'model = timm.create_model("{name}", num_classes={classes}{changed})',
+        "torchvision": f'model = torchvision.models.get_model("{name}", num_classes={classes})',
+    }
+    builder = builders.get(provider)
+    if builder is None or size or (channels and provider == "torchvision") or saved.asked.plugins:
+        return ['weights = safetensors.torch.load_file("{file}")']
+    return [builder, 'model.load_state_dict(safetensors.torch.load_file("{file}"))']
