@@ -21,6 +21,7 @@ from .events import (
     StepLogged,
 )
 from .hooks import HOOK_API, hookimpl
+from .loaded import load
 from .parts import (
     Average,
     BatchTransform,
@@ -88,5 +89,6 @@ __all__ = [
     "closest",
     "hookimpl",
     "listed",
+    "load",
     "nearest",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -15,14 +16,13 @@ from .errors import UserError, listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from torch import Tensor, nn
 
     from .assemble import Network
     from .config import DataConfig
     from .parts import Task, Transforms
-    from .predict import Saved
+    from .predict import Prediction, Saved
 
 
 @frozen(eq=False)
@@ -93,6 +93,24 @@ class Model:
         if len(self.members) != 1:
             raise UserError(f"this takes one network, and an ensemble has {len(self.members)}; name one of its runs")
         return self.members[0]
+
+    def predict(self, images: Any, batch_size: int = 32) -> list[Prediction]:
+        """Say what is on pictures: class or label -> probability, most probable first, or numbers in their own unit.
+
+        Args:
+            images: one picture, or any number of them: a path, a PIL image, an array (H, W) or (H, W, C) or a tensor
+                (C, H, W), both of uint8 with 1, 3 or 4 channels; an array or a tensor of four dimensions holds several.
+                Of a model that reads texts: a text, a `Path` of a file with one, or any number of them.
+            batch_size: pictures per forward pass.
+
+        Raises:
+            UserError: something that is no picture.
+            DataError: a file that cannot be read.
+        """
+        from .predict import answers
+
+        single = isinstance(images, str | Path) or hasattr(images, "getbands") or getattr(images, "ndim", 4) < 4
+        return list(answers(self, [images] if single else images, batch_size))
 
     def outputs(self, images: Sequence[Tensor], *, tta: bool = False) -> Tensor:
         """Return outputs (N, K) float32 as those of one network, which say what all members say on average.

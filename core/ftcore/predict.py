@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,9 @@ from .parts import Task
 from .structure import structure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from PIL.Image import Image
     from torch import Tensor, nn
 
 
@@ -28,12 +30,12 @@ class Prediction:
     """What the network says about one picture.
 
     Attributes:
-        path: the picture.
+        path: the picture; None for one that came as pixels.
         values: class or label -> probability, most probable first; or target name -> value in its own unit.
         labels: for a multi-label task, the labels whose probability reaches the threshold of the model.
     """
 
-    path: Path
+    path: Path | None
     values: dict[str, float]
     labels: tuple[str, ...] = ()
 
@@ -202,11 +204,57 @@ def _decoded(model: Model, paths: Iterable[Path]) -> Iterator[tuple[Path, tuple[
 
 
 def _tensors(model: Model, file: Path) -> tuple[Tensor, ...]:
-    """Return a picture as each member wants it, decoded once for each scale that may be asked for; or a text."""
+    """Return a picture as each member wants it, or a text."""
+    return _seen(model, (lambda _: _text(file)) if model.reads_texts else partial(read_image, file))
+
+
+def _seen(model: Model, read: Callable[[int | None], Any]) -> tuple[Tensor, ...]:
+    """Return what is read as each member wants it; read once for each scale that may be asked for."""
     steps = [member.transforms.evaluate for member in model.members]
-    read = (lambda _: _text(file)) if model.reads_texts else partial(read_image, file)
     decoded = {side: read(side) for side in {step.side for step in steps}}
     return tuple(step(decoded[step.side]) for step in steps)
+
+
+def answers(model: Model, items: Iterable[Any], batch_size: int) -> Iterator[Prediction]:
+    """Yield a prediction for each of some pictures or texts; see `ftcore.ensemble.Model.predict`."""
+    waiting = iter(items)
+    while batch := [_taken(model, item) for item in islice(waiting, batch_size)]:
+        yield from _predict_batch(model, batch, tta=False)
+
+
+def _taken(model: Model, item: Any) -> tuple[Path | None, tuple[Tensor, ...]]:
+    """Read a file; take a text, or pixels, as they are."""
+    if isinstance(item, Path) or (isinstance(item, str) and not model.reads_texts):
+        return Path(item), _tensors(model, Path(item))
+    taken = item if isinstance(item, str) else _picture(item)
+    return None, _seen(model, lambda _: taken)
+
+
+def _picture(pixels: Any) -> Image:
+    """Turn pixels into a picture.
+
+    Raises:
+        UserError: they are none.
+    """
+    import numpy as np
+    from PIL import Image as PILImage
+
+    if isinstance(pixels, PILImage.Image):
+        return pixels
+    is_tensor = hasattr(pixels, "detach")
+    array = pixels.detach().cpu().numpy() if is_tensor else np.asarray(pixels)
+    shape = array.shape
+    if is_tensor and array.ndim == 3:
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype != np.uint8 or array.ndim not in {2, 3} or (array.ndim == 3 and array.shape[2] not in {3, 4}):
+        wanted = "a tensor (C, H, W)" if is_tensor else "an array (H, W) or (H, W, C)"
+        raise UserError(
+            f"a picture is a path, a PIL image, or {wanted} of uint8 with 1, 3 or 4 channels, "
+            f"not {type(pixels).__name__} {shape} of {array.dtype}"
+        )
+    return PILImage.fromarray(array)
 
 
 def _text(file: Path) -> str:
@@ -216,7 +264,9 @@ def _text(file: Path) -> str:
         raise DataError(f"cannot read the text {file}: {error}") from None
 
 
-def _predict_batch(model: Model, batch: list[tuple[Path, tuple[Tensor, ...]]], *, tta: bool) -> list[Prediction]:
+def _predict_batch(
+    model: Model, batch: Sequence[tuple[Path | None, tuple[Tensor, ...]]], *, tta: bool
+) -> list[Prediction]:
     import torch
 
     from .loading import probabilities
@@ -228,7 +278,7 @@ def _predict_batch(model: Model, batch: list[tuple[Path, tuple[Tensor, ...]]], *
     return [_named(path, row, model) for (path, _), row in zip(batch, values.tolist(), strict=True)]
 
 
-def _named(path: Path, row: list[float], model: Model) -> Prediction:
+def _named(path: Path | None, row: list[float], model: Model) -> Prediction:
     pairs = list(zip(model.task.names, row, strict=True))
     if model.task.kind == "regression":
         return Prediction(path, dict(pairs))

@@ -1,0 +1,91 @@
+"""A model in Python: two lines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ftcore
+from ftcore import DataError, UserError
+from ftcore.testing import image_folder, invoke
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run(folder: Path, *arguments: str) -> Path:
+    sets = ("train.epochs=1", "train.threads=1", f"run.folder={folder}")
+    result = invoke("run", *(word for text in sets for word in ("--set", text)), *arguments)
+    assert result.code == 0, result.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    image_folder(folder / "pictures", per_class=4)
+    model = ("--model", "timm/test_resnet", "--set", "model.weights=none", "--set", "model.image_size=24")
+    run(folder / "run", "--data", str(folder / "pictures"), *model)
+    return folder
+
+
+def values(answers: Any) -> list[dict[str, float]]:
+    return [answer.values for answer in answers]
+
+
+def test_a_picture_is_the_same_however_it_comes(photographs: Path) -> None:
+    model, path = ftcore.load(photographs / "run"), photographs / "pictures" / "blue" / "0.jpg"
+    image = Image.open(path).convert("RGB")
+    array = np.array(image)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+
+    (expected,) = values(model.predict(path))
+
+    assert list(expected.values()) == sorted(expected.values(), reverse=True)
+    for picture in (str(path), image, array, tensor, [path], array[None], tensor[None], [image]):
+        assert values(model.predict(picture)) == [expected]
+    assert [answer.path for answer in model.predict([path, image])] == [path, None]
+
+
+def test_it_says_what_the_command_says(photographs: Path) -> None:
+    files = sorted((photographs / "pictures").rglob("*.jpg"))
+    told = invoke("predict", photographs / "run", *files).out.splitlines()
+
+    answers = ftcore.load(str(photographs / "run")).predict(files, batch_size=5)
+
+    assert [
+        f"{answer.path}\t{name}\t{p:.4f}" for answer in answers for name, p in list(answer.values.items())[:1]
+    ] == told
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [np.zeros((4, 4), np.float32), np.zeros((4, 4, 2), np.uint8), torch.zeros(5, 4, 3, dtype=torch.uint8), 3],
+    ids=["floats", "two channels", "channels last", "a number"],
+)
+def test_what_is_no_picture_is_refused_with_what_is_one(photographs: Path, picture: Any) -> None:
+    with pytest.raises(UserError, match=r"a picture is a path, a PIL image, or .* of uint8 with 1, 3 or 4 channels"):
+        ftcore.load(photographs / "run").predict([picture])
+
+
+def test_a_file_that_cannot_be_read_is_named(photographs: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.jpg"):
+        ftcore.load(photographs / "run").predict("nowhere.jpg")
+
+
+def test_texts_are_told_from_files_of_text(tmp_path: Path) -> None:
+    run(tmp_path / "run", "--plugin", "tests.core.test_tokens:Texts", "--data", "letters", "--model", "own/bag")
+    (tmp_path / "one.txt").write_text("cdea")
+    model = ftcore.load(tmp_path / "run")
+
+    assert values(model.predict("cdea")) == values(model.predict(tmp_path / "one.txt"))
+    assert len(model.predict(["cdea", "defb", tmp_path / "one.txt"])) == 3
+
+
+def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no run folder with a model"):
+        ftcore.load(tmp_path)
