@@ -132,7 +132,11 @@ class Precomputed:
 def parts_in(parts: Parts, epoch: int, between: Callable[[], None] = lambda: None) -> Parts:
     """Return the parts with which an epoch (from 0) is trained and evaluated: the same, or those of the head alone."""
     once = parts.precomputed
-    if once is None or epoch >= once.until:
+    if once is None:
+        return parts
+    if epoch >= once.until:
+        once.train.kept.clear()  # nobody needs them any more
+        once.val.kept.clear()
         return parts
     network, through = parts.network, partial(HeadAlone, once.head)
     return evolve(
