@@ -186,7 +186,7 @@ def _check_alike(first: Path, saved: Saved, run: Path, other: Saved) -> None:
 
 
 def _text(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else value if isinstance(value, str) else repr(value)
 
 
 def _trial(run: Path) -> Trial:
