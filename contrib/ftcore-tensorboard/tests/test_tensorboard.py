@@ -5,11 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from ftcore.testing import invoke
+from structlog.testing import capture_logs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
+
+from ftcore_tensorboard import wait_for_a_later_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -212,3 +217,22 @@ def test_it_is_listed_where_it_is_installed() -> None:
 
     (row,) = [row for row in rows if row["name"] == "tensorboard"]
     assert (row["distribution"], row["hooks"], row["active"]) == ("ftcore-tensorboard", "make_observers", "no")
+
+
+def test_files_made_one_behind_another_are_read_in_that_order(tmp_path: Path) -> None:
+    for value in range(2):
+        wait_for_a_later_name(tmp_path)
+        with SummaryWriter(str(tmp_path), purge_step=1) as writer:
+            writer.add_scalar("value", value, 1)
+        (file,) = tmp_path.glob(f"*.{os.getpid()}.*")
+        process = 9 - value  # the number of the process that made it, by which files of one second would be read
+        file.rename(file.with_name(file.name.replace(f".{os.getpid()}.", f".process{process}.")))
+
+    assert scalars(tmp_path, "value") == [(1, 1.0)]
+
+
+def test_an_event_file_of_tomorrow_is_said(tmp_path: Path) -> None:
+    (tmp_path / f"events.out.tfevents.{int(time.time()) + 86400}.host.1.0").touch()
+    with capture_logs() as logs:
+        wait_for_a_later_name(tmp_path)
+    assert "TensorBoard reads those of this run first" in logs[0]["event"]

@@ -5,14 +5,17 @@ torch and tensorboard are imported inside functions, so that naming the plugin c
 
 from __future__ import annotations
 
+import time
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from attrs import Attribute, field, frozen
 from ftcore import EpochEnded, RunEnded, RunFailed, RunStarted, RunStopped, StepLogged, hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from ftcore import Event, Observer
     from torch.utils.tensorboard import SummaryWriter
@@ -88,6 +91,7 @@ class EventFiles:
         done = {"steps": event.step, "epochs": event.epoch * event.steps_per_epoch}
         for name, step in done.items():
             folder = event.folder / self.folder / name
+            wait_for_a_later_name(folder)
             self.writers[name] = SummaryWriter(str(folder), purge_step=step + 1)
         self.writers["steps"].add_text("run", as_markdown(event.facts), event.step)
 
@@ -97,6 +101,19 @@ class EventFiles:
         for tag, value in scalars.items():
             writer.add_scalar(tag, value, step)
         writer.flush()
+
+
+def wait_for_a_later_name(folder: Path) -> None:
+    """Let the second of the newest event file pass: TensorBoard reads files in the order of their names.
+
+    A name begins with the second that the file was made in. What follows, the number of a process, has no order.
+    """
+    seconds = [int(file.name.split(".")[3]) for file in folder.glob("events.out.tfevents.*")]
+    missing = max(seconds, default=0) + 1 - time.time()
+    time.sleep(min(max(missing, 0.0), 1.0))
+    if missing > 1:
+        message = f"{folder} has event files of {missing:.0f} s from now: TensorBoard reads those of this run first"
+        structlog.get_logger().warning(message)
 
 
 def step_scalars(event: StepLogged) -> dict[str, float]:
