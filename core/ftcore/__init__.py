@@ -10,6 +10,7 @@ from .backbone import Backbone, HeadSlot, InputSpec, ModelInfo, Tokens
 from .config import RunConfig
 from .errors import DataError, UserError, closest, listed, nearest
 from .events import (
+    BatchEvaluated,
     CheckpointSaved,
     EpochEnded,
     Event,
@@ -50,6 +51,7 @@ __all__ = [
     "HOOK_API",
     "Average",
     "Backbone",
+    "BatchEvaluated",
     "BatchTransform",
     "CheckpointSaved",
     "Context",

@@ -17,7 +17,9 @@ from attrs import field, frozen
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .parts import Metrics, Table
+    from torch import Tensor
+
+    from .parts import Metrics, Samples, Table, Task
 
 
 @frozen
@@ -32,6 +34,10 @@ class RunStarted:
         steps_per_epoch: optimizer steps in each.
         step: optimizer steps that were done before: 0, or where a run is resumed.
         epoch: epochs that were done before, with their evaluation.
+        learning: tables of what learns and of the parameter groups.
+        groups: names of the parameter groups, in the order of `StepLogged.lr`.
+        task: what is learnt; not logged, nor is `val`.
+        val: the samples that `BatchEvaluated.indices` are places in.
     """
 
     folder: Path
@@ -41,11 +47,15 @@ class RunStarted:
     steps_per_epoch: int
     step: int = 0
     epoch: int = 0
+    learning: tuple[Table, ...] = ()
+    groups: tuple[str, ...] = ()
+    task: Task | None = field(default=None, repr=False)
+    val: Samples | None = field(default=None, repr=False)
 
 
 @frozen
 class StepLogged:
-    """Every `train.log_every` steps: the only time that the host waits for the device.
+    """Every `train.log_every` steps, and after the last step of an epoch.
 
     Attributes:
         epoch: from 1.
@@ -54,6 +64,7 @@ class StepLogged:
         lr: learning rate of each parameter group, as used in this step.
         samples_per_second: since the epoch began.
         terms: what was added to the loss, by name.
+        gradient_norm: L2 norm of the whole gradient before it was clipped; None where it is not finite or not known.
     """
 
     epoch: int
@@ -62,6 +73,25 @@ class StepLogged:
     lr: tuple[float, ...]
     samples_per_second: float
     terms: Mapping[str, float] = field(factory=dict)
+    gradient_norm: float | None = None
+
+
+@frozen(eq=False)
+class BatchEvaluated:
+    """A batch of the validation split went through the network; not logged.
+
+    Told for every batch, in the order of the split, before the `EpochEnded` whose metrics are computed from it. The
+    tensors are those that the metrics are given, of all processes, and on the device: to read them is to wait for it.
+
+    Attributes:
+        indices: (N,) int64 on the CPU, places in the validation split.
+        outputs: (N, K) float32, scores before softmax or sigmoid; or numbers in the targets' own unit.
+        targets: (N,) int64 classes, (N, K) float32 in 0 and 1, or numbers in their own unit.
+    """
+
+    indices: Tensor
+    outputs: Tensor
+    targets: Tensor
 
 
 @frozen
@@ -137,5 +167,5 @@ class RunStopped:
     message: str
 
 
-Event = RunStarted | StepLogged | EpochEnded | CheckpointSaved | RunEnded | RunFailed | RunStopped
+Event = RunStarted | StepLogged | BatchEvaluated | EpochEnded | CheckpointSaved | RunEnded | RunFailed | RunStopped
 Observer = Callable[[Event], None]

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
     from torch.optim import Optimizer
 
+    from .assemble import Assembly
     from .config import RunConfig
     from .host import Host
     from .parts import ParamGroup
     from .plugins import Plugin
     from .rates import Rates
-    from .run import Ready
+    from .state import Parts
 
 
 def explain(config: RunConfig) -> tuple[list[Table], Rates]:
@@ -39,8 +40,7 @@ def explain(config: RunConfig) -> tuple[list[Table], Rates]:
         _options(ready.host),
         *ready.data.tables,
         *parts.loss.tables,
-        _learning(ready),
-        groups_table(parts.optimizer, groups),
+        *learning(ready.assembly),
     ]
     followed = rates.follow(parts, groups)
     return [*tables, rates.table(followed)], followed
@@ -95,9 +95,16 @@ def _options(host: Host) -> Table:
     return Table("options", ("option", "value", "set by"), tuple(rows))
 
 
-def _learning(ready: Ready) -> Table:
+def learning(assembly: Assembly) -> tuple[Table, ...]:
+    """Say what learns, what will later, and at which rate."""
+    parts = assembly.parts
+    later = tuple((str(epoch + 1), ", ".join(sorted(names))) for epoch, names in sorted(parts.plan.unfreeze_at.items()))
+    released = (Table("what is released later", ("from epoch", "names"), later),) if later else ()
+    return _children(parts), *released, groups_table(parts.optimizer, assembly.groups)
+
+
+def _children(parts: Parts) -> Table:
     """One row for each child of the network, with what learns in it."""
-    parts = ready.assembly.parts
     rows = []
     for name, child in parts.network.named_children():
         numbers = [(p.numel(), p.requires_grad) for p in child.parameters()]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from attrs import asdict, define, field
 
-from .events import RunEnded, RunFailed, RunStarted, RunStopped
+from .events import BatchEvaluated, RunEnded, RunFailed, RunStarted, RunStopped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,10 +64,14 @@ class RunLog:
         return line
 
     def observe(self, event: Event) -> None:
-        """Log what a run tells its observers."""
+        """Log what a run tells its observers, but for batches, and for objects that an event leaves out of its repr."""
+        if isinstance(event, BatchEvaluated):
+            return
         if isinstance(event, RunStarted):
             self.path = event.folder / "log.jsonl"
-        structlog.get_logger().info(type(event).__name__, **asdict(event))
+        structlog.get_logger().info(
+            type(event).__name__, **asdict(event, filter=lambda attribute, _: attribute.repr is True)
+        )
         if isinstance(event, RunEnded | RunFailed | RunStopped):
             self.path = None  # what comes now is of no run; the folder may be gone
 

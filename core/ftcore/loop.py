@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import nullcontext
 from itertools import islice
@@ -13,7 +14,7 @@ from torch.nn.functional import one_hot
 from . import freezing
 from .averages import follow, standing
 from .errors import UserError
-from .events import EpochEnded, StepLogged
+from .events import BatchEvaluated, EpochEnded, StepLogged
 from .gradients import clip, is_finite, total, update
 from .loading import decode, key, own, seed_step, whole
 from .parts import ImageTransform, Pass, by_samples
@@ -106,10 +107,10 @@ def train_epoch(parts: Parts, progress: Progress, between: Callable[[], None] = 
         current.step += 1
         current.add(terms, divisor)
         current.samples += sum(len(batch.indices) for batch in window)
-        if current.step % settings.log_every == 0 and terms:
+        if terms and (current.step % settings.log_every == 0 or current.step == parts.steps_per_epoch):
             values = {name: float(term) for name, term in terms.items()}
-            speed = per_second(current.samples - seen, time.monotonic() - began)
-            parts.tell(StepLogged(epoch + 1, current.step, values.pop("loss"), rates, speed, values))
+            speed, norm = per_second(current.samples - seen, time.monotonic() - began), finite(current.norm)
+            parts.tell(StepLogged(epoch + 1, current.step, values.pop("loss"), rates, speed, values, norm))
         current.seconds, since = current.seconds + time.monotonic() - since, time.monotonic()
         if current.step < parts.steps_per_epoch:
             between()
@@ -119,6 +120,11 @@ def train_epoch(parts: Parts, progress: Progress, between: Callable[[], None] = 
     follow(parts, progress, "epoch")
     current.trained = True
     between()
+
+
+def finite(number: Any) -> float | None:
+    """Return a number, or None for one that is not finite."""
+    return float(number) if math.isfinite(number) else None
 
 
 def windows(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
@@ -135,7 +141,7 @@ def train_step(parts: Parts, window: Sequence[Batch], progress: Progress) -> tup
     scaler = parts.precision.scaler
     terms, divisor = gradient(parts, window, progress)
     scaler.unscale_(parts.optimizer)
-    norm = clip(parts)
+    norm = progress.current.norm = clip(parts)
     if is_finite(parts, window, terms, norm, progress):
         if update(scaler, parts.optimizer, progress):
             advance(parts, "step")
@@ -285,6 +291,7 @@ def evaluate(
         predicted, wanted = decode(outputs, parts.task), decode(targets, parts.task)
         for metric in parts.metrics.values():
             metric.update(predicted, wanted)
+        parts.tell(BatchEvaluated(batch.indices, predicted, wanted))
     return {
         "loss": float(total / weights),
         **{name: metric.compute().tolist() for name, metric in parts.metrics.items()},

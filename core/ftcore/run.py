@@ -255,6 +255,7 @@ def _train(
     sealed: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Train from where a run is to its end, and return its report."""
+    from .explain import learning
     from .keeping import Every, Keeper
     from .loop import fit
     from .workers import named
@@ -269,6 +270,10 @@ def _train(
         steps_per_epoch=parts.steps_per_epoch,
         step=progress.step,
         epoch=progress.epoch,
+        learning=learning(ready.assembly),
+        groups=tuple(group.name for group in ready.assembly.groups),
+        task=parts.task,
+        val=ready.data.val,
     )
     begun, before = time.monotonic(), progress.seconds + progress.current.seconds
     with listening(twice=ready.ranks.world_size == 1) as flags:

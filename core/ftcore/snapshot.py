@@ -27,7 +27,7 @@ def take(parts: Parts, progress: Progress) -> dict[str, Any]:
     where the run is.
     """
     return {
-        "progress": asdict(progress),
+        "progress": asdict(progress, filter=lambda attribute, _: attribute.init),
         "learning": learning(parts, progress.epoch),
         "optimizer": optimizer_state(parts.network, parts.optimizer),
         "schedule": _plain(parts.schedule.scheduler),

@@ -136,6 +136,7 @@ class Ongoing:
         seconds: in training.
         trained: whether the training of this epoch is over; its evaluation may be not.
         totals: name -> (sum, what it is divided by), of the loss and of what was added to it, on the device.
+        norm: () float32 on the device, of the last step's gradient before it was clipped; not saved with a run.
     """
 
     step: int = 0
@@ -143,6 +144,7 @@ class Ongoing:
     seconds: float = 0.0
     trained: bool = False
     totals: dict[str, tuple[Any, Any]] = field(factory=dict)
+    norm: Any = field(default=None, init=False)
 
     def add(self, terms: Mapping[str, Tensor], divisor: Any) -> None:
         """Add the terms of a step, () each; none for a step that was not made."""

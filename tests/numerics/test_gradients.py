@@ -11,7 +11,7 @@ import pytest
 import torch
 from timm.utils.agc import adaptive_clip_grad
 
-from ftcore import EpochEnded, Loss, UserError
+from ftcore import EpochEnded, Loss, StepLogged, UserError
 from ftcore.config import Flags, load
 from ftcore.freezing import is_under
 from ftcore.loop import fit, train_step
@@ -339,3 +339,23 @@ def test_an_overflow_at_every_scale_stops_the_run_instead_of_learning_nothing(
         run(parts, set())
 
     assert all(torch.equal(p, before[name]) for name, p in weights(parts).items())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_observers_are_told_the_norm_of_the_gradient_before_it_was_clipped(way: str) -> None:
+    parts, told = build(way, "train.log_every=1"), list[Any]()
+    grads = gradient_of(parts, first(parts))
+
+    fit(attrs.evolve(parts, observers=(told.append,)), Progress(), lambda _: None)
+
+    norms = [event.gradient_norm for event in told if isinstance(event, StepLogged)]
+    assert norms[0] == pytest.approx(math.sqrt(sum(float(grad.square().sum()) for grad in grads.values())), rel=1e-4)
+    assert len(set(norms)) == 10
+
+
+def test_the_last_step_of_an_epoch_is_told_whatever_the_interval() -> None:
+    told = list[Any]()
+
+    fit(attrs.evolve(build("train.log_every=4"), observers=(told.append,)), Progress(), lambda _: None)
+
+    assert [event.step for event in told if isinstance(event, StepLogged)] == [4, 8, 10]
