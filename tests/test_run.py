@@ -65,7 +65,8 @@ def test_everything_that_a_run_leaves_is_in_its_folder(main_job: MainJob) -> Non
         for path in (main_job.folder / "checkpoints").iterdir()
         for name in ("model.safetensors", "state.safetensors", "state.json", "manifest.json")
     }
-    top = {main_job.folder / name for name in (".lock", "config.toml", "manifest.json", "log.jsonl", "metrics.jsonl")}
+    written = ("config.toml", "manifest.json", "log.jsonl", "metrics.jsonl", "report.html", "report.json")
+    top = {main_job.folder / name for name in (".lock", *written)}
     model = {main_job.folder / "model" / name for name in ("model.json", "model.safetensors")}
 
     assert {path for path in main_job.working_folder.rglob("*") if path.is_file()} == {*top, *model, *checkpoints}
@@ -80,6 +81,17 @@ def test_there_is_a_line_of_metrics_for_each_epoch(main_job: MainJob) -> None:
     assert max(line["val"]["accuracy"] for line in epochs) == report["best"]["accuracy"]
     assert epochs[-1]["val"] == {name: report["last"][name] for name in epochs[-1]["val"]}
     assert [event["event"] for event in lines(main_job.folder / "log.jsonl")][-1] == "RunEnded"
+
+
+def test_the_log_has_what_is_told_of_steps_and_epochs_and_neither_batches_nor_samples(main_job: MainJob) -> None:
+    events = lines(main_job.folder / "log.jsonl")
+
+    assert {"RunStarted", "StepLogged", "EpochEnded"} <= {event["event"] for event in events}
+    assert not any(event["event"] == "BatchEvaluated" for event in events)
+    assert all(event["gradient_norm"] > 0 for event in events if event["event"] == "StepLogged")
+    started = next(event for event in events if event["event"] == "RunStarted")
+    assert started["groups"] == ["decay", "no_decay"]
+    assert not {"val", "task"} & set(started)
 
 
 def test_the_saved_model_recognises_a_digit_from_another_folder(main_job: MainJob, tmp_path: Path) -> None:

@@ -620,6 +620,18 @@ def evaluate(run: Path, source: str | None, split: str, *, tta: bool, as_json: b
 
 
 @main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def report(run: Path) -> None:
+    """Write the report.html of RUN, a run folder, again: with what its epochs left, and this version of ftcore."""
+    from .log import RunLog
+    from .run import redraw
+
+    RunLog()
+    for page in redraw(run):
+        click.echo(str(page))
+
+
+@main.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="the folder to write")
 @click.option("--weights", metavar="W,W,...", help="how much each run counts, > 0; by default the same")

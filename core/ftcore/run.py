@@ -332,6 +332,25 @@ def replay(run: Path) -> Replay:
     return blackbox.replay(ready.assembly.parts, run / blackbox.FOLDER)
 
 
+def redraw(run: Path) -> list[Path]:
+    """Let the observers of a run that write a page for people write it again, from the run folder; return the pages.
+
+    These are observers, or the objects whose methods they are, with ``redraw(folder) -> Path``.
+
+    Raises:
+        UserError: none does, or it cannot.
+    """
+    from .provenance import read_manifest
+
+    read_manifest(run)
+    host = activate(of_run(run), run)
+    owners = [getattr(observer, "__self__", observer) for observer in Calls(host).make_observers()]
+    pages = [owner.redraw(run) for owner in owners if hasattr(owner, "redraw")]
+    if not pages:
+        raise UserError(f"no plugin of {run} writes a report; the run was made without it")
+    return pages
+
+
 def make_report(ready: Ready, progress: Progress, seconds: float) -> dict[str, Any]:
     """Put a finished run into one JSON object."""
     from .loop import per_second

@@ -173,6 +173,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "plugins new": ["name", "--hook", "--in-house"],
         "models": ["pattern", "--max-params", "--pretrained", "--measure", "--plugin", "--json"],
         "inspect": ["model", "--plugin", "--without", "--set", "--classes", "--depth"],
+        "report": ["run"],
         "predict": ["run", "pictures", "--tta", "--json"],
         "evaluate": ["run", "--data", "--split", "--tta", "--json"],
         "ensemble": ["runs", "--out", "--weights"],

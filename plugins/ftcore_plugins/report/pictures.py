@@ -1,0 +1,53 @@
+"""Small pictures of validation samples, inside the page."""
+
+from __future__ import annotations
+
+import base64
+from contextlib import suppress
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from attrs import evolve
+from PIL import Image
+
+from ftcore.labelled import Split
+
+if TYPE_CHECKING:
+    from ftcore import Samples
+
+SIDE = 128
+"""Pixels of the longer side, at most."""
+SMALL = 64
+"""Pixels; a shorter picture is shown with each of its own pixels as a square of several."""
+
+
+def choose(evaluation: dict[str, Any], pictures: int) -> None:
+    """Keep at most so many samples: half of them the most confident mistakes, the others, of the rest, the worst."""
+    half = pictures // 2 if evaluation["confident"] else 0
+    evaluation["confident"] = evaluation["confident"][:half]
+    there = {sample["index"] for sample in evaluation["confident"]}
+    rest = [sample for sample in evaluation["worst"] if sample["index"] not in there]
+    evaluation["worst"] = rest[: pictures - len(there)]
+
+
+def show(evaluation: dict[str, Any], samples: Samples) -> None:
+    """Give each sample of an evaluation its name, and its picture if it can be read."""
+    if isinstance(samples, Split):
+        samples = evolve(samples, side=SIDE)
+    for sample in [*evaluation["confident"], *evaluation["worst"]]:
+        sample |= {"name": samples.name(sample["index"]), "picture": None}
+        with suppress(Exception):  # it was read a moment ago; without it the page is still worth having
+            sample["picture"] = thumbnail(samples[sample["index"]][0])
+
+
+def thumbnail(image: Image.Image) -> dict[str, Any]:
+    """Return a picture as a JPEG of at most SIDE pixels: ``data``, a data URI, and its size."""
+    small = image.convert("L" if image.mode == "L" else "RGB")
+    small.thumbnail((SIDE, SIDE))
+    times = -(-SMALL // max(small.size))
+    if times > 1:
+        small = small.resize((small.width * times, small.height * times), Image.Resampling.NEAREST)
+    file = BytesIO()
+    small.save(file, "JPEG", quality=82)
+    data = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return {"data": data, "width": small.width, "height": small.height}
