@@ -396,6 +396,18 @@ def test_the_page_says_what_was_decided_and_where_each_setting_came_from(classes
     assert "56,229 of 56,229 parameters learn" in classes.page
 
 
+def test_a_network_of_which_all_but_the_head_is_computed_once_has_the_same_report(tmp_path: Path) -> None:
+    found = {}
+    for once in ("always", "never"):
+        run(config(tmp_path / once, f"train.precompute={once}", plugins=("linear_probe",)))
+        counts = record.read(tmp_path / once).best_evaluation
+        shown = [sample["name"] for sample in [*counts["confident"], *counts["worst"]]]
+        found[once] = {**{name: counts[name] for name in ("true", "predicted", "hits", "pairs")}, "shown": shown}
+
+    assert found["always"] == found["never"]
+    assert len(found["never"]["shown"]) == 24
+
+
 def test_what_is_frozen_is_told_with_its_number_of_parameters(tmp_path: Path) -> None:
     run(config(tmp_path / "run", "train.epochs=1", plugins=("freeze_backbone",)))
 

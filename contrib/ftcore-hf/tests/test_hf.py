@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,11 @@ def test_a_network_learns_to_tell_texts_apart(bert: Path, tmp_path: Path) -> Non
     assert result.code == 0, result.err
     assert result.report["best"]["accuracy"] > 0.95
     assert "12 tokens of 18" in result.err
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "cannot be read" not in page
+    shown = re.search('<p class="text"><bdi>(.*)</bdi></p>', page)
+    assert shown
+    assert shown[1] in data.read_text(encoding="utf-8")
 
 
 def test_a_run_needs_nothing_but_its_folder(bert: Path, tmp_path: Path) -> None:

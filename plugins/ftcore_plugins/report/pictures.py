@@ -1,4 +1,4 @@
-"""Small pictures of validation samples, inside the page."""
+"""Small pictures of validation samples, or the beginnings of texts, inside the page."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SIDE = 128
 """Pixels of the longer side, at most."""
+TEXT = 300
+"""Characters of a text, at most."""
 SMALL = 64
 """Pixels; a shorter picture is shown with each of its own pixels as a square of several."""
 
@@ -31,13 +33,17 @@ def choose(evaluation: dict[str, Any], pictures: int) -> None:
 
 
 def show(evaluation: dict[str, Any], samples: Samples) -> None:
-    """Give each sample of an evaluation its name, and its picture if it can be read."""
+    """Give each sample of an evaluation its name, and its picture or text if it can be read."""
     if isinstance(samples, Split):
         samples = evolve(samples, side=SIDE)
     for sample in [*evaluation["confident"], *evaluation["worst"]]:
-        sample |= {"name": samples.name(sample["index"]), "picture": None}
+        sample |= {"name": samples.name(sample["index"]), "picture": None, "text": None}
         with suppress(Exception):  # it was read a moment ago; without it the page is still worth having
-            sample["picture"] = thumbnail(samples[sample["index"]][0])
+            sample.update(_seen(samples[sample["index"]][0]))
+
+
+def _seen(read: Any) -> dict[str, Any]:
+    return {"text": read[:TEXT]} if isinstance(read, str) else {"picture": thumbnail(read)}
 
 
 def thumbnail(image: Image.Image) -> dict[str, Any]:
