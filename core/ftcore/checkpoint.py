@@ -101,7 +101,10 @@ def tidy(folder: Path) -> None:
         else:
             old.rename(target)
     for rest in [*folder.glob(".new-*"), *folder.glob(".gone-*")]:
-        shutil.rmtree(rest)
+        if rest.is_dir():
+            shutil.rmtree(rest)
+        else:
+            rest.unlink()
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

@@ -210,6 +210,7 @@ def test_what_a_killed_process_left_is_finished_or_removed(tmp_path: Path) -> No
     for name in (".new-step-3-aa", ".gone-step-1", ".old-model-bb", ".old-step-2-cc", "step-2"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "of").write_text(name)
+    (tmp_path / ".new-report.json").write_text("{")
     assert standing(tmp_path / "model") == tmp_path / ".old-model-bb"
 
     tidy(tmp_path)
