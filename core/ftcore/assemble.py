@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -272,8 +273,12 @@ def _stateful(calls: Calls, loss: Loss, observers: Sequence[Observer]) -> dict[s
         UserError: one has a `state_dict` and no `load_state_dict`, or the other way round.
     """
     owners: dict[str, Any] = {f"plugin {plugin.name}": plugin.owner for plugin in calls.host.used()}
-    for place, observer in enumerate(observers):
-        owners[f"observer {place}"] = getattr(observer, "__self__", observer)
+    times: Counter[str] = Counter()
+    for observer in observers:
+        owner = getattr(observer, "__self__", observer)
+        name = f"observer {type(owner).__name__}"
+        times[name] += 1
+        owners[name if times[name] == 1 else f"{name} {times[name]}"] = owner
     owners["loss"] = loss.function
     found: dict[str, Any] = {}
     for name, owner in owners.items():

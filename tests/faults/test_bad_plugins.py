@@ -29,7 +29,7 @@ FAILURES = {
     "leaves_a_thread": ("effects", "a run with it changed the threads that run", "put that back when the run is over"),
     "own_dice": ("determinism", "two runs of the same configuration end in different bits", "draw only from"),
     "transforms_in_a_function": ("spawn", "loader processes cannot get it", "define it at the top of a module"),
-    "state_that_is_dropped": ("state", "observer 1: load_state_dict does not put back", "let it take all of it"),
+    "state_that_is_dropped": ("state", "observer Counter: load_state_dict does not put back", "let it take all of it"),
     "memory_without_a_state": (
         "resume",
         "a run that was cut off in step 3 and gone on with",
