@@ -383,7 +383,7 @@ def test_all_of_them_work_in_one_run(teacher: Path, order: tuple[str, ...]) -> N
 
     assert isinstance(ended, EpochEnded)
     assert ended.train.keys() == names
-    assert all(isinstance(step, StepLogged) and {"loss", *step.terms} == names for step in steps)
+    assert all({"loss", *step.terms} == names for step in steps if isinstance(step, StepLogged))
     assert all(torch.tensor(value).isfinite() for value in ended.train.values())
 
 
