@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ftcore.cli import main
 from ftcore.config import load
@@ -10,6 +11,9 @@ from ftcore.contracts import CHECKS
 from ftcore.discover import discover
 from ftcore.lint import SPECS
 from ftcore.testing import invoke
+
+if TYPE_CHECKING:
+    import pytest
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -39,6 +43,23 @@ def test_the_config_file_of_the_readme_is_one(tmp_path: Path) -> None:
 
     assert (config.model.name, config.train.epochs) == ("timm/resnet50", 10)
     assert config.options == {"sgd": {"lr": 0.01, "momentum": 0.9}}
+
+
+def masked(text: str) -> list[str]:
+    """Lines of what a run shows, without what differs between machines: times, folder, last digits, the best epoch."""
+    text = re.sub(r"\d+ images/s|runs/[\d-]+", "_", text.replace(" *\n", "\n"))
+    return re.sub(r"\d+\.\d+|(?<=in epoch )\d+", "_", text).splitlines()
+
+
+def test_the_output_that_the_readme_shows_is_what_its_command_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shown,) = [block for block in blocks("") if block.startswith("data ")]
+    monkeypatch.chdir(tmp_path)
+
+    said = invoke("run", "--plugin", "weighted_ce")
+
+    assert masked(said.err) == masked(shown)
 
 
 def test_the_readme_names_every_hook_in_order() -> None:

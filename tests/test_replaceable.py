@@ -368,7 +368,12 @@ def test_make_observers(run_with: RunWith, tmp_path: Path) -> None:
         *("--set", "train.log_every=20"),
     )
 
-    assert set(result.report["hooks"]["make_observers"]) == {"hooks", "progress", "report"}  # all answers are used
+    assert set(result.report["hooks"]["make_observers"]) == {
+        "hooks",
+        "progress",
+        "advice",
+        "report",
+    }  # all answers are used
     events = (tmp_path / "run" / "events.txt").read_text(encoding="utf-8").split()
     evaluated = ["BatchEvaluated"] * events.count("BatchEvaluated")
     logged = ["StepLogged", "StepLogged"]  # the twentieth step, and the last

@@ -46,7 +46,7 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except Elsewhere as elsewhere:
             ctx.exit(elsewhere.code)
-        except (UserError, MemoryError, OSError) as error:
+        except (UserError, MemoryError, OSError, ImportError) as error:
             message = str(error) if isinstance(error, UserError) else _limit(error)
             if not message:
                 raise
@@ -57,11 +57,12 @@ class _Commands(click.Group):
             ctx.exit(stopped.code)
 
 
-def _limit(error: MemoryError | OSError) -> str:
+def _limit(error: MemoryError | OSError | ImportError) -> str:
     """Say which limit was met, if an error is about one that no part of a run has an answer to."""
-    if isinstance(error, MemoryError):
+    unmapped = "failed to map segment" in str(error)  # how the loader of libraries says it: glibc, dl-map-segments.h
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or unmapped:
         return f"no memory is left: {error}; fewer train.workers, a smaller train.batch_size or data.cache_gb take less"
-    if error.errno in {errno.EMFILE, errno.ENFILE}:
+    if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
         return f"{error}; `ulimit -n` shows how many, and raises it; fewer train.workers take less"
     return ""
 
@@ -112,6 +113,20 @@ def _rank_options(command: F) -> F:
     return cast("F", nproc(restarts(launched)))
 
 
+def _quiet_option(command: F) -> F:
+    """Add the option that shows nothing but warnings and errors."""
+
+    @wraps(command)
+    def quiet_or_not(*arguments: Any, quiet: bool, **named: Any) -> Any:
+        from .console import quietly
+
+        with quietly(quiet=quiet):
+            return command(*arguments, **named)
+
+    text = "show nothing but warnings and errors; all is in the run folder"
+    return cast("F", click.option("--quiet", "-q", is_flag=True, help=text)(quiet_or_not))
+
+
 def _print_report(report: Mapping[str, Any]) -> None:
     """Print a report as JSON: in the first process alone."""
     from .checkpoint import to_json
@@ -133,6 +148,7 @@ def _load(config: Path | None, model: str | None, data: str | None, **flags: tup
 @click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="RUN", help="as ftcore resume RUN")
 @click.option("--allow-drift", is_flag=True, help="with those: also where plugins, libraries or data have changed")
 @click.option("--json", "as_json", is_flag=True, help="print the report as one JSON object on standard output")
+@_quiet_option
 @_rank_options
 @click.pass_context
 def run(
@@ -182,6 +198,7 @@ def run(
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="what changes no result, e.g. train.workers=4")
 @click.option("--allow-drift", is_flag=True, help="also where config, plugins, libraries or data have changed")
 @click.option("--json", "as_json", is_flag=True, help="print the report as one JSON object on standard output")
+@_quiet_option
 @_rank_options
 def resume(run: Path, sets: tuple[str, ...], *, allow_drift: bool, as_json: bool) -> None:
     """Go on with RUN, a run folder, where it was stopped or killed; it ends as it would have without that."""

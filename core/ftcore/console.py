@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import IO, TYPE_CHECKING
 
 from rich.console import Console
@@ -9,7 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from .parts import Table
 
@@ -17,11 +19,29 @@ WIDTH = 160
 """Columns where the stream is no terminal."""
 
 
+_quiet = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def quietly(*, quiet: bool) -> Iterator[None]:
+    """Let consoles that are made meanwhile show nothing, if asked to."""
+    token = _quiet.set(quiet or _quiet.get())
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
 def console(stream: IO[str]) -> Console:
-    """Make a console that writes to `stream`; colour only on a terminal."""
-    terminal = stream.isatty()
+    """Make a console that writes to `stream`; colour only on a terminal; `quietly`, nothing at all."""
+    terminal = stream.isatty() and not _quiet.get()
     return Console(
-        file=stream, width=None if terminal else WIDTH, force_terminal=terminal, highlight=False, markup=False
+        file=stream,
+        width=None if terminal else WIDTH,
+        force_terminal=terminal,
+        highlight=False,
+        markup=False,
+        quiet=_quiet.get(),
     )
 
 
@@ -56,4 +76,5 @@ def _print_trimmed(out: Console, shown: RichTable) -> None:
     with out.capture() as captured:
         out.print(shown)
     lines = captured.get().splitlines()
-    out.file.write("".join(f"{line.rstrip()}\n" for line in lines))
+    if not out.quiet:
+        out.file.write("".join(f"{line.rstrip()}\n" for line in lines))

@@ -65,6 +65,7 @@ class StepLogged:
         samples_per_second: since the epoch began.
         terms: what was added to the loss, by name.
         gradient_norm: L2 norm of the whole gradient before it was clipped; None where it is not finite or not known.
+        data_wait: share of the time since the epoch began in which steps waited for their images, from 0 to 1.
     """
 
     epoch: int
@@ -74,6 +75,7 @@ class StepLogged:
     samples_per_second: float
     terms: Mapping[str, float] = field(factory=dict)
     gradient_norm: float | None = None
+    data_wait: float = 0.0
 
 
 @frozen(eq=False)
@@ -122,6 +124,7 @@ class EpochEnded:
         monitor: name of the monitored metric.
         seconds: training and evaluation of this epoch.
         samples_per_second: of training.
+        data_wait: share of the training's time in which steps waited for their images, from 0 to 1.
     """
 
     epoch: int
@@ -132,6 +135,7 @@ class EpochEnded:
     monitor: str
     seconds: float
     samples_per_second: float
+    data_wait: float = 0.0
 
 
 @frozen

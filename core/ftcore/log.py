@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from attrs import asdict, define, field
 
-from .events import BatchEvaluated, RunEnded, RunFailed, RunStarted, RunStopped
+from .events import BatchEvaluated, RunStarted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from structlog.typing import EventDict, WrappedLogger
@@ -31,7 +31,7 @@ class RunLog:
     """Keeps events until the run folder exists, then appends them to its log.
 
     Attributes:
-        path: of the log; None before the run starts and once it is over.
+        path: of the log; None before the run starts.
         early: lines that came before.
     """
 
@@ -54,8 +54,8 @@ class RunLog:
         """Write one event; the last processor of the chain."""
         line = json.dumps(dict(event), default=str)
         if level in _LOUD:
-            print(f"ftcore: {level}: {_sentence(event)}", file=sys.stderr)  # noqa: T201 - the one place for warnings
-        if self.path is None:
+            print(f"ftcore: {level}: {sentence(event)}", file=sys.stderr)  # noqa: T201 - the one place for warnings
+        if self.path is None or not self.path.parent.is_dir():  # once a run is over, its folder may be gone
             self.early.append(line)
             return line
         with self.path.open("a", encoding="utf-8") as file:
@@ -72,8 +72,6 @@ class RunLog:
         structlog.get_logger().info(
             type(event).__name__, **asdict(event, filter=lambda attribute, _: attribute.repr is True)
         )
-        if isinstance(event, RunEnded | RunFailed | RunStopped):
-            self.path = None  # what comes now is of no run; the folder may be gone
 
 
 @define
@@ -93,7 +91,7 @@ class Heard:
     def __call__(self, _logger: WrappedLogger, level: str, event: EventDict) -> EventDict:
         """Note what is said, or hand it over; a processor of structlog."""
         if self.ranks.leads:
-            self.said.add(_sentence(event))
+            self.said.add(sentence(event))
             return event
         if level in _LOUD:
             self.ranks.store.set(self._next(self.ranks.rank), json.dumps([level, dict(event)], default=str))
@@ -104,8 +102,8 @@ class Heard:
         for rank in range(1, self.ranks.world_size if self.ranks.leads else 0):
             while store.check([f"warning/{rank}/{self.numbers[rank]}"]):
                 level, event = json.loads(store.get(self._next(rank)))
-                if _sentence(event) not in self.said:
-                    self.said.add(_sentence(event))
+                if sentence(event) not in self.said:
+                    self.said.add(sentence(event))
                     getattr(structlog.get_logger(), level)(event.pop("event"), **event, rank=rank)
 
     def _next(self, rank: int) -> str:
@@ -124,7 +122,17 @@ def shared(ranks: Ranks) -> Iterator[Heard]:
         structlog.configure(processors=before)
 
 
-def _sentence(event: EventDict) -> str:
+def warnings_of(path: Path) -> list[tuple[str, str]]:
+    """Read when what was warned of, oldest first, from the log of a run; none where there is no log."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        found = [json.loads(line) for line in lines if any(f'"level": "{level}"' in line for level in _LOUD)]
+    return [(event["timestamp"], sentence(event)) for event in found if event.get("level") in _LOUD]
+
+
+def sentence(event: Mapping[str, Any]) -> str:
+    """Spell an event out, with what was said beside it."""
     hidden = {"event", "level", "timestamp"}
     details: list[Any] = [f"{key}={value}" for key, value in event.items() if key not in hidden]
     return f"{event['event']} ({', '.join(details)})" if details else str(event["event"])

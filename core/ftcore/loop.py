@@ -84,6 +84,7 @@ def end_epoch(parts: Parts, progress: Progress, val: dict[str, Any], evaluated: 
         monitor=parts.monitor,
         seconds=done.seconds + evaluated,
         samples_per_second=per_second(done.samples, done.seconds),
+        data_wait=share(done.waited, done.seconds),
     )
 
 
@@ -100,7 +101,8 @@ def train_epoch(parts: Parts, progress: Progress, between: Callable[[], None] = 
     freezing.hold(parts.network, parts.plan, epoch)
     seen, began = current.samples, time.monotonic()
     since = began
-    for window in windows(parts.train.epoch(epoch, current.step * settings.accumulate), settings.accumulate):
+    batches = parts.train.epoch(epoch, current.step * settings.accumulate)
+    for window in waited_for(windows(batches, settings.accumulate), current):
         rates = tuple(group["lr"] for group in parts.optimizer.param_groups)
         terms, divisor = train_step(parts, window, progress)
         progress.step += 1
@@ -109,8 +111,9 @@ def train_epoch(parts: Parts, progress: Progress, between: Callable[[], None] = 
         current.samples += sum(len(batch.indices) for batch in window)
         if terms and (current.step % settings.log_every == 0 or current.step == parts.steps_per_epoch):
             values = {name: float(term) for name, term in terms.items()}
-            speed, norm = per_second(current.samples - seen, time.monotonic() - began), finite(current.norm)
-            parts.tell(StepLogged(epoch + 1, current.step, values.pop("loss"), rates, speed, values, norm))
+            passed, norm = time.monotonic() - began, finite(current.norm)
+            speed, wait = per_second(current.samples - seen, passed), share(current.waited, passed)
+            parts.tell(StepLogged(epoch + 1, current.step, values.pop("loss"), rates, speed, values, norm, wait))
         current.seconds, since = current.seconds + time.monotonic() - since, time.monotonic()
         if current.step < parts.steps_per_epoch:
             between()
@@ -125,6 +128,20 @@ def train_epoch(parts: Parts, progress: Progress, between: Callable[[], None] = 
 def finite(number: Any) -> float | None:
     """Return a number, or None for one that is not finite."""
     return float(number) if math.isfinite(number) else None
+
+
+def share(part: float, whole: float) -> float:
+    """Return how much of a time another is, from 0 to 1; 0 where a clock shows no time."""
+    return min(part / whole, 1.0) if whole > 0 else 0.0
+
+
+def waited_for(windows: Iterator[list[Batch]], current: Ongoing) -> Iterator[list[Batch]]:
+    """Yield windows, and note for how long each was waited for."""
+    began = time.monotonic()
+    for window in windows:
+        current.waited += time.monotonic() - began
+        yield window
+        began = time.monotonic()
 
 
 def windows(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from attrs import Attribute
     from torch import nn
 
     from .state import Parts
@@ -27,7 +28,7 @@ def take(parts: Parts, progress: Progress) -> dict[str, Any]:
     where the run is.
     """
     return {
-        "progress": asdict(progress, filter=lambda attribute, _: attribute.init),
+        "progress": asdict(progress, filter=_is_saved),
         "learning": learning(parts, progress.epoch),
         "optimizer": optimizer_state(parts.network, parts.optimizer),
         "schedule": _plain(parts.schedule.scheduler),
@@ -78,10 +79,14 @@ def put_back(parts: Parts, folder: Path) -> Progress:
 
 def _progress(state: Mapping[str, Any]) -> Progress:
     for fresh, saved in ((Progress(), state), (Ongoing(), state["current"])):
-        for name, value in asdict(fresh, recurse=False).items():
+        for name, value in asdict(fresh, recurse=False, filter=_is_saved).items():
             if isinstance(value, int | float | dict) and not isinstance(saved[name], type(value)):
                 raise TypeError(f"progress.{name} is {saved[name]!r:.40}")
     return Progress(**{**state, "current": Ongoing(**state["current"])})
+
+
+def _is_saved(attribute: Attribute[Any], _value: object) -> bool:
+    return attribute.init
 
 
 def _check_learning(then: Mapping[str, list[str]], now: Mapping[str, list[str]], folder: Path) -> None:

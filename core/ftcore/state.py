@@ -137,6 +137,7 @@ class Ongoing:
         trained: whether the training of this epoch is over; its evaluation may be not.
         totals: name -> (sum, what it is divided by), of the loss and of what was added to it, on the device.
         norm: () float32 on the device, of the last step's gradient before it was clipped; not saved with a run.
+        waited: seconds in which steps waited for data, since the run began or went on; likewise.
     """
 
     step: int = 0
@@ -145,6 +146,7 @@ class Ongoing:
     trained: bool = False
     totals: dict[str, tuple[Any, Any]] = field(factory=dict)
     norm: Any = field(default=None, init=False)
+    waited: float = field(default=0.0, init=False)
 
     def add(self, terms: Mapping[str, Tensor], divisor: Any) -> None:
         """Add the terms of a step, () each; none for a step that was not made."""

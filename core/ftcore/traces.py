@@ -70,7 +70,7 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
 
 def left(folder: Path) -> dict[str, str]:
     """Return a digest of everything that a run left, but for times, by name."""
-    times = dict.fromkeys(("seconds", "training_seconds", "samples_per_second"))
+    times = dict.fromkeys(("seconds", "training_seconds", "samples_per_second", "data_wait"))
     newest = max((folder / "checkpoints").iterdir())
     state: dict[str, Any] = json.loads((newest / "state.json").read_text(encoding="utf-8"))
     progress = state["progress"] | times | {"current": state["progress"]["current"] | times}

@@ -22,6 +22,7 @@ PLUGINS = (
     "multilabel_metrics",
     "regression_metrics",
     "progress",
+    "advice",
     "report",
 )
 """Plugins that answer a hook that no named plugin answers."""

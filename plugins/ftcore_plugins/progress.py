@@ -5,13 +5,18 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
-from ftcore import EpochEnded, RunEnded, RunFailed, RunStarted, RunStopped, StepLogged, hookimpl
+from ftcore import BatchEvaluated, EpochEnded, RunEnded, RunFailed, RunStarted, RunStopped, StepLogged, hookimpl
 from ftcore.console import console, show_facts, show_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.console import Console
 
     from ftcore import Event, Observer
 
@@ -28,15 +33,12 @@ class ProgressBar:
 class _Screen:
     def __init__(self) -> None:
         self.out = console(sys.stderr)
-        self.bar: Progress | None = None
-        self.steps = 0
+        self.bars: _Bars | None = None
 
     def observe(self, event: Event) -> None:
         match event:
             case RunStarted():
                 self.start(event)
-            case StepLogged():
-                self.step(event)
             case EpochEnded():
                 self.end_epoch(event)
             case RunEnded(report=report):
@@ -46,31 +48,15 @@ class _Screen:
                 self.stop()
             case _:
                 pass
+        if self.bars:
+            self.bars.observe(event)
 
     def start(self, event: RunStarted) -> None:
         show_facts(self.out, event.facts)
         for table in event.tables:
             show_table(self.out, table)
-        self.steps = event.steps_per_epoch
         if self.out.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeRemainingColumn(),
-            )
-            self.bar = Progress(*columns, console=self.out, transient=True)
-            self.bar.add_task("", total=event.epochs * event.steps_per_epoch, completed=event.step, note="")
-            self.bar.start()
-
-    def step(self, event: StepLogged) -> None:
-        if self.bar:
-            rates = "/".join(f"{rate:.2g}" for rate in sorted(set(event.lr), reverse=True))
-            terms = "".join(f" + {name} {value:.4f}" for name, value in event.terms.items())
-            note = f"loss {event.loss:.4f}{terms}, lr {rates}, {event.samples_per_second:.0f} images/s"
-            done = (event.epoch - 1) * self.steps + event.step
-            self.bar.update(self.bar.task_ids[0], description=f"epoch {event.epoch}", completed=done, note=note)
+            self.bars = _Bars(self.out, event)
 
     def end_epoch(self, event: EpochEnded) -> None:
         scores = ", ".join(f"{name} {value:.4f}" for name, value in event.val.items() if isinstance(value, float))
@@ -81,12 +67,11 @@ class _Screen:
             f"{event.seconds:.1f} s, {event.samples_per_second:.0f} images/s{star}",
             soft_wrap=True,
         )
-        if self.bar:
-            self.bar.update(self.bar.task_ids[0], completed=event.epoch * self.steps)
 
     def stop(self) -> None:
-        if self.bar:
-            self.bar.stop()
+        if self.bars:
+            self.bars.live.stop()
+            self.bars = None
 
     def end(self, report: Any) -> None:
         best, monitor = report["best"], report["monitor"]
@@ -97,3 +82,65 @@ class _Screen:
             f"{report['seconds']:.1f} s; everything is in {report['folder']}",
             soft_wrap=True,
         )
+
+
+class _Bars:
+    """At a terminal: how far the run and its epoch are, and below, in the lines that it takes, what was logged last."""
+
+    def __init__(self, out: Console, run: RunStarted) -> None:
+        self.run, self.best = run, ""
+        place = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress, self.note = Progress(*place, console=out), Text(style="dim")
+        steps = run.epochs * run.steps_per_epoch
+        self.whole = self.progress.add_task(f"{run.epochs} epochs", total=steps, completed=run.step)
+        self.epoch = self.progress.add_task("")
+        self.train(run.epoch + 1, run.step - run.epoch * run.steps_per_epoch)
+        self.live = Live(Group(self.progress, self.note), console=out, transient=True)
+        self.live.start()
+
+    def observe(self, event: Event) -> None:
+        match event:
+            case StepLogged():
+                done = (event.epoch - 1) * self.run.steps_per_epoch + event.step
+                self.progress.update(self.whole, completed=done)
+                self.progress.update(self.epoch, completed=event.step)
+                self.note.plain = f"{_step(event)}, {_memory()}{self.best}"
+            case BatchEvaluated() if self.run.val is not None:
+                if not int(event.indices[0]):
+                    self.progress.reset(self.epoch, total=len(self.run.val), description="validation")
+                self.progress.update(self.epoch, advance=len(event.indices))
+            case EpochEnded():
+                if event.best:
+                    self.best = f", best {event.monitor} {event.val[event.monitor]:.4f} in epoch {event.epoch}"
+                self.progress.update(self.whole, completed=event.epoch * self.run.steps_per_epoch)
+                self.train(event.epoch + 1)
+            case _:
+                pass
+
+    def train(self, epoch: int, done: int = 0) -> None:
+        self.progress.reset(
+            self.epoch,
+            total=self.run.steps_per_epoch,
+            completed=done,
+            description=f"epoch {min(epoch, self.run.epochs)}",
+        )
+
+
+def _step(event: StepLogged) -> str:
+    rates = "/".join(f"{rate:.2g}" for rate in sorted(set(event.lr), reverse=True))
+    terms = "".join(f" + {name} {value:.4f}" for name, value in event.terms.items())
+    speed = f"{event.samples_per_second:.0f} images/s, {event.data_wait:.0%} of the time waiting for them"
+    return f"loss {event.loss:.4f}{terms}, lr {rates}, {speed}"
+
+
+def _memory() -> str:
+    """Say how much memory was taken at most: of the graphics card if one is used, otherwise by this process."""
+    import resource
+
+    import torch
+
+    cuda: Any = torch.cuda
+    if cuda.is_initialized():
+        return f"{cuda.max_memory_allocated() / 1e9:.1f} GB of the card at most"
+    kilobyte = 1 if sys.platform == "darwin" else 1024
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte / 1e9:.1f} GB at most"

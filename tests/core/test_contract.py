@@ -34,6 +34,7 @@ OPEN_MODULES = {
     "ftcore.heads",
     "ftcore.images",
     "ftcore.labelled",
+    "ftcore.log",
     "ftcore.predict",
     "ftcore.shapes",
     "ftcore.splitting",
@@ -157,11 +158,12 @@ def options(command: click.Command, name: str) -> Iterator[tuple[str, list[str]]
 
 def test_the_commands_and_their_options_are_these() -> None:
     what_to_run = ["config", "--model", "--data", "--plugin", "--without", "--set"]
+    shown = ["--json", "--quiet -q"]
     assert dict(options(main, "")) == {
         "": ["--version"],
         "check": ["data", "--plugin", "--without", "--set", "--json"],
-        "run": [*what_to_run, "--from", "--resume", "--allow-drift", "--json", "--nproc", "--max-restarts"],
-        "resume": ["run", "--set", "--allow-drift", "--json", "--nproc", "--max-restarts"],
+        "run": [*what_to_run, "--from", "--resume", "--allow-drift", *shown, "--nproc", "--max-restarts"],
+        "resume": ["run", "--set", "--allow-drift", *shown, "--nproc", "--max-restarts"],
         "replay": ["run", "--json"],
         "runs": ["folder", "--where", "--json"],
         "compare": ["runs", "--data", "--json"],

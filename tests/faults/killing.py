@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 LIBRARIES = ("sklearn.datasets", "timm.utils.model_ema", "torchmetrics.classification", "torch._weights_only_unpickler")
 OURS = tuple(f"ftcore.{name}" for name in ("assemble", "loop", "run", "runfolder", "unpickle", "evaluate", "testing"))
 PLUGINS = tuple(plugin.target.partition(":")[0] for plugin in discover() if plugin.distribution == "ftcore")
-TIMES = {"seconds", "samples_per_second"}
+TIMES = {"seconds", "samples_per_second", "data_wait"}
 
 
 def start(*arguments: object, log: Path) -> ForkServerProcess:

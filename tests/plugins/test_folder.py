@@ -107,7 +107,7 @@ def test_files_that_are_no_pictures_are_left_out_and_said(tmp_path: Path) -> Non
     (tmp_path / "photos" / "Thumbs.db").write_text("")
     sets = ("--set", "train.epochs=1", "--set", f"run.folder={tmp_path / 'run'}")
 
-    result = invoke("run", "--model", "digits/cnn", "--data", tmp_path / "photos", *sets)
+    result = invoke("run", "--model", "digits/cnn", "--data", tmp_path / "photos", *sets, "--without", "advice")
 
     warnings = [line for line in result.err.splitlines() if line.startswith("ftcore: warning: ")]
     assert len(warnings) == 1
@@ -120,7 +120,7 @@ def test_pictures_outside_the_class_folders_are_left_out_and_said(tmp_path: Path
     shutil.copy(tmp_path / "photos" / "red" / "0.jpg", tmp_path / "photos" / "stray.jpg")
     sets = ("--set", "train.epochs=1", "--set", f"run.folder={tmp_path / 'run'}")
 
-    result = invoke("run", "--model", "digits/cnn", "--data", tmp_path / "photos", *sets)
+    result = invoke("run", "--model", "digits/cnn", "--data", tmp_path / "photos", *sets, "--without", "advice")
 
     warnings = [line for line in result.err.splitlines() if line.startswith("ftcore: warning: ")]
     assert len(warnings) == 1

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
+import re
 import threading
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, cast
 
+import attrs
 import pytest
+import torch
 
-from ftcore import EpochEnded, RunEnded, RunFailed, RunStarted, StepLogged, Table
+from ftcore import BatchEvaluated, EpochEnded, RunEnded, RunFailed, RunStarted, StepLogged, Table
+from ftcore.console import quietly
 from ftcore.testing import invoke
 from ftcore_plugins.progress import ProgressBar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from ftcore import Event
+    from ftcore import Event, Samples
 
 STARTED = RunStarted(Path("runs/first"), {"data": "12 images"}, (Table("images", ("class",), (("cat",),)),), 2, 20)
-STEP = StepLogged(epoch=1, step=10, loss=0.5, lr=(0.001, 0.001, 0.0001), samples_per_second=100.0)
+STEP = StepLogged(epoch=1, step=10, loss=0.5, lr=(0.001, 0.001, 0.0001), samples_per_second=100.0, data_wait=0.25)
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 
 
@@ -140,8 +145,61 @@ def test_a_terminal_has_a_bar_with_the_loss_and_the_rates() -> None:
     shown = at_a_terminal(STARTED, STEP, RunFailed("stops here, which draws the bar once more"))
 
     assert "━" in shown
+    assert "2 epochs" in shown
     assert "10/40" in shown
-    assert "loss 0.5000, lr 0.001/0.0001, 100 images/s" in shown
+    assert "epoch 1" in shown
+    assert "10/20" in shown
+    assert "loss 0.5000, lr 0.001/0.0001, 100 images/s, 25% of the time waiting for them, " in shown
+    assert re.search(r"\d GB at most", shown)
+
+
+def test_a_terminal_has_a_bar_for_the_validation_and_names_the_best_epoch() -> None:
+    split = cast("Samples", range(12))
+    started = attrs.evolve(STARTED, val=split)
+    batch = BatchEvaluated(torch.arange(8), torch.zeros(8, 2), torch.zeros(8, dtype=torch.int64))
+
+    shown = at_a_terminal(started, STEP, batch, RunFailed("stops here"))
+    later = at_a_terminal(started, STEP, batch, ended(1, accuracy=0.75), STEP, RunFailed("stops here"))
+
+    assert "validation" in shown
+    assert "8/12" in shown
+    assert "best accuracy 0.7500" in later
+    assert "epoch 2" in later
+
+
+def test_a_run_that_goes_on_is_shown_where_it_is() -> None:
+    shown = at_a_terminal(attrs.evolve(STARTED, epoch=1, step=25), RunFailed("stops here"))
+
+    assert "25/40" in shown
+    assert "epoch 2" in shown
+    assert "5/20" in shown
+
+
+@pytest.mark.parametrize("stream", [elsewhere, at_a_terminal])
+def test_quietly_nothing_is_shown(stream: Callable[..., str]) -> None:
+    with quietly(quiet=True):
+        assert stream(*EVENTS) == ""
+
+
+def test_a_quiet_run_shows_its_warnings_and_writes_all_else_into_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    sets = ("--set", "train.epochs=2", "--set", "adamw.lr=1e-12", "--set", f"run.folder={folder}")
+
+    said = invoke("run", "--data", "digits:5-6", "--model", "digits/cnn", *sets, "--quiet")
+
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
+    assert "stays at ln(2)" in said.err
+    assert len((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_a_quiet_run_still_prints_the_report_that_is_asked_for(tmp_path: Path) -> None:
+    sets = ("--set", "train.epochs=1", "--set", f"run.folder={tmp_path / 'run'}")
+
+    said = invoke("run", "--data", "digits:5-6", "--model", "digits/cnn", *sets, "-q", "--json")
+
+    assert json.loads(said.out)["epochs"] == 1
+    assert said.err == ""
 
 
 def test_a_terminal_keeps_the_lines_that_there_are_elsewhere() -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from ftcore.log import warnings_of
+
 from . import curves, results
 from .charts import number
 from .tables import Table, made_of
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 EACH = 500
 """Rows of a table, at most."""
+WARNINGS = 50
+"""That are shown, the newest."""
 SHOWN_ELSEWHERE = frozenset({"answers", "folder", "plugins"})
 """What was decided and has a table of its own in the page."""
 
@@ -79,6 +83,7 @@ def page(folder: Path, record: Record, epochs: Sequence[Mapping[str, Any]]) -> s
         default_table=_setting_table("Defaults", [s for s in settings if s.origin == "default"]),
         version_table=_versions(manifest),
         start_table=_starts(record),
+        warnings=list(dict.fromkeys(text for _, text in warnings_of(folder / "log.jsonl")))[-WARNINGS:],
     )
 
 
