@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -566,31 +567,63 @@ def check(ctx: click.Context, /, data: str, *, as_json: bool, **options: tuple[s
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--tta", is_flag=True, help="average over each picture and its mirror image")
+@click.option("--top", type=click.IntRange(1), metavar="N", help="the N most probable classes of each picture")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a picture")
-def predict(run: Path, pictures: tuple[Path, ...], *, tta: bool, as_json: bool) -> None:
+@click.option("--csv", "as_csv", is_flag=True, help="print a table, a line a picture")
+def predict(run: Path, pictures: tuple[Path, ...], *, top: int | None, tta: bool, as_json: bool, as_csv: bool) -> None:
     """Say what RUN (a run, an ensemble, a soup) sees in PICTURES (files and folders): class and probability."""
+    from . import spelling
     from .log import RunLog
     from .predict import Prediction, load
     from .predict import predict as predict_all
 
     RunLog()
-    model, bad = load(run), []
+    if as_json and as_csv:
+        raise UserError("--json and --csv are two forms of the same; choose one")
+    model, bad, good = load(run), [], 0
+    if top and model.task.kind == "regression":
+        raise UserError(f"--top is for classes and labels, and {run} predicts numbers")
+    spell = spelling.as_json if as_json else spelling.csv_row if as_csv else spelling.as_text
+    if as_csv:
+        click.echo(spelling.csv_header(model.task, top))
     for answer in predict_all(model, pictures, tta=tta):
-        if not isinstance(answer, Prediction):
-            bad.append(str(answer))
-        elif as_json:
-            labels = {"labels": answer.labels} if model.task.kind == "multilabel" else {}
-            click.echo(json.dumps({"path": str(answer.path), "values": answer.values, **labels}))
-        elif model.task.kind == "classification":
-            name, probability = next(iter(answer.values.items()))
-            click.echo(f"{answer.path}\t{name}\t{probability:.4f}")
-        elif model.task.kind == "multilabel":
-            found = [f"{name} {answer.values[name]:.4f}" for name in answer.labels]
-            click.echo("\t".join([str(answer.path), *found]))
+        if isinstance(answer, Prediction):
+            good += 1
+            click.echo(spell(answer, model.task, top))
         else:
-            click.echo("\t".join([str(answer.path), *(f"{n}={v:.6g}" for n, v in answer.values.items())]))
+            bad.append(str(answer))
     if bad:
-        raise UserError("\n".join(bad))
+        raise UserError("\n".join([*bad, f"{len(bad)} of {good + len(bad)} could not be read"]))
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="where to listen; 0.0.0.0 is everywhere")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one")
+@click.option("--max-mb", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True, help="of a picture")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="pictures at a time, at most")
+@click.option("--tta", is_flag=True, help="average over each picture and its mirror image")
+def serve(run: Path, *, host: str, port: int, max_mb: float, batch_size: int, tta: bool) -> None:
+    """Answer over HTTP what RUN (a run, an ensemble, a soup) sees: POST /predict, and a page to drop pictures on."""
+    from .log import RunLog
+    from .predict import load
+
+    missing = [name for name in ("starlette", "uvicorn", "prometheus_client") if not find_spec(name)]
+    if missing:
+        raise UserError(f"serving needs {', '.join(missing)}: pip install 'ftcore[serve]'")
+    from . import serving
+
+    RunLog()
+    model = load(run)
+    if tta and model.reads_texts:
+        raise UserError(f"--tta looks at the mirror image of each picture, and {run} reads texts")
+    listening = serving.listen(host, port)
+    if not serving.is_near(host):
+        click.echo(f"ftcore: warning: whoever reaches {host} can use this model, without a password", err=True)
+    shown = f"[{host}]" if ":" in host else host
+    click.echo(f"{run} answers at http://{shown}:{listening.getsockname()[1]}; Ctrl-C ends it", err=True)
+    limits = serving.Limits(round(max_mb * 1_000_000), batch_size)
+    serving.serve(serving.application(model, limits, tta=tta), listening)
 
 
 @main.command()

@@ -98,8 +98,9 @@ class Model:
         """Say what is on pictures: class or label -> probability, most probable first, or numbers in their own unit.
 
         Args:
-            images: one picture, or any number of them: a path, a PIL image, an array (H, W) or (H, W, C) or a tensor
-                (C, H, W), both of uint8 with 1, 3 or 4 channels; an array or a tensor of four dimensions holds several.
+            images: one picture, or any number of them: a path, the bytes of a file, a PIL image, an array (H, W) or
+                (H, W, C) or a tensor (C, H, W), both of uint8 with 1, 3 or 4 channels; one of four dimensions holds
+                several.
                 Of a model that reads texts: a text, a `Path` of a file with one, or any number of them.
             batch_size: pictures per forward pass.
 
@@ -109,7 +110,7 @@ class Model:
         """
         from .predict import answers
 
-        single = isinstance(images, str | Path) or hasattr(images, "getbands") or getattr(images, "ndim", 4) < 4
+        single = isinstance(images, str | bytes | Path) or hasattr(images, "getbands") or getattr(images, "ndim", 4) < 4
         return list(answers(self, [images] if single else images, batch_size))
 
     def outputs(self, images: Sequence[Tensor], *, tta: bool = False) -> Tensor:

@@ -14,7 +14,7 @@ from . import checkpoint, config
 from .backbone import InputSpec, input_of
 from .ensemble import Member, Model
 from .errors import DataError, UserError
-from .images import find_images, read_image
+from .images import decode_image, find_images, read_image
 from .parts import Task
 from .structure import structure
 
@@ -222,8 +222,32 @@ def answers(model: Model, items: Iterable[Any], batch_size: int) -> Iterator[Pre
         yield from _predict_batch(model, batch, tta=False)
 
 
+def together(model: Model, items: Iterable[Any], *, tta: bool = False) -> list[Prediction | DataError]:
+    """Say what is on pictures, or in texts, that go through the network at a time.
+
+    Args:
+        model: what answers.
+        items: see `ftcore.ensemble.Model.predict`.
+        tta: average over each picture and its mirror image.
+
+    Returns:
+        A prediction for each, and the error in its place for one that cannot be read.
+    """
+    found: list[Any] = []
+    for item in items:
+        try:
+            found.append(_taken(model, item))
+        except DataError as error:
+            found.append(error)
+    readable = [taken for taken in found if not isinstance(taken, DataError)]
+    predicted = iter(_predict_batch(model, readable, tta=tta) if readable else ())
+    return [taken if isinstance(taken, DataError) else next(predicted) for taken in found]
+
+
 def _taken(model: Model, item: Any) -> tuple[Path | None, tuple[Tensor, ...]]:
-    """Read a file; take a text, or pixels, as they are."""
+    """Read a file, or what one holds; take a text, or pixels, as they are."""
+    if isinstance(item, bytes) and not model.reads_texts:
+        return None, _seen(model, partial(decode_image, item, f"of {len(item):,} bytes"))
     if isinstance(item, Path) or (isinstance(item, str) and not model.reads_texts):
         return Path(item), _tensors(model, Path(item))
     taken = item if isinstance(item, str) else _picture(item)

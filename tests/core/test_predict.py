@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,16 +17,17 @@ from PIL import Image
 from safetensors.torch import load_model
 from sklearn.datasets import load_digits
 
-from ftcore import UserError
+from ftcore import Task, UserError
 from ftcore.config import Flags
 from ftcore.config import load as load_config
-from ftcore.predict import Prediction, load, predict
+from ftcore.errors import DataError
+from ftcore.predict import Prediction, load, predict, together
 from ftcore.run import prepare
+from ftcore.spelling import csv_header, csv_row
 from ftcore.testing import image_folder, invoke
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 FRESH = """
 import json, sys
@@ -122,7 +125,83 @@ def test_a_picture_that_cannot_be_read_is_named_while_the_others_are_answered(
     assert [line.split("\t")[1] for line in result.out.splitlines()] == ["red", "red"]
     assert result.code == 2
     assert str(broken) in result.err
+    assert result.err.endswith("\n1 of 3 could not be read\n")
     assert "Traceback" not in result.err
+
+
+def test_the_most_probable_classes_alone_are_shown_when_asked_for(run: Path) -> None:
+    picture = run.parent / "data" / "red" / "0.jpg"
+    (found,) = load(run).predict(picture)
+    best = list(found.values.items())[:2]
+
+    text, as_json, table = (
+        invoke("predict", run, picture, "--top", "2", *form) for form in ([], ["--json"], ["--csv"])
+    )
+
+    shown = [str(picture), *(word for name, value in best for word in (name, f"{value:.4f}"))]
+    assert text.out == "\t".join(shown) + "\n"
+    assert list(json.loads(as_json.out)["values"].items()) == best
+    header, row = csv.reader(table.out.splitlines())
+    assert header == ["path", "name_1", "probability_1", "name_2", "probability_2"]
+    assert row == [str(picture), *(word for name, value in best for word in (name, f"{value:.6g}"))]
+
+
+def test_a_table_has_a_line_a_picture_and_a_column_a_class(run: Path) -> None:
+    pictures = run.parent / "data"
+
+    said = invoke("predict", run, pictures, "--csv")
+
+    answers = load(run).predict(sorted(pictures.rglob("*.jpg")))
+    rows = list(csv.DictReader(said.out.splitlines()))
+    assert {row["path"] for row in rows} == {str(answer.path) for answer in answers}
+    for row in rows:
+        (answer,) = [answer for answer in answers if str(answer.path) == row["path"]]
+        assert row["prediction"] == next(iter(answer.values))
+        assert {name: float(row[name]) for name in answer.values} == pytest.approx(answer.values, rel=1e-5)
+
+
+def test_a_table_of_labels_and_one_of_numbers() -> None:
+    labels, numbers = Task("multilabel", ("sun", "sea")), Task("regression", ("kilos", "a, b"))
+    found = Prediction(Path("1, 2.jpg"), {"sea": 0.75, "sun": 0.5}, ("sea", "sun"))
+
+    assert csv_header(labels) == "path,prediction,sun,sea"
+    assert csv_row(found, labels) == '"1, 2.jpg",sea;sun,0.5,0.75'
+    assert csv_header(numbers) == 'path,kilos,"a, b"'
+    assert csv_row(Prediction(Path("1.jpg"), {"kilos": 2.5, "a, b": -1.0}), numbers) == "1.jpg,2.5,-1"
+
+
+def test_two_forms_at_a_time_and_the_best_of_numbers_are_refused(run: Path, tmp_path: Path) -> None:
+    picture = run.parent / "data" / "red" / "0.jpg"
+    sets = ("--set", "data.task=regression", "--set", "train.epochs=1", "--set", f"run.folder={tmp_path / 'run'}")
+    assert invoke("run", "--data", "digits:5-6", "--model", "digits/cnn", *sets).code == 0
+
+    both = invoke("predict", run, picture, "--json", "--csv")
+    best = invoke("predict", tmp_path / "run", picture, "--top", "3")
+
+    assert (both.code, both.err) == (2, "ftcore: --json and --csv are two forms of the same; choose one\n")
+    assert best.err == f"ftcore: --top is for classes and labels, and {tmp_path / 'run'} predicts numbers\n"
+
+
+def test_the_bytes_of_a_file_are_a_picture(run: Path) -> None:
+    picture = run.parent / "data" / "red" / "0.jpg"
+
+    (of_bytes,), (of_file,) = load(run).predict(picture.read_bytes()), load(run).predict(picture)
+
+    assert of_bytes.path is None
+    assert of_bytes.values == of_file.values
+
+
+def test_pictures_that_go_through_together_keep_their_places_beside_one_that_cannot_be_read(run: Path) -> None:
+    red, blue = ((run.parent / "data" / name / "0.jpg").read_bytes() for name in ("red", "blue"))
+
+    first, bad, last = together(load(run), [red, b"no picture", blue])
+    none = together(load(run), [b"no picture"])
+
+    assert isinstance(first, Prediction)
+    assert isinstance(last, Prediction)
+    assert [next(iter(found.values)) for found in (first, last)] == ["red", "blue"]
+    assert isinstance(bad, DataError)
+    assert [type(found) for found in none] == [DataError]
 
 
 def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
+from tests.chromium import LOOKS, needs_chromium, started
 
 from ftcore.run import run
 
@@ -19,16 +18,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, Page
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(
-    not CHROMIUM and not os.environ.get("CI"), reason="needs Chromium: apt-get install chromium"
-)
-PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
-LOOKS = {
-    "light": {"viewport": DESK, "color_scheme": "light"},
-    "dark": {"viewport": DESK, "color_scheme": "dark"},
-    "phone": {"viewport": PHONE, "color_scheme": "light"},
-}
+pytestmark = needs_chromium
 
 
 def of_classes(folder: Path) -> None:
@@ -68,13 +58,8 @@ PAGES: dict[str, Callable[[Path], None]] = {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    arguments = ["--no-sandbox", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield started
-        started.close()
+    with started() as browser:
+        yield browser
 
 
 @attrs.define

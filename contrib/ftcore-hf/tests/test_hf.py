@@ -5,11 +5,16 @@ import json
 import random
 import re
 import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from ftcore import Tokens
+from ftcore.predict import load
 from ftcore.testing import image_folder, invoke
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -144,6 +149,27 @@ def test_a_run_needs_nothing_but_its_folder(bert: Path, tmp_path: Path) -> None:
     assert set(json.loads(predicted.out)["values"]) == set(WORDS)
     mirrored = invoke("evaluate", tmp_path / "run", "--tta")
     assert "tta looks at the mirror image of each picture, and this network reads texts" in mirrored.err
+
+
+def test_a_text_is_answered_over_http(bert: Path, tmp_path: Path) -> None:
+    text = "the film was lovely"
+    assert run(tmp_path, bert, f"texts:{table(tmp_path / 'texts.csv', 64)}").code == 0
+    (expected,) = load(tmp_path / "run").predict(text)
+    command = [sys.executable, "-m", "ftcore", "serve", str(tmp_path / "run"), "--port", "0"]
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        found = re.search(r"http://\S+(?=;)", process.stderr.readline())
+        assert found
+        request = urllib.request.Request(f"{found[0]}/predict", text.encode(), {"Content-Type": "text/plain"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            said = json.loads(answer.read())
+        picture = urllib.request.Request(f"{found[0]}/predict", b"GIF89a", {"Content-Type": "image/gif"})
+        with pytest.raises(urllib.error.HTTPError, match="415"):
+            urllib.request.urlopen(picture, timeout=60)
+        process.terminate()
+
+    assert said["values"] == pytest.approx(expected.values, abs=1e-6)
 
 
 def test_a_run_that_is_resumed_ends_in_the_same_bits(bert: Path, tmp_path: Path) -> None:
