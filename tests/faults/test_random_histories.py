@@ -60,8 +60,9 @@ def config(folder: Path, *sets: str) -> Any:
 
 
 def content(folder: Path) -> dict[Path, bytes]:
-    """Return what is in a folder, but for the name of its user."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK]
+    """Return what is in a folder, but for its user, and the page, which a killed process leaves behind."""
+    left_out = {LOCK, "report.html", "report.json"}
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in left_out]
     return {path: path.read_bytes() for path in files}
 
 
