@@ -630,17 +630,20 @@ def serve(run: Path, *, host: str, port: int, max_mb: float, batch_size: int, tt
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--format", "kind", type=click.Choice(["safetensors", "torch", "onnx"]), required=True)
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="by default named after the run")
-def export(run: Path, kind: str, out: Path | None) -> None:
+@click.option("--int8", is_flag=True, help="of an ONNX file: compute in 8-bit integers, and measure what that costs")
+def export(run: Path, kind: str, out: Path | None, *, int8: bool) -> None:
     """Write the model of RUN into a file that needs no ftcore, and try it against the run's own."""
     from . import export as exporting
     from .log import RunLog
 
     RunLog()
-    file = out or Path(f"{run.resolve().name}{exporting.SUFFIXES[kind]}")
-    found = exporting.export(run, kind, file)
-    click.echo(
-        f"{found.file}: at most {found.difference:.1g} from the run's model on {exporting.TRIED} inputs", err=True
-    )
+    file = out or Path(f"{run.resolve().name}{'.int8' * int8}{exporting.SUFFIXES[kind]}")
+    found = exporting.export(run, kind, file, int8=int8)
+    before = " before it was quantised" if int8 else ""
+    tried = f"{exporting.TRIED} inputs{before}"
+    click.echo(f"{found.file}: at most {found.difference:.1g} from the run's model on {tried}", err=True)
+    for line in found.cost:
+        click.echo(line, err=True)
     for line in found.lines:
         click.echo(line)
 

@@ -43,11 +43,13 @@ class Exported:
         file: where it is.
         difference: largest between what it says and what the run's model does, on `TRIED` inputs.
         lines: of Python that use it.
+        cost: of 8-bit integers, a line of metrics and one of sizes.
     """
 
     file: Path
     difference: float
     lines: tuple[str, ...]
+    cost: tuple[str, ...] = ()
 
 
 class Whole(nn.Module):
@@ -65,7 +67,7 @@ class Whole(nn.Module):
         return probabilities(self.network(self.finish(images)).float(), self.task)
 
 
-def export(run: Path, kind: str, out: Path) -> Exported:
+def export(run: Path, kind: str, out: Path, *, int8: bool = False) -> Exported:
     """Write the model of a run into a file, which appears whole or not at all.
 
     Args:
@@ -73,23 +75,43 @@ def export(run: Path, kind: str, out: Path) -> Exported:
         kind: ``safetensors``, the weights; ``torch``, a program of `torch.export`; or ``onnx``. The latter two hold the
             normalisation and what makes probabilities of outputs, and take any number of images.
         out: the file, which must not exist.
+        int8: let an ONNX file compute in 8-bit integers; what that costs is measured on the run's validation split.
 
     Raises:
         UserError: the network cannot be exported, or the file says something else than the model.
     """
     if out.exists():
         raise UserError(f"{out} exists, and nothing is overwritten; --out names another file")
+    if int8 and kind != "onnx":
+        raise UserError(f"--int8 is for --format onnx, and not for {kind}")
     model, (saved, *_) = predict.load(run), predict.read(run)
     aside = out.with_name(f".{out.name}.new")
+    cost: list[str] = []
     try:
         with refused(out.parent):
             found = WRITERS[kind](model, saved, aside)
+            if int8:
+                cost = _shrink(run, aside)
             with aside.open("rb") as file:
                 os.fsync(file.fileno())
             aside.rename(out)
     finally:
         aside.unlink(missing_ok=True)
-    return Exported(out, found, tuple(line.format(file=out.name) for line in lines(kind, saved)))
+    return Exported(out, found, tuple(line.format(file=out.name) for line in lines(kind, saved)), tuple(cost))
+
+
+def _shrink(run: Path, file: Path) -> list[str]:
+    """Replace an ONNX file by one in 8-bit integers, and say what that costs."""
+    from . import quantization
+
+    shrunk = file.with_name(f"{file.name}.int8")
+    try:
+        quantization.quantize(run, file, shrunk)
+        cost = quantization.cost(run, file, shrunk)
+        shrunk.replace(file)
+    finally:
+        shrunk.unlink(missing_ok=True)
+    return cost
 
 
 def _whole(model: Model) -> tuple[Whole, Tensor]:

@@ -168,7 +168,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "runs": ["folder", "--where", "--json"],
         "compare": ["runs", "--data", "--json"],
         "serve": ["run", "--host", "--port", "--max-mb", "--batch-size", "--tta"],
-        "export": ["run", "--format", "--out"],
+        "export": ["run", "--format", "--out", "--int8"],
         "explain": [*what_to_run, "--static", "--json"],
         "plugins": ["--config", "--plugin", "--without", "--json"],
         "plugins show": ["name", "--json"],
