@@ -628,7 +628,7 @@ def serve(run: Path, *, host: str, port: int, max_mb: float, batch_size: int, tt
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--format", "kind", type=click.Choice(["safetensors", "torch", "onnx"]), required=True)
+@click.option("--format", "kind", type=click.Choice(["safetensors", "torch", "onnx", "hf"]), required=True)
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="by default named after the run")
 @click.option("--int8", is_flag=True, help="of an ONNX file: compute in 8-bit integers, and measure what that costs")
 def export(run: Path, kind: str, out: Path | None, *, int8: bool) -> None:

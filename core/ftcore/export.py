@@ -17,7 +17,7 @@ from torch import nn
 
 from . import predict
 from .backbone import Tokens
-from .checkpoint import refused
+from .checkpoint import refused, write_folder
 from .errors import UserError
 from .loading import probabilities
 
@@ -72,8 +72,9 @@ def export(run: Path, kind: str, out: Path, *, int8: bool = False) -> Exported:
 
     Args:
         run: a folder that `predict` takes, with one network.
-        kind: ``safetensors``, the weights; ``torch``, a program of `torch.export`; or ``onnx``. The latter two hold the
-            normalisation and what makes probabilities of outputs, and take any number of images.
+        kind: ``safetensors``, the weights; ``hf``, a folder for the Hugging Face hub, of a network of timm; ``torch``,
+            a program of `torch.export`; or ``onnx``. The latter two hold the normalisation and what makes probabilities
+            of outputs, and take any number of images.
         out: the file, which must not exist.
         int8: let an ONNX file compute in 8-bit integers; what that costs is measured on the run's validation split.
 
@@ -85,6 +86,8 @@ def export(run: Path, kind: str, out: Path, *, int8: bool = False) -> Exported:
     if int8 and kind != "onnx":
         raise UserError(f"--int8 is for --format onnx, and not for {kind}")
     model, (saved, *_) = predict.load(run), predict.read(run)
+    if kind == "hf":
+        return _export_folder(model, saved, out)
     aside = out.with_name(f".{out.name}.new")
     cost: list[str] = []
     try:
@@ -98,6 +101,23 @@ def export(run: Path, kind: str, out: Path, *, int8: bool = False) -> Exported:
     finally:
         aside.unlink(missing_ok=True)
     return Exported(out, found, tuple(line.format(file=out.name) for line in lines(kind, saved)), tuple(cost))
+
+
+def _export_folder(model: Model, saved: Saved, out: Path) -> Exported:
+    from . import model_folder
+
+    whole, images = _whole(model)
+    found: list[float] = []
+
+    def write(folder: Path) -> None:
+        model_folder.write(model, saved, folder, out.stem)
+        read = Whole(model_folder.read(folder), whole.finish, model.task)
+        with torch.inference_mode():
+            found.append(_difference(read(images), whole(images)))
+
+    with refused(out.parent):
+        write_folder(out, write)
+    return Exported(out, found[0], tuple(model_folder.lines(out.name)))
 
 
 def _shrink(run: Path, file: Path) -> list[str]:
@@ -214,7 +234,7 @@ WRITERS: dict[str, Callable[[Model, Saved, Path], float]] = {
     "onnx": _write_onnx,
 }
 """Kind -> writes a file, and returns how far what it says is from what the model does."""
-SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
+SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx", "hf": ".hf"}
 
 
 def lines(kind: str, saved: Saved) -> list[str]:

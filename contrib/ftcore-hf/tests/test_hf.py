@@ -151,6 +151,22 @@ def test_a_run_needs_nothing_but_its_folder(bert: Path, tmp_path: Path) -> None:
     assert "tta looks at the mirror image of each picture, and this network reads texts" in mirrored.err
 
 
+def test_what_is_exported_for_the_hub_is_a_network_of_transformers(tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "pictures", per_class=4)
+    sets = ("model.weights=none", "model.image_size=64", "train.epochs=1", f"run.folder={tmp_path / 'run'}")
+    flags = [word for text in sets for word in ("--set", text)]
+    assert invoke("run", "--data", data, "--model", "timm/test_resnet", *flags).code == 0
+
+    said = invoke("export", tmp_path / "run", "--format", "hf", "--out", tmp_path / "hub")
+
+    assert said.code == 0, said.err
+    network = AutoModelForImageClassification.from_pretrained(tmp_path / "hub").eval()
+    model, images = load(tmp_path / "run"), torch.rand(3, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(images).logits, model.module(images))
+    assert tuple(network.config.id2label.values()) == model.task.names
+
+
 def test_a_text_is_answered_over_http(bert: Path, tmp_path: Path) -> None:
     text = "the film was lovely"
     assert run(tmp_path, bert, f"texts:{table(tmp_path / 'texts.csv', 64)}").code == 0
