@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from .config import RunConfig
+    from .ensemble import Model
     from .parts import Table
     from .plots import Plot
+    from .predict import Prediction
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -567,33 +569,42 @@ def check(ctx: click.Context, /, data: str, *, as_json: bool, **options: tuple[s
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--tta", is_flag=True, help="average over each picture and its mirror image")
+@click.option("--why", type=click.Path(path_type=Path), metavar="FOLDER", help="draw there where each was seen")
 @click.option("--top", type=click.IntRange(1), metavar="N", help="the N most probable classes of each picture")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a picture")
 @click.option("--csv", "as_csv", is_flag=True, help="print a table, a line a picture")
-def predict(run: Path, pictures: tuple[Path, ...], *, top: int | None, tta: bool, as_json: bool, as_csv: bool) -> None:
+def predict(
+    run: Path, pictures: tuple[Path, ...], *, tta: bool, why: Path | None, top: int | None, **forms: bool
+) -> None:
     """Say what RUN (a run, an ensemble, a soup) sees in PICTURES (files and folders): class and probability."""
-    from . import spelling
     from .log import RunLog
     from .predict import Prediction, load
     from .predict import predict as predict_all
+    from .spelling import Spelling
 
     RunLog()
-    if as_json and as_csv:
-        raise UserError("--json and --csv are two forms of the same; choose one")
     model, bad, good = load(run), [], 0
-    if top and model.task.kind == "regression":
-        raise UserError(f"--top is for classes and labels, and {run} predicts numbers")
-    spell = spelling.as_json if as_json else spelling.csv_row if as_csv else spelling.as_text
-    if as_csv:
-        click.echo(spelling.csv_header(model.task, top))
+    spelling = Spelling(model.task, top, **forms)
+    drawings = _drawings(model, why)
+    click.echo(spelling.header, nl=bool(spelling.header))
     for answer in predict_all(model, pictures, tta=tta):
         if isinstance(answer, Prediction):
             good += 1
-            click.echo(spell(answer, model.task, top))
+            click.echo(spelling.line(answer))
+            drawings(answer)
         else:
             bad.append(str(answer))
     if bad:
         raise UserError("\n".join([*bad, f"{len(bad)} of {good + len(bad)} could not be read"]))
+
+
+def _drawings(model: Model, folder: Path | None) -> Callable[[Prediction], None]:
+    """Return what draws why a prediction is what it is, into a folder, if one is given."""
+    if folder is None:
+        return lambda _: None
+    from .why import Drawings
+
+    return Drawings(model, folder).draw
 
 
 @main.command()

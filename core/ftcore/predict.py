@@ -218,7 +218,7 @@ def _seen(model: Model, read: Callable[[int | None], Any]) -> tuple[Tensor, ...]
 def answers(model: Model, items: Iterable[Any], batch_size: int) -> Iterator[Prediction]:
     """Yield a prediction for each of some pictures or texts; see `ftcore.ensemble.Model.predict`."""
     waiting = iter(items)
-    while batch := [_taken(model, item) for item in islice(waiting, batch_size)]:
+    while batch := [taken(model, item) for item in islice(waiting, batch_size)]:
         yield from _predict_batch(model, batch, tta=False)
 
 
@@ -236,22 +236,31 @@ def together(model: Model, items: Iterable[Any], *, tta: bool = False) -> list[P
     found: list[Any] = []
     for item in items:
         try:
-            found.append(_taken(model, item))
+            found.append(taken(model, item))
         except DataError as error:
             found.append(error)
-    readable = [taken for taken in found if not isinstance(taken, DataError)]
+    readable = [item for item in found if not isinstance(item, DataError)]
     predicted = iter(_predict_batch(model, readable, tta=tta) if readable else ())
-    return [taken if isinstance(taken, DataError) else next(predicted) for taken in found]
+    return [item if isinstance(item, DataError) else next(predicted) for item in found]
 
 
-def _taken(model: Model, item: Any) -> tuple[Path | None, tuple[Tensor, ...]]:
-    """Read a file, or what one holds; take a text, or pixels, as they are."""
+def taken(model: Model, item: Any) -> tuple[Path | None, tuple[Tensor, ...]]:
+    """Return one picture or text as each member wants it, and the file's path if it is one.
+
+    Args:
+        model: that is to see it.
+        item: see `ftcore.ensemble.Model.predict`.
+
+    Raises:
+        UserError: it is no picture.
+        DataError: it cannot be read.
+    """
     if isinstance(item, bytes) and not model.reads_texts:
         return None, _seen(model, partial(decode_image, item, f"of {len(item):,} bytes"))
     if isinstance(item, Path) or (isinstance(item, str) and not model.reads_texts):
         return Path(item), _tensors(model, Path(item))
-    taken = item if isinstance(item, str) else _picture(item)
-    return None, _seen(model, lambda _: taken)
+    picture = item if isinstance(item, str) else _picture(item)
+    return None, _seen(model, lambda _: picture)
 
 
 def _picture(pixels: Any) -> Image:

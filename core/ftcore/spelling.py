@@ -8,11 +8,73 @@ import json
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from attrs import frozen
+
+from .errors import UserError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .parts import Task
     from .predict import Prediction
+
+
+@frozen
+class Spelling:
+    """How predictions are printed.
+
+    Attributes:
+        task: what they are about.
+        top: how many values of each, the most probable ones; None for all.
+        as_json: as an object of JSON each.
+        as_csv: as a table: what is predicted, then a column a class, label or number; labels are set apart by
+            semicolons. With `top`, instead, names and probabilities in turn.
+
+    Raises:
+        UserError: these do not go together.
+    """
+
+    task: Task
+    top: int | None = None
+    as_json: bool = False
+    as_csv: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if self.as_json and self.as_csv:
+            raise UserError("--json and --csv are two forms of the same; choose one")
+        if self.top and self.task.kind == "regression":
+            raise UserError("--top is for classes and labels, and this model predicts numbers")
+
+    @property
+    def header(self) -> str:
+        """The line before the first prediction; nothing but for a table."""
+        if not self.as_csv:
+            return ""
+        if self.top:
+            places = range(1, min(self.top, self.task.outputs) + 1)
+            return _csv(["path", *(f"{what}_{place}" for place in places for what in ("name", "probability"))])
+        return _csv(["path", *([] if self.task.kind == "regression" else ["prediction"]), *self.task.names])
+
+    def line(self, found: Prediction) -> str:
+        """Return one prediction."""
+        if self.as_json:
+            return json.dumps(as_data(found, self.task, self.top))
+        return _csv(self._row(found)) if self.as_csv else "\t".join(self._words(found))
+
+    def _row(self, found: Prediction) -> list[str]:
+        if self.top:
+            return [str(found.path), *_pairs(found, self.top, ".6g")]
+        predicted = {"classification": list(found.values)[:1], "multilabel": [";".join(found.labels)], "regression": []}
+        values = (f"{found.values[name]:.6g}" for name in self.task.names)
+        return [str(found.path), *predicted[self.task.kind], *values]
+
+    def _words(self, found: Prediction) -> list[str]:
+        """Return the picture and the most probable class, or the labels that are there, or numbers."""
+        if self.task.kind == "regression":
+            return [str(found.path), *(f"{name}={value:.6g}" for name, value in found.values.items())]
+        if self.task.kind == "multilabel" and not self.top:
+            return [str(found.path), *(f"{name} {found.values[name]:.4f}" for name in found.labels)]
+        return [str(found.path), *_pairs(found, self.top or 1, ".4f")]
 
 
 def as_data(found: Prediction, task: Task, top: int | None = None) -> dict[str, Any]:
@@ -28,41 +90,9 @@ def as_data(found: Prediction, task: Task, top: int | None = None) -> dict[str, 
     return {**path, "values": dict(islice(found.values.items(), top)), **labels}
 
 
-def as_json(found: Prediction, task: Task, top: int | None = None) -> str:
-    """Return a prediction as one line of JSON; see `as_data`."""
-    return json.dumps(as_data(found, task, top))
-
-
-def as_text(found: Prediction, task: Task, top: int | None = None) -> str:
-    """Return the picture, and behind tabs the most probable class, the labels that are there, or numbers."""
-    if task.kind == "regression":
-        return "\t".join([str(found.path), *(f"{name}={value:.6g}" for name, value in found.values.items())])
-    if task.kind == "multilabel" and top is None:
-        return "\t".join([str(found.path), *(f"{name} {found.values[name]:.4f}" for name in found.labels)])
-    best = islice(found.values.items(), top or 1)
-    return "\t".join([str(found.path), *(text for name, value in best for text in (name, f"{value:.4f}"))])
-
-
-def csv_header(task: Task, top: int | None = None) -> str:
-    """Return the first line of a CSV file of predictions; see `csv_row`."""
-    if top is not None:
-        pairs = [
-            f"{what}_{place}" for place in range(1, min(top, task.outputs) + 1) for what in ("name", "probability")
-        ]
-        return _csv(["path", *pairs])
-    return _csv(["path", *([] if task.kind == "regression" else ["prediction"]), *task.names])
-
-
-def csv_row(found: Prediction, task: Task, top: int | None = None) -> str:
-    """Return a prediction as a line of CSV: what is predicted, then a column a class, label or number.
-
-    Labels are set apart by semicolons. With `top`, instead, names and probabilities in turn, the most probable first.
-    """
-    if top is not None:
-        best = islice(found.values.items(), top)
-        return _csv([found.path, *(text for name, value in best for text in (name, f"{value:.6g}"))])
-    predicted = {"classification": [next(iter(found.values))], "multilabel": [";".join(found.labels)], "regression": []}
-    return _csv([found.path, *predicted[task.kind], *(f"{found.values[name]:.6g}" for name in task.names)])
+def _pairs(found: Prediction, number: int, digits: str) -> list[str]:
+    best = islice(found.values.items(), number)
+    return [text for name, value in best for text in (name, format(value, digits))]
 
 
 def _csv(cells: Sequence[object]) -> str:

@@ -177,7 +177,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "models": ["pattern", "--max-params", "--pretrained", "--measure", "--plugin", "--json"],
         "inspect": ["model", "--plugin", "--without", "--set", "--classes", "--depth"],
         "report": ["run"],
-        "predict": ["run", "pictures", "--tta", "--top", "--json", "--csv"],
+        "predict": ["run", "pictures", "--tta", "--why", "--top", "--json", "--csv"],
         "evaluate": ["run", "--data", "--split", "--tta", "--json"],
         "ensemble": ["runs", "--out", "--weights"],
         "soup": ["runs", "--out", "--uniform"],

@@ -23,7 +23,7 @@ from ftcore.config import load as load_config
 from ftcore.errors import DataError
 from ftcore.predict import Prediction, load, predict, together
 from ftcore.run import prepare
-from ftcore.spelling import csv_header, csv_row
+from ftcore.spelling import Spelling
 from ftcore.testing import image_folder, invoke
 
 if TYPE_CHECKING:
@@ -164,10 +164,11 @@ def test_a_table_of_labels_and_one_of_numbers() -> None:
     labels, numbers = Task("multilabel", ("sun", "sea")), Task("regression", ("kilos", "a, b"))
     found = Prediction(Path("1, 2.jpg"), {"sea": 0.75, "sun": 0.5}, ("sea", "sun"))
 
-    assert csv_header(labels) == "path,prediction,sun,sea"
-    assert csv_row(found, labels) == '"1, 2.jpg",sea;sun,0.5,0.75'
-    assert csv_header(numbers) == 'path,kilos,"a, b"'
-    assert csv_row(Prediction(Path("1.jpg"), {"kilos": 2.5, "a, b": -1.0}), numbers) == "1.jpg,2.5,-1"
+    assert Spelling(labels, as_csv=True).header == "path,prediction,sun,sea"
+    assert Spelling(labels, as_csv=True).line(found) == '"1, 2.jpg",sea;sun,0.5,0.75'
+    assert Spelling(numbers, as_csv=True).header == 'path,kilos,"a, b"'
+    measured = Prediction(Path("1.jpg"), {"kilos": 2.5, "a, b": -1.0})
+    assert Spelling(numbers, as_csv=True).line(measured) == "1.jpg,2.5,-1"
 
 
 def test_two_forms_at_a_time_and_the_best_of_numbers_are_refused(run: Path, tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_two_forms_at_a_time_and_the_best_of_numbers_are_refused(run: Path, tmp_
     best = invoke("predict", tmp_path / "run", picture, "--top", "3")
 
     assert (both.code, both.err) == (2, "ftcore: --json and --csv are two forms of the same; choose one\n")
-    assert best.err == f"ftcore: --top is for classes and labels, and {tmp_path / 'run'} predicts numbers\n"
+    assert best.err == "ftcore: --top is for classes and labels, and this model predicts numbers\n"
 
 
 def test_the_bytes_of_a_file_are_a_picture(run: Path) -> None:
