@@ -292,14 +292,21 @@ def runs(folder: Path, where: tuple[str, ...], *, as_json: bool) -> None:
     "--data", "source", metavar="SOURCE", help="measure all on this; by default on their own validation split"
 )
 @click.option("--json", "as_json", is_flag=True, help="print a JSON object")
-def compare(runs: tuple[Path, ...], source: str | None, *, as_json: bool) -> None:
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="write a page, beside what is printed")
+def compare(runs: tuple[Path, ...], source: str | None, *, as_json: bool, html: Path | None) -> None:
     """Compare RUNS with the first: what differs in them, and whether their answers differ by more than chance."""
-    from .checkpoint import to_json
+    from .checkpoint import refused, to_json
     from .comparison import compare as compared
+    from .comparison_page import page
     from .log import RunLog
 
     RunLog()
+    if html and html.exists():
+        raise UserError(f"{html} exists, and nothing is overwritten; --html names another file")
     tables, values = compared(runs, source)
+    if html:
+        with refused(html.parent):
+            html.write_text(page(values), encoding="utf-8")
     if as_json:
         click.echo(to_json(values))
     else:

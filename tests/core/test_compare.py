@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +13,11 @@ import pytest
 import torch
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score
+from tests.chromium import LOOKS, needs_chromium, started
 
 from ftcore import Task
 from ftcore.comparison import difference, interval, scored
+from ftcore.comparison_page import page
 from ftcore.testing import Result, image_folder, invoke
 
 if TYPE_CHECKING:
@@ -81,6 +85,78 @@ def test_people_see_two_tables(runs: tuple[Path, Path, Path]) -> None:
 
     assert "what differs" in result.out
     assert f"on the same {compared(*runs[:2])['images']} images" in result.out
+
+
+def test_the_page_says_the_same(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    said = invoke("compare", *runs, "--json", "--html", tmp_path / "page.html")
+
+    values = json.loads(said.out)
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    first, poor, again = values["runs"]
+    for run in (first, poor, again):
+        assert str(run["folder"]) in text
+        assert f"{run['score']['mean']:.4f}</td>" in text
+        assert f"{run['score']['low']:.4f} to {run['score']['high']:.4f}" in text
+    assert f'class="number worse">{poor["against the first"]["difference"]:+.4f}<' in text
+    assert f'class="number ">{again["against the first"]["difference"]:+.4f}<' in text
+    assert all(f'<th scope="row">{key}</th>' in text for key in values["differences"])
+    assert "<script" not in text
+    assert "http" not in text.replace("http-equiv", "")
+
+
+def test_a_page_that_exists_is_not_overwritten(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("mine")
+
+    said = invoke("compare", *runs, "--html", tmp_path / "page.html")
+
+    assert said.code == 2
+    assert "page.html exists, and nothing is overwritten; --html names another file" in said.err
+
+
+def test_of_errors_less_is_better_and_names_are_text() -> None:
+    score = {"mean": 1.0, "low": 0.5, "high": 1.5}
+    found = [
+        {"difference": -0.5, "low": -0.6, "high": -0.4, "p": 0.001},
+        {"difference": 0.5, "low": 0.4, "high": 0.6, "p": 0.001},
+        {"difference": 0.5, "low": -0.1, "high": 1.0, "p": 0.2},
+    ]
+    runs = [
+        {"folder": f"runs/<b>{place}</b>", "metrics": {"loss": 0.5}, "score": score, "against the first": against}
+        for place, against in enumerate([{}, *found])
+    ]
+
+    text = page({"score": "absolute error", "images": 10, "runs": runs, "differences": {}})
+
+    assert re.findall(r'class="number (\w*)">[-+]', text) == ["better", "worse", ""]
+    assert "<b>" not in text
+    assert "Nothing that is written down" in text
+
+
+@needs_chromium
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_page_in_a_browser_is_drawn_and_no_wider_than_the_screen(
+    runs: tuple[Path, Path, Path], tmp_path: Path, look: str
+) -> None:
+    invoke("compare", *runs, "--html", tmp_path / "page.html")
+    wrong: list[str] = []
+
+    with started() as browser:
+        shown = browser.new_context(**LOOKS[look]).new_page()  # type: ignore[arg-type]
+        shown.on("console", lambda message: wrong.append(message.text))
+        shown.goto((tmp_path / "page.html").as_uri())
+        box = shown.locator("svg[role=img]").bounding_box()
+        dots = [dot.bounding_box() for dot in shown.locator("svg .dot").all()]
+        width, screen = shown.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        landmarks = [shown.get_by_role(role).count() for role in ("banner", "main")]
+        if folder := os.environ.get("FTCORE_SCREENSHOTS"):
+            shown.screenshot(path=f"{folder}/compare-{look}.png", full_page=True)
+
+    assert wrong == []
+    assert width <= screen
+    assert landmarks == [1, 1]
+    assert box
+    assert len(dots) == 3
+    assert all(dot and box["x"] <= dot["x"] <= box["x"] + box["width"] for dot in dots)
 
 
 def test_runs_with_other_validation_images_are_refused_and_compared_on_data_for_both(

@@ -166,7 +166,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "resume": ["run", "--set", "--allow-drift", *shown, "--nproc", "--max-restarts"],
         "replay": ["run", "--json"],
         "runs": ["folder", "--where", "--json"],
-        "compare": ["runs", "--data", "--json"],
+        "compare": ["runs", "--data", "--json", "--html"],
         "serve": ["run", "--host", "--port", "--max-mb", "--batch-size", "--tta"],
         "export": ["run", "--format", "--out", "--int8"],
         "explain": [*what_to_run, "--static", "--json"],
