@@ -427,6 +427,23 @@ def test_what_is_released_later_is_told_with_its_epoch(tmp_path: Path) -> None:
     assert ["layer3", "frozen", "36,992", "0"] in [row[:4] for row in found["what learns"]]
 
 
+def test_the_gain_over_the_head_alone_is_told_where_that_was_trained_first(tmp_path: Path) -> None:
+    run(config(tmp_path / "both", "train.epochs=5", "lp_ft.probe_epochs=2", plugins=("lp_ft",)))
+    run(config(tmp_path / "all", "train.epochs=2"))
+    run(config(tmp_path / "head", "train.epochs=2", plugins=("linear_probe",)))
+
+    shown = [(tmp_path / name / "report.html").read_text(encoding="utf-8") for name in ("both", "all", "head")]
+    scores = [
+        json.loads(line)["val"]["accuracy"] for line in (tmp_path / "both" / "metrics.jsonl").read_text().splitlines()
+    ]
+    probe = max(scores[:2])
+    assert max(scores) == max(scores[2:])
+    value = f'<span class="what">gain over a linear probe</span><span class="value">+{max(scores) - probe:.4f}</span>'
+    remark = f"accuracy {probe:.4f} in epoch {scores.index(probe) + 1}, before more than the head learnt"
+    assert f'{value}<span class="remark">{remark}</span>' in shown[0]
+    assert not any("linear probe" in text.partition("<nav")[0] for text in shown[1:])
+
+
 @pytest.mark.parametrize("kind", ["classes", "labels", "numbers"])
 def test_the_command_writes_the_same_page_again(kind: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(kind).folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,6 +145,7 @@ def _figures(record: Record, epochs: Sequence[Mapping[str, Any]], best: int | No
         found.append((f"best {record.monitor}", _four(chosen["val"][record.monitor]), f"epoch {best}"))
         others = [name for name in {"loss": 0, **chosen["val"]} if name not in {record.monitor, "thresholds"}]
         found += [(name, _four(chosen["val"][name]), f"validation, epoch {best}") for name in others[:2]]
+        found += _gain(record, epochs, chosen)
     if epochs:
         seconds = sum(epoch["seconds"] for epoch in epochs)
         speed = epochs[-1]["samples_per_second"]
@@ -153,6 +155,23 @@ def _figures(record: Record, epochs: Sequence[Mapping[str, Any]], best: int | No
     if len(learning) == 2:
         found.append(("learning", learning[0], f"of {learning[1]} parameters"))
     return found
+
+
+def _gain(record: Record, epochs: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Compare the best epoch with the best of those, at the beginning, in which the new head alone learnt: a probe."""
+    released: Any = next((table["rows"] for table in record.learning if table["title"] == "what is released later"), [])
+    head = re.search(r"\bhead (\S+),", record.facts.get("network", ""))
+    if len(released) < 2 or not head or released[0][1] != head[1]:
+        return []
+    more = int(released[1][0])
+    probes = [epoch for epoch in record.best if epoch < more]
+    if not probes or chosen["epoch"] < more:
+        return []
+    probe = next(epoch for epoch in epochs if epoch["epoch"] == probes[-1])["val"][record.monitor]
+    gain = chosen["val"][record.monitor] - probe
+    sign = "+" if gain >= 0 else "-"
+    remark = f"{record.monitor} {_four(probe)} in epoch {probes[-1]}, before more than the head learnt"
+    return [("gain over a linear probe", f"{sign}{_four(abs(gain))}", remark)]
 
 
 def _four(value: Any) -> str:
