@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import torch
 from attrs import Factory, evolve, fields, frozen
 from torch import nn
 
 from . import freezing
 from .backbone import Backbone, Tokens
+from .cores import set_threads
 from .errors import UserError, nearest
 from .heads import candidates, check_backbone, check_outputs, choose_head, derive_backbone, swap
 from .labelled import Split
@@ -150,8 +150,7 @@ def build_network(config: RunConfig, calls: Calls, task: Task, spec: InputSpec |
         spec: what the images look like, where that is settled; by default the weights' own, changed by ``[model]``.
     """
     seed_everything(key("model", config.train.seed))
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
+    set_threads(config.train.threads)
     answer = calls.build_model(config.model.name, config.model.weights)
     backbone = answer if isinstance(answer, Backbone) else derive_backbone(answer, config.model.head)
     backbone = choose_head(backbone, config.model.head)

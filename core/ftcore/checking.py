@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sqlite3
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import platformdirs
 from attrs import astuple, frozen
 
 from .console import console, printable
+from .cores import cores
 from .errors import DataError
 from .images import quiet
 
@@ -75,11 +75,6 @@ def look_at(images: Images, rows: Sequence[int]) -> list[Seen]:
                 known |= {keys[place]: seen for place, seen in found}
                 _keep(store, [(keys[place], seen) for place, seen in found])
     return [known[key] for key in keys]
-
-
-def cores() -> int:
-    """Return how many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _key(images: Images, row: int) -> str:

@@ -97,8 +97,8 @@ class TrainConfig:
             it is not is an error; or ``never``. Sums may round differently.
         views: of augmented images, so many of each are computed once; epoch e (from 0) learns from view e modulo that.
         workers: loader processes; by default none on a CPU, else up to 8. Never changes a result.
-        threads: of the processor, for the network's arithmetic; by default torch's choice. Part of the result: sums of
-            other lengths round differently.
+        threads: of the processor, for the network's arithmetic; by default torch's choice, and no more than the cores
+            that this process may use (affinity, cgroup). Part of the result: sums of other lengths round differently.
         log_every: optimizer steps between two loss values for observers.
         monitor: name of the validation metric that decides which epoch is best; by default the first.
         patience: epochs in a row without a better monitored metric after which the run stops; 0 disables.

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from .cores import cores
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -33,8 +34,7 @@ def launch(arguments: Sequence[str], nproc: int, restarts: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable(logging.CRITICAL)  # the launcher's own reports; what happened is said once, by whom it happened to
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // nproc)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // nproc)))
     try:
         with _passing_on(), TemporaryDirectory(prefix="ftcore-") as scratch:
             config = LaunchConfig(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections import deque
 from hashlib import blake2b
@@ -13,6 +12,7 @@ import torch
 from attrs import define, field, frozen
 from torch.utils.data import DataLoader, get_worker_info
 
+from .cores import cores
 from .errors import DataError, UserError
 from .files import WAY_OUT
 from .parts import Steps, as_is, as_steps
@@ -347,5 +347,4 @@ def default_workers(device: torch.device) -> int:
     """Loader processes where the user named no number: on a CPU they would take cores from the network."""
     if device.type == "cpu":
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores)
+    return min(8, cores())

@@ -1,0 +1,20 @@
+"""How many processor cores there are for this process, and not how many the machine has."""
+
+from __future__ import annotations
+
+
+def cores() -> int:
+    """Return how many cores this process may use: those of its affinity, and its container's share of time (cgroup)."""
+    import joblib
+
+    return int(joblib.cpu_count())
+
+
+def set_threads(wanted: int | None) -> None:
+    """Let the network's arithmetic take so many threads; by default torch's choice, but no more than there are cores.
+
+    In a container that has two of a machine's 64 cores, torch's choice is 64 threads, which wait for each other.
+    """
+    import torch
+
+    torch.set_num_threads(wanted or min(torch.get_num_threads(), cores()))
