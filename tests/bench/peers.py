@@ -289,7 +289,7 @@ def keras(name: str) -> Callable[[], None]:
 
 
 def ftcore(name: str) -> Callable[[], None]:
-    """`ftcore.loop.fit`, with its checks and its metrics; one group and one rate, as the others; its batches are theirs."""
+    """`ftcore.loop.fit`, with its checks and its metrics; one group and one rate, as the others have."""
     import torch
     from attrs import evolve, frozen
 
@@ -315,10 +315,11 @@ def ftcore(name: str) -> Callable[[], None]:
             return []
 
     INDICES = torch.arange(BATCH)  # noqa: N806 - one for all
-    sets = (f"train.epochs={NETWORKS[name][1]}", "model.weights=none", "model.channels=3", "train.log_every=1000000", "groups.decay_all=true")
+    sets = (f"train.epochs={NETWORKS[name][1]}", "model.weights=none", "model.channels=3")
+    bare = ("train.log_every=1000000", "groups.decay_all=true")
     side = 8 if name == "linear" else 32
     sizes = (f"model.image_size={side}", "model.mean=0.5", "model.std=0.5")
-    flags = Flags(f"own/{name}", "digits", plugins=(f"{__file__}:Own", "constant"), sets=(*sets, *sizes))
+    flags = Flags(f"own/{name}", "digits", plugins=(f"{__file__}:Own", "constant"), sets=(*sets, *bare, *sizes))
     train, val = (loader.dataset for loader in loaders(name))
 
     def once() -> None:
