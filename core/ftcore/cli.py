@@ -315,7 +315,7 @@ def compare(runs: tuple[Path, ...], source: str | None, *, as_json: bool, html: 
 
 @main.group()
 def find() -> None:
-    """Try real steps of a run for a learning rate, or for the largest batch; nothing is kept of them."""
+    """Try real steps of a run: for a learning rate, the largest batch, faster settings; nothing is kept of them."""
 
 
 @find.command()
@@ -383,6 +383,33 @@ def batch(*, most: int | None, memory: float, as_json: bool, **options: Any) -> 
         return
     _show(batchsize.tables(found))
     click.echo(batchsize.advice(found, ready.assembly.parts.settings))
+
+
+@find.command()
+@_run_options
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="of steps")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+def speed(*, seconds: float, as_json: bool, plugins: Sequence[str], sets: Sequence[str], **options: Any) -> None:
+    """Try settings that may be faster, each beside the best so far, and print the flags; same arguments as run.
+
+    channels_last, bf16, compile, threads and loader processes, with the run's own network and data.
+    """
+    from . import speed as finding
+    from .checkpoint import to_json
+    from .log import RunLog
+
+    RunLog()
+    trials = []
+    for trial in finding.search(
+        lambda more, others: _load(**options, plugins=(*plugins, *more), sets=(*sets, *others)), seconds
+    ):
+        trials.append(trial)
+        click.echo(f"{trial.setting.name}: {finding.verdict(trial)}", err=True)
+    if as_json:
+        click.echo(to_json(finding.as_json(trials)))
+        return
+    _show([finding.table(trials)])
+    click.echo(f"to use: {' '.join(finding.flags(trials))}" if finding.flags(trials) else "as it is, it is fastest")
 
 
 @main.group(invoke_without_command=True)

@@ -182,6 +182,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "ensemble": ["runs", "--out", "--weights"],
         "soup": ["runs", "--out", "--uniform"],
         "find": [],
+        "find speed": [*what_to_run, "--seconds", "--json"],
         "find lr": [*what_to_run, "--from", "--to", "--steps", "--png", "--json"],
         "find batch": [*what_to_run, "--max", "--memory", "--json"],
     }

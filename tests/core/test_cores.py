@@ -22,6 +22,15 @@ print(cores())
 """
 
 
+THREADS = """
+import torch
+from ftcore.cores import set_threads
+set_threads(1)
+set_threads(None)
+print(torch.get_num_threads())
+"""
+
+
 def said(run: Path, *sets: str, **variables: str) -> str:
     """Return how many threads a run says that it takes."""
     words = [word for text in ("train.epochs=1", f"run.folder={run}", *sets) for word in ("--set", text)]
@@ -50,3 +59,10 @@ def test_a_run_takes_no_more_threads_than_it_has_cores_unless_it_is_told_to(tmp_
     assert said(tmp_path / "few", LOKY_MAX_CPU_COUNT="1") == "1 thread"
     assert said(tmp_path / "told", "train.threads=2", LOKY_MAX_CPU_COUNT="1") == "2 threads"
     assert said(tmp_path / "environment", OMP_NUM_THREADS="1") == "1 thread"
+
+
+def test_a_run_after_one_that_took_one_thread_takes_as_many_as_usual() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "LOKY_MAX_CPU_COUNT": "2"}
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, env=environment, check=True)
+
+    assert done.stdout == "2\n"
