@@ -620,7 +620,8 @@ def predict(
     model, bad, good = load(run), [], 0
     spelling = Spelling(model.task, top, **forms)
     drawings = _drawings(model, why)
-    click.echo(spelling.header, nl=bool(spelling.header))
+    if spelling.header:
+        click.echo(spelling.header)
     for answer in predict_all(model, pictures, tta=tta):
         if isinstance(answer, Prediction):
             good += 1
