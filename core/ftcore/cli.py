@@ -234,8 +234,9 @@ def replay(run: Path, *, as_json: bool) -> None:
 @main.command()
 @_run_options
 @click.option("--static", is_flag=True, help="only who would be asked: reads no data and builds no network")
+@click.option("--devices", type=click.IntRange(1), metavar="N", help="what a step takes of memory, on one and on N")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object: title of a table -> its rows")
-def explain(*, static: bool, as_json: bool, **options: Any) -> None:
+def explain(*, static: bool, devices: int | None, as_json: bool, **options: Any) -> None:
     """Say who answers which hook and why, what is frozen, the parameter groups and their learning rates over the run.
 
     Same arguments as run.
@@ -244,8 +245,10 @@ def explain(*, static: bool, as_json: bool, **options: Any) -> None:
     from .log import RunLog
 
     RunLog()
+    if static and devices:
+        raise UserError("--devices counts the memory of the network, which --static does not build; leave one out")
     config = _load(**options)
-    tables, rates = (explaining.explain_statically(config), None) if static else explaining.explain(config)
+    tables, rates = (explaining.explain_statically(config), None) if static else explaining.explain(config, devices)
     if as_json:
         click.echo(json.dumps(explaining.as_json(tables)))
         return

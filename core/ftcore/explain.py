@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from .state import Parts
 
 
-def explain(config: RunConfig) -> tuple[list[Table], Rates]:
+def explain(config: RunConfig, devices: int | None = None) -> tuple[list[Table], Rates]:
     """Assemble the run as `run` would, but with random weights, and describe it; nothing is written or trained.
+
+    Args:
+        config: the run.
+        devices: say what a step takes of memory on one and on so many, with `ddp`; by default that is not looked at.
 
     Raises:
         UserError: as `ftcore.run.prepare`.
@@ -43,7 +47,12 @@ def explain(config: RunConfig) -> tuple[list[Table], Rates]:
         *learning(ready.assembly),
     ]
     followed = rates.follow(parts, groups)
-    return [*tables, rates.table(followed)], followed
+    tables.append(rates.table(followed))
+    if devices:
+        from . import footprint
+
+        tables.append(footprint.table(footprint.measure(parts), devices))
+    return tables, followed
 
 
 def as_json(tables: Sequence[Table]) -> dict[str, list[dict[str, str]]]:

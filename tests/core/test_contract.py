@@ -169,7 +169,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "compare": ["runs", "--data", "--json", "--html"],
         "serve": ["run", "--host", "--port", "--max-mb", "--batch-size", "--tta"],
         "export": ["run", "--format", "--out", "--int8"],
-        "explain": [*what_to_run, "--static", "--json"],
+        "explain": [*what_to_run, "--static", "--devices", "--json"],
         "plugins": ["--config", "--plugin", "--without", "--json"],
         "plugins show": ["name", "--json"],
         "plugins check": ["name", "--model", "--data", "--plugin", "--without", "--set", "--but", "--json"],

@@ -1,0 +1,140 @@
+"""What a step takes of memory, by what takes it, on one device and on several."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from . import freezing
+from .parts import Table
+from .shapes import as_tuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from .state import Parts
+
+PROBE = 2
+"""Images of the pass in which activations are counted; batch norm wants more than one."""
+
+
+@frozen
+class Footprint:
+    """Bytes on the device.
+
+    Attributes:
+        parameters: and buffers, of the network.
+        gradients: of all that ever learns.
+        optimizer: its state, after a step.
+        average: the second network, if there is one.
+        activations: that a forward pass keeps for the backward one, for each image: those are estimated, for what the
+            passes need for a while is not counted.
+        batch: images that go through the network at a time, of all processes together.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    average: int
+    activations: int
+    batch: int
+
+    def total(self, devices: int) -> int:
+        """Add it all up for one process of several."""
+        return self.fixed + self.activations * self.share(devices)
+
+    @property
+    def fixed(self) -> int:
+        """All that each process has, however many there are."""
+        return self.parameters + self.gradients + self.optimizer + self.average
+
+    def share(self, devices: int) -> int:
+        """Return how many images of a batch a process has at most."""
+        return -(-self.batch // devices)
+
+
+def measure(parts: Parts) -> Footprint:
+    """Count the memory of a run's parts; takes a step with gradients of zero, so the parts are of no use afterwards.
+
+    Activations are those of the last epoch, in which nothing is frozen that is ever released.
+    """
+    network, last = parts.network, parts.settings.epochs - 1
+    learning = [p for group in parts.optimizer.param_groups for p in group["params"]]
+    own = [*network.parameters(), *network.buffers()]
+    parts.placement.model.train()
+    freezing.apply(network, parts.plan, last)
+    freezing.hold(network, parts.plan, last)
+    activations = _kept_by_a_pass(parts, own) // PROBE
+    for parameter in learning:
+        parameter.grad = torch.zeros_like(parameter)
+    parts.optimizer.step()
+    return Footprint(
+        parameters=_bytes(own),
+        gradients=_bytes(learning),
+        optimizer=_bytes(tensor for state in parts.optimizer.state.values() for tensor in state.values()),
+        average=_bytes([*parts.average.network.parameters(), *parts.average.network.buffers()]) if parts.average else 0,
+        activations=activations,
+        batch=parts.settings.batch_size,
+    )
+
+
+def _kept_by_a_pass(parts: Parts, own: Iterable[Tensor]) -> int:
+    """Return the bytes that a forward pass with the loss keeps, each piece of memory once and the network's own not."""
+    images, _, _ = next(iter(parts.train.epoch(0)))
+    images = images[:PROBE] if len(images) >= PROBE else images.repeat(PROBE, *[1] * (images.ndim - 1))
+    with _saved() as kept, parts.precision.autocast():
+        outputs = as_tuple(parts.placement.model(images))
+        sum(output.float().square().mean() for output in outputs)
+    for tensor in own:
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
+    return sum(kept.values())
+
+
+@contextmanager
+def _saved() -> Iterator[dict[int, int]]:
+    """Note what autograd keeps: where memory begins -> bytes."""
+    found: dict[int, int] = {}
+    alive: list[Tensor] = []  # so that no memory is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        found[storage.data_ptr()] = storage.nbytes()
+        alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield found
+
+
+def _bytes(tensors: Iterable[object]) -> int:
+    """Add up the memory of tensors, each once."""
+    found = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if isinstance(t, Tensor)}
+    return sum(found.values())
+
+
+def table(found: Footprint, devices: int) -> Table:
+    """Show it for one process, and for each of several."""
+    counts = sorted({1, devices})
+    rows: dict[str, list[int]] = {
+        "parameters and buffers": [found.parameters] * len(counts),
+        "gradients": [found.gradients] * len(counts),
+        "state of the optimizer": [found.optimizer] * len(counts),
+        "average": [found.average] * len(counts),
+        "activations, about": [found.activations * found.share(count) for count in counts],
+        "all": [found.total(count) for count in counts],
+    }
+    shown = tuple((name, *map(_megabytes, numbers)) for name, numbers in rows.items() if any(numbers))
+    return Table("memory", ("", *(_column(found, count) for count in counts)), shown)
+
+
+def _column(found: Footprint, devices: int) -> str:
+    images = f"{found.share(devices)} images"
+    return f"one device, {images}" if devices == 1 else f"each of {devices}, {images}"
+
+
+def _megabytes(number: int) -> str:
+    return f"{number / 1e6:,.1f} MB"
