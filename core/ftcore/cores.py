@@ -7,9 +7,9 @@ from functools import cache
 
 def cores() -> int:
     """Return how many cores this process may use: those of its affinity, and its container's share of time (cgroup)."""
-    import joblib
+    from joblib import cpu_count
 
-    return int(joblib.cpu_count())
+    return int(cpu_count())
 
 
 @cache

@@ -21,8 +21,8 @@ SOURCES = sorted(
 MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
 DISTRIBUTED = "torch.distributed.checkpoint"
 WORDS = {"trust_remote_code", "allow_pickle", "shell", "unsafe_load", "full_load"}
-HARMLESS = {"UnpicklingError", "dumps"}
-"""Of pickle: writing executes nothing; `plugins check` reads what it wrote a moment before in a process of its own."""
+HARMLESS = {"UnpicklingError", "dumps", "cpu_count"}
+"""Writing executes nothing; `plugins check` reads what it wrote a moment before in a process of its own."""
 OBJECTS = {"all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list", "recv_object_list"}
 """Of `torch.distributed`: they unpickle what another process sends."""
 CALLS = {"eval", "exec", "compile", "__import__", "system", "popen"}

@@ -68,15 +68,16 @@ def train(arguments: Sequence[str], folder: Path, *, workers: int, use_gpu: bool
 def work(config: dict[str, Any]) -> None:
     """Be one rank: what Ray calls in each worker."""
     import ray.train
+    import torch
     from torch import distributed
 
     context, folder = ray.train.get_context(), Path(config["folder"])
-    told: list[Any] = [None, None]
+    told = torch.zeros(2, dtype=torch.int64)
     if context.get_world_rank() == 0:
-        told = [_free_port(), (folder / "manifest.json").is_file()]
-    distributed.broadcast_object_list(told)  # by the group that Ray has made, which its processes need no longer
+        told = torch.tensor([_free_port(), (folder / "manifest.json").is_file()], dtype=torch.int64)
+    distributed.broadcast(told, 0)  # by the group that Ray has made, which its processes need no longer
     distributed.destroy_process_group()
-    port, is_begun = told
+    port, is_begun = told.tolist()
     rank = {
         "RANK": context.get_world_rank(),
         "WORLD_SIZE": context.get_world_size(),
