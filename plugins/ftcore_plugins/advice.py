@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from ftcore import EpochEnded, RunEnded, RunStarted, hookimpl
 
@@ -50,7 +50,7 @@ class Watch:
     Attributes:
         log: where to warn.
         started: the run.
-        epochs: that ended, since it began or went on.
+        epochs: that ended, since it began or went on; of the validation only the loss.
         said: names of the warnings that were said.
     """
 
@@ -65,7 +65,7 @@ class Watch:
             case RunStarted():
                 self.started, self.epochs = event, []
             case EpochEnded() if self.started and self.started.task:
-                self.epochs.append(event)
+                self.epochs.append(evolve(event, val={"loss": event.val["loss"]}))  # and no matrix of each epoch
                 last = event.epoch >= min(LOOKED, self.started.epochs)
                 self.warn(of_losses(self.started.task, self.epochs))
                 self.warn(of_waiting(self.epochs))
@@ -146,7 +146,7 @@ def of_accuracy(task: Task, best: Mapping[str, Any]) -> Iterator[tuple[str, str]
     """Yield whether one class, always said, would be right as often."""
     matrix = _matrix(task, best)
     images, right = [sum(row) for row in matrix], sum(row[place] for place, row in enumerate(matrix))
-    if len(images) > 1 and right <= max(images):
+    if images and right <= max(images) < sum(images):
         most = task.names[images.index(max(images))]
         yield (
             "accuracy",

@@ -5,25 +5,26 @@ from __future__ import annotations
 import math
 import time
 from html import unescape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 import pytest
+import structlog
 from PIL import Image
 
-from ftcore import EpochEnded, StepLogged, Task
+from ftcore import EpochEnded, RunStarted, StepLogged, Task
 from ftcore.config import Flags, load
 from ftcore.log import warnings_of
 from ftcore.loop import waited_for
 from ftcore.run import run
 from ftcore.state import Ongoing
 from ftcore.testing import invoke
-from ftcore_plugins.advice import guessing, of_accuracy, of_classes, of_losses, of_waiting
+from ftcore_plugins.advice import Watch, guessing, of_accuracy, of_classes, of_losses, of_waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from ftcore import Event
     from ftcore.loading import Batch
@@ -200,3 +201,12 @@ def test_an_accuracy_that_one_class_has_is_found() -> None:
     assert text == "accuracy 0.6000 in the best epoch is no better than 0.6000, that of always saying 'cat'"
     assert list(of_accuracy(PETS, {"confusion_matrix": [[5, 1, 0], [0, 2, 0], [0, 2, 0]]})) == []
     assert list(of_accuracy(PETS, {"accuracy": 0.1})) == []
+    assert list(of_accuracy(PETS, {"confusion_matrix": [[6, 0, 0], [0, 0, 0], [0, 0, 0]]})) == []  # one class alone
+
+
+def test_what_is_kept_of_an_epoch_does_not_grow_with_the_classes() -> None:
+    watch = Watch(structlog.get_logger(), RunStarted(Path(), {}, (), 9, 1, task=PETS))
+
+    watch.observe(attrs.evolve(epoch(1, 0.5), val={"loss": 0.5, "confusion_matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}))
+
+    assert [kept.val for kept in watch.epochs] == [{"loss": 0.5}]

@@ -53,10 +53,10 @@ class Search:
             direction="maximize" if up else "minimize",
             load_if_exists=True,
         )
-        self._check(up)
+        self._check(up=up)
         self.study.sampler = optuna.samplers.TPESampler(seed=seed + len(self.study.trials))  # to draw other ones
 
-    def _check(self, up: bool) -> None:  # noqa: FBT001 - the one thing that is checked
+    def _check(self, *, up: bool) -> None:
         """Refuse to go on with a study of something else, and end what was killed."""
         asked = {"arguments": list(self.arguments), "search": {s.key: str(s.distribution) for s in self.spaces}}
         before = self.study.user_attrs or asked
