@@ -723,13 +723,14 @@ def evaluate(run: Path, source: str | None, split: str, *, tta: bool, as_json: b
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
-def report(run: Path) -> None:
+@click.option("--why", is_flag=True, help="draw where in each picture of the page the network saw what it said")
+def report(run: Path, *, why: bool) -> None:
     """Write the report.html of RUN, a run folder, again: with what its epochs left, and this version of ftcore."""
     from .log import RunLog
     from .run import redraw
 
     RunLog()
-    for page in redraw(run):
+    for page in redraw(run, why=why):
         click.echo(str(page))
 
 

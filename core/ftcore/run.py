@@ -24,7 +24,9 @@ from .recipes import expand
 from .signals import Stopped, listening
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from PIL.Image import Image
 
     from .assemble import Assembly
     from .blackbox import Replay
@@ -332,10 +334,16 @@ def replay(run: Path) -> Replay:
     return blackbox.replay(ready.assembly.parts, run / blackbox.FOLDER)
 
 
-def redraw(run: Path) -> list[Path]:
+def redraw(run: Path, *, why: bool = False) -> list[Path]:
     """Let the observers of a run that write a page for people write it again, from the run folder; return the pages.
 
-    These are observers, or the objects whose methods they are, with ``redraw(folder) -> Path``.
+    These are observers, or the objects whose methods they are, with ``redraw(folder, heat) -> Path``. `heat` is None,
+    or draws where the run's model sees something: (place in the validation split, the sample's name, what it sees) ->
+    a picture.
+
+    Args:
+        run: its folder.
+        why: whether they are given `heat`.
 
     Raises:
         UserError: none does, or it cannot.
@@ -344,11 +352,28 @@ def redraw(run: Path) -> list[Path]:
 
     read_manifest(run)
     host = activate(of_run(run), run)
-    owners = [getattr(observer, "__self__", observer) for observer in Calls(host).make_observers()]
-    pages = [owner.redraw(run) for owner in owners if hasattr(owner, "redraw")]
+    calls = Calls(host)
+    owners = [getattr(observer, "__self__", observer) for observer in calls.make_observers()]
+    heat = _heat(run, calls.build_data(host.config.data.source)) if why else None
+    pages = [owner.redraw(run, heat) for owner in owners if hasattr(owner, "redraw")]
     if not pages:
         raise UserError(f"no plugin of {run} writes a report; the run was made without it")
     return pages
+
+
+def _heat(run: Path, data: Data) -> Callable[[int, str, str], Image]:
+    """Return what draws where the model of a run sees something in a validation sample."""
+    from .predict import load
+    from .why import why
+
+    model, samples = load(run), data.val
+
+    def heat(index: int, name: str, seen: str) -> Image:
+        if not (index < len(samples) and samples.name(index) == name):
+            raise UserError(f"the data of {run} has changed: {name} is not where it was in the validation split")
+        return why(model, samples[index][0], seen).over()
+
+    return heat
 
 
 def make_report(ready: Ready, progress: Progress, seconds: float) -> dict[str, Any]:

@@ -47,18 +47,27 @@ class Heat:
 
     def draw(self) -> Image.Image:
         """Draw what the network was shown, and beside it the same under the heat."""
-        from matplotlib import colormaps
+        picture, heat = self.shown(), self.over()
+        drawn = Image.new("RGB", (2 * picture.width, picture.height))
+        drawn.paste(picture, (0, 0))
+        drawn.paste(heat, (picture.width, 0))
+        return drawn
 
+    def shown(self) -> Image.Image:
+        """Draw what the network was shown."""
         height, width = self.view.shape[:2]
         scale = max(1, math.ceil(SIDE / min(height, width)))
-        size = (width * scale, height * scale)
-        picture = Image.fromarray(self.view).resize(size, Image.Resampling.NEAREST)
-        spread = Image.fromarray((self.map.numpy() * 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
-        colours = Image.fromarray((colormaps["inferno"](np.asarray(spread))[..., :3] * 255).astype(np.uint8))
-        drawn = Image.new("RGB", (2 * size[0], size[1]))
-        drawn.paste(picture, (0, 0))
-        drawn.paste(Image.blend(picture, colours, OPACITY), (size[0], 0))
-        return drawn
+        return Image.fromarray(self.view).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+
+    def over(self) -> Image.Image:
+        """Draw the heat over what the network was shown."""
+        from matplotlib import colormaps
+
+        picture = self.shown()
+        heat = Image.fromarray((self.map.numpy() * 255).astype(np.uint8))
+        spread = np.asarray(heat.resize(picture.size, Image.Resampling.BICUBIC))
+        colours = Image.fromarray((colormaps["inferno"](spread)[..., :3] * 255).astype(np.uint8))
+        return Image.blend(picture, colours, OPACITY)
 
 
 def why(model: Model, picture: Image.Image | Path, name: str) -> Heat:

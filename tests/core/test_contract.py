@@ -176,7 +176,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "plugins new": ["name", "--hook", "--in-house"],
         "models": ["pattern", "--max-params", "--pretrained", "--measure", "--plugin", "--json"],
         "inspect": ["model", "--plugin", "--without", "--set", "--classes", "--depth"],
-        "report": ["run"],
+        "report": ["run", "--why"],
         "predict": ["run", "pictures", "--tta", "--why", "--top", "--json", "--csv"],
         "evaluate": ["run", "--data", "--split", "--tta", "--json"],
         "ensemble": ["runs", "--out", "--weights"],

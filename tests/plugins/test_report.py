@@ -24,16 +24,19 @@ from sklearn.calibration import calibration_curve
 from tests.ranks.starting import messages
 from tests.ranks.starting import run as run_in_processes
 
-from ftcore import BatchEvaluated, EpochEnded, RunFailed, RunStarted, StepLogged, Table, Task
+from ftcore import BatchEvaluated, EpochEnded, RunFailed, RunStarted, StepLogged, Table, Task, predict
+from ftcore.calls import Calls
 from ftcore.config import Flags, load
 from ftcore.loading import probabilities
-from ftcore.run import resume, run
+from ftcore.run import activate, resume, run
 from ftcore.signals import Stopped
 from ftcore.testing import image_folder, invoke
+from ftcore.why import why
 from ftcore_plugins.report import record, scores
 from ftcore_plugins.report.counting import Worst
 from ftcore_plugins.report.measured import measured
 from ftcore_plugins.report.page import page
+from ftcore_plugins.report.pictures import thumbnail
 from ftcore_plugins.report.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -47,9 +50,11 @@ if TYPE_CHECKING:
 MB = 1_000_000
 
 
-def config(folder: Path, *sets: str, data: str = "digits:5-9", **flags: Sequence[str]) -> RunConfig:
+def config(
+    folder: Path, *sets: str, data: str = "digits:5-9", model: str = "digits/cnn", **flags: Sequence[str]
+) -> RunConfig:
     few = ("train.epochs=2", "train.batch_size=64", f"run.folder={folder}")
-    return load(None, Flags("digits/cnn", data, sets=(*few, *sets), **flags))
+    return load(None, Flags(model, data, sets=(*few, *sets), **flags))
 
 
 def labels_table(folder: Path) -> Path:
@@ -454,6 +459,43 @@ def test_the_command_writes_the_same_page_again(kind: str, request: pytest.Fixtu
 
     assert result.out == f"{folder / 'report.html'}\n"
     assert (folder / "report.html").read_bytes() == before
+
+
+def test_the_command_draws_where_the_network_saw_what_it_said(tmp_path: Path) -> None:
+    asked = config(tmp_path / "run", "report.pictures=4", "train.epochs=2")
+    run(asked)
+    before = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+    result = invoke("report", tmp_path / "run", "--why")
+
+    assert result.code == 0, result.err
+    after = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    shown = record.read(tmp_path / "run").best_evaluation
+    samples = [*shown["confident"], *shown["worst"]]
+    assert after.count("<img ") == 2 * before.count("<img ") == 2 * len(samples) > 0
+    model = predict.load(tmp_path / "run")
+    val = Calls(activate(asked)).build_data(asked.data.source).val
+    for sample in samples:
+        said = sample["said"][0][0]
+        assert f'alt="the same, bright where the network saw {said}"' in after
+        assert sample["heat"] == thumbnail(why(model, val[sample["index"]][0], said).over())
+    assert invoke("report", tmp_path / "run").code == 0
+    assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8") == after
+
+
+def test_pictures_that_are_others_now_are_not_drawn_on(tmp_path: Path) -> None:
+    pictures = image_folder(tmp_path / "pictures", ("red", "blue"), per_class=8)
+    sets = ("train.epochs=1", "model.weights=none")
+    run(config(tmp_path / "run", *sets, data=str(pictures), model="timm/test_resnet"))
+    before = (tmp_path / "run" / "report.html").read_bytes()
+    for file in pictures.rglob("*.jpg"):
+        file.rename(file.with_stem(f"x{file.stem}"))
+
+    result = invoke("report", tmp_path / "run", "--why")
+
+    assert result.code == 2
+    assert f"the data of {tmp_path / 'run'} has changed: " in result.err
+    assert (tmp_path / "run" / "report.html").read_bytes() == before
 
 
 def test_the_command_refuses_a_run_without_a_report_and_a_folder_of_no_run(tmp_path: Path) -> None:

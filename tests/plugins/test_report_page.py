@@ -8,7 +8,7 @@ import attrs
 import pytest
 from tests.chromium import LOOKS, needs_chromium, started
 
-from ftcore.run import run
+from ftcore.run import redraw, run
 
 from .test_report import LARGE, Noise, config, events, hostile, labels_table, told
 
@@ -23,6 +23,7 @@ pytestmark = needs_chromium
 
 def of_classes(folder: Path) -> None:
     run(config(folder, "train.epochs=3"))
+    redraw(folder, why=True)
 
 
 def of_labels(folder: Path) -> None:

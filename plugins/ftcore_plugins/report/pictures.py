@@ -13,6 +13,8 @@ from PIL import Image
 from ftcore.labelled import Split
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ftcore import Samples
 
 SIDE = 128
@@ -40,6 +42,18 @@ def show(evaluation: dict[str, Any], samples: Samples) -> None:
         sample |= {"name": samples.name(sample["index"]), "picture": None, "text": None}
         with suppress(Exception):  # it was read a moment ago; without it the page is still worth having
             sample.update(_seen(samples[sample["index"]][0]))
+
+
+def explain(evaluation: dict[str, Any], heat: Callable[[int, str, str], Image.Image]) -> None:
+    """Give each picture of an evaluation a drawing of where the network saw what it said first.
+
+    Raises:
+        UserError: it cannot be drawn; see `ftcore.run.redraw`.
+    """
+    for sample in [*evaluation["confident"], *evaluation["worst"]]:
+        if sample["picture"]:
+            said, _ = sample["said"][0]
+            sample["heat"] = thumbnail(heat(sample["index"], sample["name"], said))
 
 
 def _seen(read: Any) -> dict[str, Any]:

@@ -21,9 +21,11 @@ from . import record
 from .page import page
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import structlog
+    from PIL.Image import Image
 
     from ftcore import Event
 
@@ -130,16 +132,27 @@ class Reporter:
         assert self.started
         write_aside(self.started.folder / record.FILE, record.as_json(self.record))
 
-    def redraw(self, folder: Path) -> Path:
+    def redraw(self, folder: Path, heat: Callable[[int, str, str], Image] | None = None) -> Path:
         """Write the page of a run again, from its folder alone, and return its path.
+
+        Args:
+            folder: of the run.
+            heat: what draws where the run's model sees something, if that is wanted; see `ftcore.run.redraw`.
 
         Raises:
             UserError: the folder has no record of the run, or the page cannot be written.
         """
         if not (folder / record.FILE).is_file():
             raise UserError(f"there is no {folder / record.FILE}, which the plugin report writes while a run goes")
+        kept = record.read(folder)
+        if heat and kept.best_evaluation:
+            from .pictures import explain
+
+            explain(kept.best_evaluation, heat)
         try:
-            write_aside(folder / FILE, page(folder, record.read(folder), record.read_epochs(folder)))
+            if heat:
+                write_aside(folder / record.FILE, record.as_json(kept))
+            write_aside(folder / FILE, page(folder, kept, record.read_epochs(folder)))
         except OSError as error:
             raise UserError(f"cannot write {folder / FILE}: {error.strerror or error}") from None
         return folder / FILE
