@@ -6,7 +6,7 @@ These are the names for plugin authors, together with the modules `ftcore.config
 Importing this package imports neither torch nor any plugin.
 """
 
-from .backbone import Backbone, HeadSlot, InputSpec, ModelInfo, Tokens
+from .backbone import Backbone, HeadSlot, Hub, InputSpec, ModelInfo, Tokens
 from .config import RunConfig
 from .errors import DataError, UserError, closest, listed, nearest
 from .events import (
@@ -61,6 +61,7 @@ __all__ = [
     "Event",
     "FreezePlan",
     "HeadSlot",
+    "Hub",
     "ImageTransform",
     "InputSpec",
     "Loss",

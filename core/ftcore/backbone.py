@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import field, frozen, validators
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from torch import Tensor, nn
+
+    from .parts import Task
 
 
 @frozen
@@ -88,11 +91,37 @@ class HeadSlot:
         path: dotted name of the module, e.g. ``classifier.1``.
         in_features: features (or channels) that it sees.
         convolutional: whether it is a Conv2d and sees (N, C, H, W) instead of (N, ..., C).
+        bias: whether it has one.
     """
 
     path: str
     in_features: int
     convolutional: bool = False
+    bias: bool = True
+
+
+class Hub(Protocol):
+    """How a network becomes a folder for the Hugging Face hub, which a library loads by name."""
+
+    @property
+    def library(self) -> str:
+        """Name of the library, as the hub spells it."""
+        ...
+
+    def write(self, network: nn.Module, folder: Path, task: Task, spec: InputSpec) -> None:
+        """Write the network, with its new head and what it is to see, into an empty folder."""
+        ...
+
+    def read(self, folder: Path) -> nn.Module:
+        """Build what a folder holds, as anybody does with the library, in eval mode.
+
+        It takes and returns what `Backbone.module` does.
+        """
+        ...
+
+    def lines(self, folder: str) -> Sequence[str]:
+        """Return lines of Python, imports first, that load the network of a folder and what it is fed with."""
+        ...
 
 
 @frozen
@@ -111,6 +140,7 @@ class Backbone:
         no_decay: names of parameters that the architecture exempts from weight decay, beside vectors.
         architecture: what `build_model` needs to build the network again where the place that it came from is gone:
             plain values, which a run keeps with its model, and `predict` hands over as ``config.architecture``.
+        hub: how the network becomes a folder for the Hugging Face hub, if it can.
     """
 
     module: nn.Module
@@ -121,6 +151,7 @@ class Backbone:
     layers: Mapping[str, int] = field(factory=dict)
     no_decay: frozenset[str] = frozenset()
     architecture: Mapping[str, Any] = field(factory=dict)
+    hub: Hub | None = None
 
     @property
     def num_features(self) -> int:

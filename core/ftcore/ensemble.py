@@ -82,14 +82,20 @@ class Model:
     @property
     def module(self) -> nn.Module:
         """The one network: images (N, C, H, W) float32, normalised -> outputs (N, task.outputs)."""
-        return self._only().module
+        return self.only.module
 
     @property
     def transforms(self) -> Transforms:
         """Those of the one network."""
-        return self._only().transforms
+        return self.only.transforms
 
-    def _only(self) -> Member:
+    @property
+    def only(self) -> Member:
+        """The one network, as it was built.
+
+        Raises:
+            UserError: there are several.
+        """
         if len(self.members) != 1:
             raise UserError(f"this takes one network, and an ensemble has {len(self.members)}; name one of its runs")
         return self.members[0]

@@ -72,9 +72,9 @@ def export(run: Path, kind: str, out: Path, *, int8: bool = False) -> Exported:
 
     Args:
         run: a folder that `predict` takes, with one network.
-        kind: ``safetensors``, the weights; ``hf``, a folder for the Hugging Face hub, of a network of timm; ``torch``,
-            a program of `torch.export`; or ``onnx``. The latter two hold the normalisation and what makes probabilities
-            of outputs, and take any number of images.
+        kind: ``safetensors``, the weights; ``hf``, a folder for the Hugging Face hub, if the network has a `Hub`;
+            ``torch``, a program of `torch.export`; or ``onnx``. The latter two hold the normalisation and what makes
+            probabilities of outputs, and take any number of images.
         out: the file, which must not exist.
         int8: let an ONNX file compute in 8-bit integers; what that costs is measured on the run's validation split.
 
@@ -107,17 +107,17 @@ def _export_folder(model: Model, saved: Saved, out: Path) -> Exported:
     from . import model_folder
 
     whole, images = _whole(model)
-    found: list[float] = []
+    hub, found = model_folder.hub_of(model, saved), list[float]()
 
     def write(folder: Path) -> None:
-        model_folder.write(model, saved, folder, out.stem)
-        read = Whole(model_folder.read(folder), whole.finish, model.task)
+        model_folder.write(model, saved, hub, folder, out.stem)
+        read = Whole(hub.read(folder), whole.finish, model.task)
         with torch.inference_mode():
             found.append(_difference(read(images), whole(images)))
 
     with refused(out.parent):
         write_folder(out, write)
-    return Exported(out, found[0], tuple(model_folder.lines(out.name)))
+    return Exported(out, found[0], tuple(hub.lines(out.name)))
 
 
 def _shrink(run: Path, file: Path) -> list[str]:

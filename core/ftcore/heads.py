@@ -46,9 +46,10 @@ def slot_at(model: nn.Module, path: str, named: str = "model.head") -> HeadSlot:
             f"{named} = {path!r} {what}{nearest(path, leaves)}; a head is a Linear or Conv2d\n{candidates(model)}"
         )
     leaf = leaves[path]
+    bias = "bias" in dict(leaf.named_parameters())
     if isinstance(leaf, nn.Linear):
-        return HeadSlot(path, leaf.in_features)
-    return HeadSlot(path, leaf.in_channels, convolutional=True)
+        return HeadSlot(path, leaf.in_features, bias=bias)
+    return HeadSlot(path, leaf.in_channels, convolutional=True, bias=bias)
 
 
 def _leaves(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:

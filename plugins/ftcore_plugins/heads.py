@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _small_last_layer(slot: HeadSlot, features: int, outputs: int, std: float) -> nn.Module:
-    """Make the last layer with normal weights of `std` and zero bias.
+    """Make the last layer with normal weights of `std` and zero bias, or none where the old head had none.
 
     With the default, 0, as in BiT (arXiv:1912.11370) and big_vision, the first loss is exactly that of guessing,
     whatever the scale of the features: the libraries' own initial values are off by orders of magnitude in some
@@ -24,10 +24,13 @@ def _small_last_layer(slot: HeadSlot, features: int, outputs: int, std: float) -
     from torch import nn
 
     last: nn.Linear | nn.Conv2d = (
-        nn.Conv2d(features, outputs, 1) if slot.convolutional else nn.Linear(features, outputs)
+        nn.Conv2d(features, outputs, 1, bias=slot.bias)
+        if slot.convolutional
+        else nn.Linear(features, outputs, bias=slot.bias)
     )
     nn.init.normal_(last.weight, std=std)
-    nn.init.zeros_(cast("nn.Parameter", last.bias))
+    if slot.bias:
+        nn.init.zeros_(cast("nn.Parameter", last.bias))
     return last
 
 

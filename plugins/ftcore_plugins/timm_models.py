@@ -13,6 +13,8 @@ from ftcore import Backbone, HeadSlot, InputSpec, ModelInfo, UserError, closest,
 from ftcore.freezing import all_tensors, is_under
 from ftcore.weights import is_file, load_weights
 
+from .timm_hub import TimmHub
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -60,6 +62,7 @@ class Timm:
             stages=_numbers(module, heads, coarse=True),
             layers=_numbers(module, heads, coarse=False),
             no_decay=_no_decay(module),
+            hub=TimmHub(),
         )
         return backbone if heads else with_pooling(backbone)
 

@@ -148,9 +148,38 @@ def test_a_folder_for_the_hub_is_a_network_of_timm_with_its_transform_and_a_card
 
 
 @pytest.mark.parametrize(
+    ("task", "labels", "row"),
+    [("multilabel", ["1,0", "0,1"], "| first | 6 | 0."), ("regression", ["1.5", "20"], "| first | 10.75 | 9.25 |")],
+    ids=["labels", "numbers"],
+)
+def test_a_network_of_two_heads_is_a_folder_for_the_hub_and_the_card_says_what_outputs_mean(
+    task: str, labels: list[str], row: str, tmp_path: Path
+) -> None:
+    data = table(tmp_path, labels)
+    names = data.read_text().splitlines()[0].split(",")[1:]
+    sets = (f"table.target={json.dumps(names)}", f"data.task={task}", "model.weights=none", "model.image_size=32")
+    model = ("--model", "timm/deit_tiny_distilled_patch16_224")
+    folder = run(tmp_path / "run", "--data", str(data), *model, *(word for text in sets for word in ("--set", text)))
+
+    exported(folder, "hf", tmp_path / "hub")
+
+    network, images = (
+        timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval(),
+        torch.rand(2, 3, 32, 32),
+    )
+    with torch.inference_mode():
+        torch.testing.assert_close(network(images), predicting.load(folder).module(images))
+    assert row in (tmp_path / "hub" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
     ("model", "plugin", "why"),
     [
-        ("torchvision/mobilenet_v3_small", "adamw", "the hub's format is for networks that timm builds, and this is "),
+        (
+            "torchvision/mobilenet_v3_small",
+            "adamw",
+            "the hub's format is for networks of timm, and of transformers by ",
+        ),
         ("timm/test_resnet", "mlp_head", "timm does not build this network again: "),
     ],
 )

@@ -10,13 +10,14 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from ftcore import Backbone, HeadSlot, UserError, hookimpl
+from ftcore import Backbone, HeadSlot, Task, UserError, hookimpl
 from ftcore.config import Flags, load
 from ftcore.freezing import all_tensors
 from ftcore.heads import attach, choose_head, derive_backbone, find_heads, slot_at
 from ftcore.run import prepare
 from ftcore.shapes import as_tuple
 from ftcore.stages import derive_stages
+from ftcore_plugins.heads import LinearConfig, LinearHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +68,16 @@ def test_the_heads_of_torchvisions_networks_are_found(name: str, expected: list[
 
 def test_a_convolution_can_be_a_head() -> None:
     assert find_heads(of_torchvision("squeezenet1_0")) == (HeadSlot("classifier.1", 512, convolutional=True),)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_new_head_has_a_bias_if_the_old_one_had(bias: bool) -> None:  # noqa: FBT001
+    (slot,) = find_heads(lambda classes: nn.Sequential(nn.Linear(4, 6), nn.Linear(6, classes, bias=bias)))
+
+    head = LinearHead(LinearConfig()).build_head(slot, Task("classification", names=("a", "b", "c")))
+
+    assert slot == HeadSlot("1", 6, bias=bias)
+    assert [name for name, _ in head.named_parameters()] == ["weight", "bias"][: 1 + bias]
 
 
 def test_finding_heads_takes_no_memory() -> None:

@@ -27,6 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     ViTConfig,
     ViTImageProcessor,
+    pipeline,
 )
 
 from ftcore_hf import HuggingFaceConfig
@@ -167,6 +168,54 @@ def test_what_is_exported_for_the_hub_is_a_network_of_transformers(tmp_path: Pat
     assert tuple(network.config.id2label.values()) == model.task.names
 
 
+def test_a_network_of_images_is_exported_as_a_folder_of_transformers(vit: Path, tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "pictures", per_class=4)
+    assert run(tmp_path, vit, data).code == 0
+
+    said = invoke("export", tmp_path / "run", "--format", "hf", "--out", tmp_path / "hub")
+
+    assert said.code == 0, said.err
+    names: dict[str, Any] = {}
+    exec(said.out.replace('"hub"', repr(str(tmp_path / "hub"))), names)
+    picture = next(data.rglob("*.jpg"))
+    (expected,) = load(tmp_path / "run").predict(picture)
+    answers = pipeline("image-classification", names["model"], image_processor=names["processor"])(str(picture))
+    assert {answer["label"]: answer["score"] for answer in answers} == pytest.approx(expected.values, abs=1e-2)
+    card = (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: image-classification\n")
+
+
+@pytest.mark.parametrize("network", ["bert", "gpt"])
+def test_a_network_of_texts_is_exported_with_its_tokenizer(
+    network: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    texts = ["the film was lovely", "stale and dull"]
+    assert run(tmp_path, request.getfixturevalue(network), f"texts:{table(tmp_path / 'texts.csv', 64)}").code == 0
+
+    said = invoke("export", tmp_path / "run", "--format", "hf", "--out", tmp_path / "hub")
+
+    assert said.code == 0, said.err
+    names: dict[str, Any] = {}
+    exec(said.out.replace('"hub"', repr(str(tmp_path / "hub"))), names)
+    answers = pipeline("text-classification", names["model"], tokenizer=names["tokenizer"], top_k=None)(texts)
+    for answer, expected in zip(answers, load(tmp_path / "run").predict(texts), strict=True):
+        assert {each["label"]: each["score"] for each in answer} == pytest.approx(expected.values, abs=1e-5)
+    card = (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag: text-classification" in card
+    assert "| good | " in card
+
+
+def test_a_head_that_transformers_does_not_build_is_no_folder_for_the_hub(vit: Path, tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "pictures", per_class=4)
+    assert run(tmp_path, vit, data, "--plugin", "mlp_head", "--set", "train.epochs=1").code == 0
+
+    said = invoke("export", tmp_path / "run", "--format", "hf", "--out", tmp_path / "hub")
+
+    assert said.code == 2
+    assert "transformers does not build this network again: " in said.err
+    assert not (tmp_path / "hub").exists()
+
+
 def test_a_text_is_answered_over_http(bert: Path, tmp_path: Path) -> None:
     text = "the film was lovely"
     assert run(tmp_path, bert, f"texts:{table(tmp_path / 'texts.csv', 64)}").code == 0
@@ -246,16 +295,21 @@ def test_a_network_is_built_again_of_what_a_run_keeps(bert: Path) -> None:
     assert again.input == first.input
 
 
-def test_a_decoder_without_padding_is_filled_up_with_its_end(tmp_path: Path) -> None:
-    config = GPT2Config(vocab_size=30, n_embd=16, n_layer=1, n_head=2, n_positions=16, eos_token_id=2, bos_token_id=2)
-    config.pad_token_id = 2
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
-    save_tokenizer(tmp_path)
+@pytest.fixture(scope="module")
+def gpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gpt")
+    config = GPT2Config(vocab_size=30, n_embd=16, n_layer=1, n_head=2, n_positions=16, eos_token_id=1, bos_token_id=1)
+    config.pad_token_id = 1
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
 
-    backbone = build(str(tmp_path), "default", HuggingFaceConfig(), {})
+
+def test_a_decoder_without_padding_is_filled_up_with_its_end(gpt: Path) -> None:
+    backbone = build(str(gpt), "default", HuggingFaceConfig(), {})
 
     assert isinstance(backbone.input, Tokens)
-    assert (backbone.input.length, backbone.input.padding) == (16, 2)
+    assert (backbone.input.length, backbone.input.padding) == (16, 1)
     assert [slot.path for slot in backbone.heads] == ["model.score"]
 
 

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
 from transformers import AutoModelForImageClassification as ForImages
 from transformers import AutoModelForSequenceClassification as ForTexts
 
+from .hub import RESAMPLING, TransformersHub
 from .texts import found, padding_of, tokenizer_of
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 LENGTH = 128
 """Tokens of a text, where nothing else is said."""
-RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}
-"""Of a processor, by Pillow's numbers."""
 
 
 class Images(nn.Module):
@@ -85,7 +84,8 @@ def build(network: str, weights: str, options: HuggingFaceConfig, kept: Mapping[
         raise UserError(f"model.weights = {weights!r}: hf/{network} has 'default', 'none', or a file")
     architecture = {"config": _plain(config), **({"tokenizer": tokenizer.to_str()} if tokenizer else {})}
     spec = _tokens(config, options) if tokenizer else InputSpec() if kept else _images(network, config)
-    return Backbone(module, heads, spec, architecture=architecture)
+    hub = TransformersHub(kind, wrap, tokenizer)
+    return Backbone(module, heads, spec, architecture=architecture, hub=hub)
 
 
 def _kind(config: PreTrainedConfig, network: str) -> Any:
@@ -122,7 +122,7 @@ def _images(network: str, config: PreTrainedConfig) -> InputSpec:
     """Read what a network's own processor does: size, mean, std, resampling and crop."""
     processor = found(AutoImageProcessor, network).to_dict()
     given = processor.get("crop_size") or processor["size"]
-    side = given.get("shortest_edge")
+    side, names = given.get("shortest_edge"), {number: name for name, number in RESAMPLING.items()}
     size = (given.get("height", side), given.get("width", side))
     before = processor["size"].get("shortest_edge", min(size)) if processor.get("crop_size") else min(size)
     return InputSpec(
@@ -130,6 +130,6 @@ def _images(network: str, config: PreTrainedConfig) -> InputSpec:
         channels=getattr(config, "num_channels", 3),
         mean=tuple(processor["image_mean"]),
         std=tuple(processor["image_std"]),
-        interpolation=RESAMPLING.get(processor.get("resample", 2), "bilinear"),
+        interpolation=names.get(processor.get("resample", 2), "bilinear"),
         crop_fraction=min(size) / before,
     )
