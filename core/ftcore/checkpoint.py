@@ -14,16 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
+from attrs import define
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file, save_model
+from safetensors.torch import save_file, save_model
 
 from .errors import UserError
 from .packing import pack, unpack
+from .spread import Kept, Stored, is_spread, shares, stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor, nn
+
+    from .ranks import Ranks
 
 FORMAT = 1
 """Version of the files that a run leaves; a reader refuses another."""
@@ -178,6 +182,65 @@ def saving(networks: Mapping[str, nn.Module | Copied], state: Mapping[str, Any])
     return save
 
 
+@define
+class Together:
+    """How the processes of a run write a checkpoint of tensors that are spread over them.
+
+    Attributes:
+        kind: ``full``, the files that one process would write; or ``sharded``, where each writes what it has.
+        ranks: the processes.
+        meet: waits for all.
+        turn: how many were written.
+    """
+
+    kind: str
+    ranks: Ranks
+    meet: Callable[[], object]
+    turn: int = 0
+
+    def saving(self, networks: Mapping[str, nn.Module], state: Mapping[str, Any]) -> Callable[[Path], None]:
+        """Return what writes a checkpoint of a state as it is then; to be called by all processes."""
+        packed: dict[str, Tensor] = {}
+        plain = pack(state, "state", packed)
+        tensors = {**{name: network.state_dict() for name, network in networks.items()}, "state": packed}
+
+        def write(aside: Path) -> None:
+            self._write(tensors, aside)
+            write_json(aside / "state.json", plain)
+            write_manifest(aside)
+
+        def save(target: Path) -> None:
+            if self.ranks.leads:
+                _check_room(target, [tensor for named in tensors.values() for tensor in named.values()])
+                write_folder(target, write)
+            else:
+                self._write(tensors, target)
+
+        return save
+
+    def stream(self, network: nn.Module, file: Path) -> None:
+        """Write the whole network into one file; to be called by all processes."""
+        stream(network.state_dict(), file if self.ranks.leads else None)
+
+    def _write(self, tensors: Mapping[str, Mapping[str, Tensor]], folder: Path) -> None:
+        """Write the tensor files of a checkpoint into a folder, which the first process names."""
+        if self.kind == "full":
+            for stem, named in tensors.items():
+                stream(named, folder / f"{stem}.safetensors" if self.ranks.leads else None)
+            return
+        self.turn += 1
+        folder = Path(self.ranks.told(f"aside {self.turn}", lambda: str(folder.absolute())))
+        own, first = shares({f"{stem}/{name}": t for stem, named in tensors.items() for name, t in named.items()})
+        mine = folder / f"rows-{self.ranks.rank:05d}.safetensors"
+        save_file(own, mine, first)
+        _sync(mine)
+        if self.ranks.leads:
+            for stem, named in tensors.items():
+                rest = {name: tensor for name, tensor in named.items() if not is_spread(tensor)}
+                save_file(rest, folder / f"{stem}.safetensors")
+        self.meet()
+
+
 def write_manifest(folder: Path) -> None:
     """Say of each file of a checkpoint what it must be when it is read again."""
     files = {file.name: _identity(file) for file in folder.iterdir() if file.name != MANIFEST}
@@ -257,18 +320,30 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(folder: Path, *, later: bool = False) -> dict[str, Any]:
     """Return the state that `save` was given.
+
+    Args:
+        folder: the checkpoint.
+        later: whether tensors of the optimizer are `Kept`, to be read where it is known who has which rows.
 
     Raises:
         UserError: it is not what `save` writes.
     """
     try:
         plain = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        state: dict[str, Any] = unpack(plain, load_file(folder / "state.safetensors"))
+        tensors = Stored(folder, "state")
+        state: dict[str, Any] = {key: unpack(value, tensors) for key, value in plain.items() if key != "optimizer"}
+        kept: Any = {name: Kept(tensors, name) for name in tensors} if later else tensors
+        state["optimizer"] = unpack(plain.get("optimizer"), kept)
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"cannot read {folder}: {type(error).__name__}: {error}") from None
     return state
+
+
+def is_sharded(folder: Path) -> bool:
+    """Whether each process has written its own rows into a checkpoint."""
+    return any(folder.glob("rows-*.safetensors"))
 
 
 def set_aside(newest: Path) -> None:

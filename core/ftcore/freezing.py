@@ -105,7 +105,10 @@ def _stays(plan: FreezePlan, buffer: str, released: Collection[str]) -> bool:
 
 
 def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the SHA-256 of each tensor's bytes in hex; of its shape alone where it is on the meta device."""
+    """Return the SHA-256 of each tensor's bytes in hex; of its shape alone where it is on the meta device.
+
+    Of a tensor that is spread over processes, that of what this one has.
+    """
     return {name: _digest(tensor) for name, tensor in tensors.items()}
 
 
@@ -117,9 +120,11 @@ def digest_of_all(model: nn.Module) -> str:
 def _digest(tensor: Tensor) -> str:
     import torch
 
+    from .spread import here
+
     if tensor.is_meta:
         return str(tuple(tensor.shape))
-    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    content = here(tensor).detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return hashlib.sha256(content.numpy().data).hexdigest()
 
 

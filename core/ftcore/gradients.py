@@ -9,6 +9,7 @@ import torch
 
 from . import freezing
 from .errors import UserError
+from .spread import whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,7 +48,7 @@ def clip(parts: Parts) -> Tensor:
     """Limit the gradient as `train.clip_norm`, `clip_value` or `clip_adaptive` say; return the norm that it had."""
     settings = parts.settings
     params = [p for group in parts.optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in params])
+    norm = whole(torch.nn.utils.get_total_norm([p.grad for p in params]))
     if settings.clip_norm:
         torch.nn.utils.clip_grads_with_norm_(params, settings.clip_norm, norm)
     elif settings.clip_value:

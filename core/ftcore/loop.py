@@ -21,6 +21,7 @@ from .parts import ImageTransform, Pass, by_samples
 from .precompute import parts_in
 from .shapes import as_tuple
 from .shortage import fitted
+from .spread import whole as whole_of
 from .state import Ongoing
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def backward(parts: Parts, window: Sequence[Batch], divisor: Any) -> dict[str, T
         with nullcontext() if place == len(window) and not apart else placement.no_sync():
             terms = losses(parts, batch, divisor, samples)
             if place == len(window):
-                terms |= {r.name: r.penalty() / placement.world_size for r in parts.regularizers}
+                terms |= {r.name: whole_of(r.penalty()) / placement.world_size for r in parts.regularizers}
             scaled: Any = parts.precision.scaler.scale(total(terms) * placement.world_size)
             scaled.backward()
         for name, term in terms.items():

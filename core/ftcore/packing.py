@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+from .spread import is_spread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """Return state as what JSON can spell, and add its tensors to `tensors`, as copies on the CPU.
+
+    Those that are spread over processes are added as they are.
 
     Plain values are texts, numbers, truth values and None, in lists, tuples and mappings. What JSON has no word for
     becomes an object of one key that begins with ``$``.
@@ -51,10 +54,11 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _tensor(tensor: Tensor, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    copy = tensor.detach().to("cpu", copy=True)
+    spread = is_spread(tensor)  # which is written where it is, by all processes
+    copy = tensor.detach() if spread else tensor.detach().to("cpu", copy=True)
     name = f"{name}#{len(tensors)}" if name in tensors else name  # {"a.b": ...} beside {"a": {"b": ...}}
     tensors[name] = copy.contiguous()
-    return {"$tensor": name} if copy.is_contiguous() else {"$tensor": name, "stride": list(copy.stride())}
+    return {"$tensor": name} if spread or copy.is_contiguous() else {"$tensor": name, "stride": list(copy.stride())}
 
 
 def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -81,7 +85,7 @@ def _strided(tensor: Tensor, stride: list[int] | None) -> Tensor:
     """Lay a tensor out in memory as it was: sums over it may round differently otherwise."""
     import torch
 
-    if stride is None:
+    if stride is None or not isinstance(tensor, torch.Tensor):  # but is in files still
         return tensor
     laid: Tensor = torch.empty_strided(tuple(tensor.shape), stride, dtype=tensor.dtype).copy_(tensor)
     return laid

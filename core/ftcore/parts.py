@@ -337,6 +337,19 @@ class Average:
 
 
 @frozen
+class Spread:
+    """How the parameters of a network are spread over processes, as `torch.distributed.tensor.DTensor` by rows.
+
+    Attributes:
+        checkpoints: ``full``, the files that one process would write; or ``sharded``, where each writes what it has.
+        weights: `ftcore.freezing.digest_of_all` of the network before.
+    """
+
+    checkpoints: Literal["full", "sharded"]
+    weights: str
+
+
+@frozen
 class Placement:
     """The answer of `wrap_devices`: where the network runs.
 
@@ -351,6 +364,7 @@ class Placement:
         gather: tensor, of the same shape and dtype in all processes -> (world_size, ...), those of all.
         align: gives every process the buffers that the network, or an average of it, has in the first.
         lone: why a run may not go on in one process; empty if it may.
+        spread: how the parameters are spread over the processes; None where each has all of them.
         note: one line for the user, e.g. a warning that the wrapper deserves.
     """
 
@@ -364,6 +378,7 @@ class Placement:
     gather: Callable[[Tensor], Tensor] = lambda rows: rows[None]
     align: Callable[[nn.Module], None] = lambda _: None
     lone: str = ""
+    spread: Spread | None = None
     note: str = ""
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .parts import Placement
     from .plugins import Plugin, Reference
     from .run import Ready
+    from .state import Parts
 
 KEYS = frozenset({"hook_api", "hooks", "plugins", "libraries", "data", "config", "weights", "machine"})
 """What must be in a manifest."""
@@ -54,10 +55,15 @@ def manifest(ready: Ready) -> dict[str, Any]:
             "val": len(data.val),
         },
         "config": {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()},
-        "weights": freezing.digest_of_all(ready.assembly.parts.network),
+        "weights": _weights(ready.assembly.parts),
         "machine": machine(ready.assembly.parts.placement),
         "git_commit": _git_commit(),
     }
+
+
+def _weights(parts: Parts) -> str:
+    spread = parts.placement.spread
+    return spread.weights if spread else freezing.digest_of_all(parts.network)
 
 
 def machine(placement: Placement) -> dict[str, Any]:

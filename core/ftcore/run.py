@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -312,9 +313,15 @@ def _explained(
     from .gradients import NotFiniteError
     from .memory import is_full
 
+    if parts.placement.spread and isinstance(error, RuntimeError) and re.search("DTensor|sharding", str(error)):
+        first = str(error).partition("\n")[0][:300]
+        return UserError(
+            f"a part of this run computes with parameters in a way in which they cannot be spread over processes; "
+            f"another optimizer than {type(parts.optimizer).__name__}, or ddp, may do\n{first}"
+        )
     if isinstance(error, RuntimeError) and is_full(error):
         return shortage.explained(error, parts, progress)
-    if not isinstance(error, NotFiniteError) or not ranks.leads:
+    if not isinstance(error, NotFiniteError) or not ranks.leads or parts.placement.spread:
         return error
     ranks.claim(2)  # before the others do, for all of them see it
     kept = blackbox.keep(folder.path, parts, progress, error)

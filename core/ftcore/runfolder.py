@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import cached_property
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import structlog
 import tomlkit
+import torch
 from attrs import asdict, define, field
 from safetensors.torch import save_model
 
@@ -59,6 +61,15 @@ class RunFolder:
         """Where the checkpoints are."""
         return self.path / "checkpoints"
 
+    @cached_property
+    def together(self) -> checkpoint.Together | None:
+        """How the processes write what is spread over them; None if nothing is."""
+        placement = self.assembly.parts.placement
+        if placement.spread is None:
+            return None
+        here = torch.zeros((), device=placement.device)
+        return checkpoint.Together(placement.spread.checkpoints, self.ranks, lambda: placement.gather(here))
+
     def save_epoch(self, event: EpochEnded, progress: Progress) -> None:
         """Append to ``metrics.jsonl``, and save the model if this epoch is the best."""
         line = {k: v for k, v in asdict(event).items() if k not in {"best", "monitor"}}
@@ -70,7 +81,10 @@ class RunFolder:
             if event.best:
                 description = {**self.model, "epoch": event.epoch, "monitor": event.monitor, "metrics": dict(event.val)}
                 network = self.assembly.parts.evaluated(progress.epoch - 1)
-                checkpoint.write_folder(self.path / "model", lambda aside: _write_model(aside, network, description))
+                save = self.together.stream if self.together else _save_model
+                checkpoint.write_folder(
+                    self.path / "model", lambda aside: _write_model(aside, network, description, save)
+                )
 
     def saving(self, progress: Progress, *, later: bool) -> Callable[[], Path]:
         """Return what writes a checkpoint of where the run is now, removes the old ones, and returns its path.
@@ -95,7 +109,11 @@ class RunFolder:
         state = {**snapshot.take(parts, progress), "metrics_bytes": length}
         best = self._best(progress)
         networks: dict[str, Any] = {**snapshot.networks(parts, progress)}
-        save = checkpoint.saving({k: checkpoint.Copied(n) for k, n in networks.items()} if later else networks, state)
+        if self.together:
+            save = self.together.saving(networks, state)
+        else:
+            copies = {name: checkpoint.Copied(network) for name, network in networks.items()} if later else networks
+            save = checkpoint.saving(copies, state)
 
         def write() -> Path:
             with checkpoint.refused(self.checkpoints):
@@ -147,13 +165,26 @@ class Onlooker(RunFolder):
     """What a process has of a run folder that another one writes: it reads where that one has begun."""
 
     def save_epoch(self, event: EpochEnded, progress: Progress) -> None:
-        """Leave it to the first process."""
+        """Leave it to the first process, but for what only this one has."""
+        if event.best and self.together:
+            self.together.stream(self.assembly.parts.evaluated(progress.epoch - 1), self.path)
 
     def saving(self, progress: Progress, *, later: bool) -> Callable[[], Path]:
-        """Leave it to the first process."""
+        """Leave it to the first process, but for what only this one has."""
         del later
-        target = checkpoint.step_folder(self.checkpoints, progress.step)
-        return lambda: target
+        parts, target = self.assembly.parts, checkpoint.step_folder(self.checkpoints, progress.step)
+        if self.together is None:
+            return lambda: target
+        if wrong := snapshot.not_finite(parts):
+            raise UserError(f"weights are not finite after step {progress.step}: {', '.join(wrong[:5])}")
+        save = self.together.saving(snapshot.networks(parts, progress), snapshot.take(parts, progress))
+
+        def write() -> Path:
+            with checkpoint.refused(self.checkpoints):
+                save(target)
+            return target
+
+        return write
 
     def resume(self) -> Progress:
         """Put the run back to where the first process has."""
@@ -169,8 +200,14 @@ class Onlooker(RunFolder):
         """Leave it to the first process."""
 
 
-def _write_model(folder: Path, network: nn.Module, description: dict[str, Any]) -> None:
-    save_model(network, str(folder / "model.safetensors"))
+def _save_model(network: nn.Module, file: Path) -> None:
+    save_model(network, str(file))
+
+
+def _write_model(
+    folder: Path, network: nn.Module, description: dict[str, Any], save: Callable[[nn.Module, Path], None]
+) -> None:
+    save(network, folder / "model.safetensors")
     checkpoint.write_json(folder / "model.json", description)
 
 

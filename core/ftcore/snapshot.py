@@ -8,6 +8,7 @@ from attrs import asdict
 
 from . import checkpoint, freezing
 from .errors import UserError
+from .spread import Kept, Stored, here, is_spread
 from .state import Ongoing, Progress
 
 if TYPE_CHECKING:
@@ -58,13 +59,17 @@ def put_back(parts: Parts, folder: Path) -> Progress:
     Raises:
         UserError: the checkpoint is of other parts; the message names the first difference.
     """
-    state = checkpoint.read(folder)
+    spread = parts.placement.spread is not None
+    state = checkpoint.read(folder, later=spread)
     try:
         progress = _progress(state["progress"])
         _check_learning(state["learning"], learning(parts, progress.epoch), folder)
         freezing.apply(parts.network, parts.plan, progress.epoch)
         for name, network in networks(parts, progress).items():
-            _load_network(network, folder / f"{name}.safetensors")
+            if spread or checkpoint.is_sharded(folder):
+                Stored(folder, name).fill(network.state_dict())
+            else:
+                _load_network(network, folder / f"{name}.safetensors")
         load_optimizer(parts.network, parts.optimizer, state["optimizer"], folder)
         _load_scheduler(parts.schedule.scheduler, state["schedule"])
         if parts.schedule.warmup:
@@ -142,6 +147,10 @@ def _placed(value: Any, key: str, parameter: nn.Parameter, group: Mapping[str, A
     """Move a tensor of the state to its parameter; a count of steps is there only for kernels that want it so."""
     import torch
 
+    if isinstance(value, Kept):
+        value = value.like(parameter)
+        if is_spread(value):
+            return value
     beside = key != "step" or group.get("fused") or group.get("capturable")
     return value.to(parameter.device) if isinstance(value, torch.Tensor) and beside else value
 
@@ -170,5 +179,8 @@ def not_finite(parts: Parts) -> list[str]:
     """Return the names of the parameters that hold a number that is not finite."""
     import torch
 
-    parameters = parts.network.named_parameters()
-    return [name for name, tensor in parameters if not torch.isfinite(tensor).all()]
+    parameters = dict(parts.network.named_parameters())
+    wrong = torch.stack([~torch.isfinite(here(tensor)).all() for tensor in parameters.values()]).float()
+    if parts.placement.spread:
+        wrong = parts.placement.reduce(wrong)
+    return [name for name, number in zip(parameters, wrong.tolist(), strict=True) if number]

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from attrs import field, frozen, validators
 
 from ftcore import Placement, UserError, hookimpl
 
-from .devices import chosen
+from .processes import check_share, device_of, join, lone
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
-    from ftcore import Context, Ranks, RunConfig
-
-LONE = "ddp needs processes that share the work: ftcore run --nproc 2, or torchrun, srun, a PyTorchJob"
+    from ftcore import Context, RunConfig
 
 
 @frozen
@@ -57,15 +53,11 @@ class Ddp:
     def wrap_devices(self, model: nn.Module, config: RunConfig, ctx: Context) -> Placement:
         """Answer always; in a process that was started alone, for a look at the run and not for the run itself."""
         ranks = ctx.ranks
-        device = self._device(ranks)
+        device = device_of(self.config.device, ranks, "ddp")
         if not ranks.started:
-            return Placement(device=device, model=model.to(device), unwrap=lambda wrapped: wrapped, lone=LONE)
-        if config.train.batch_size < ranks.world_size:
-            raise UserError(
-                f"train.batch_size = {config.train.batch_size} is the number of images of all processes together, and "
-                f"there are {ranks.world_size} processes ({config.origin('train.batch_size')})"
-            )
-        backend = self._join(device, ranks)
+            return Placement(device=device, model=model.to(device), unwrap=lambda wrapped: wrapped, lone=lone("ddp"))
+        check_share(config, ranks)
+        backend = join(device, ranks, self.config.backend, self.config.timeout, "ddp")
 
         from . import replica
 
@@ -86,35 +78,3 @@ class Ddp:
             align=replica.align,
             note=f"DDP over {ranks.world_size} processes ({backend}), which share each batch",
         )
-
-    def _device(self, ranks: Ranks) -> torch.device:
-        import torch
-
-        device = chosen(self.config.device, "ddp.device")
-        if device.type != "cuda" or not ranks.started:
-            return device
-        count = torch.cuda.device_count()
-        if ranks.local_rank >= count:
-            raise UserError(
-                f"process {ranks.local_rank} of this machine has no GPU: there are {count}, and each process takes "
-                'one; fewer processes, or ddp.device = "cpu"'
-            )
-        torch.cuda.set_device(ranks.local_rank)
-        return torch.device("cuda", ranks.local_rank)
-
-    def _join(self, device: torch.device, ranks: Ranks) -> str:
-        """Make the process group, and return the name of its backend."""
-        from torch import distributed
-
-        backend = self.config.backend or {"cuda": "nccl", "cpu": "gloo"}[device.type]
-        if backend == "nccl" and device.type != "cuda":
-            raise UserError(f'ddp.backend = "nccl" is for CUDA, and this run is on {device.type}; there, it is "gloo"')
-        if not distributed.is_initialized():
-            distributed.init_process_group(
-                backend,
-                store=ranks.store,
-                rank=ranks.rank,
-                world_size=ranks.world_size,
-                timeout=timedelta(seconds=self.config.timeout),
-            )
-        return backend

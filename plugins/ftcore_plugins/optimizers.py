@@ -30,6 +30,10 @@ SHARE = validators.and_(validators.ge(0.0), validators.lt(1.0))
 SHARES = validators.deep_iterable(SHARE)
 
 
+FUSED_SPREAD = frozenset({"Adam", "AdamW"})
+"""Whose fused kernel takes parameters that are spread over processes."""
+
+
 def torch_groups(groups: Sequence[ParamGroup], lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Spell groups as torch's optimizers take them."""
     return [
@@ -70,10 +74,13 @@ class TorchOptimizer:
 
     def fuses(self, groups: Sequence[ParamGroup]) -> bool:
         """Whether to use the fused kernel: as asked for, by default where all parameters can be given to it."""
+        from ftcore.spread import is_spread
+
         params = [parameter for group in groups for parameter in group.params.values()]
         can = all(p.is_floating_point() and p.device.type in self.fused_on for p in params)
+        can = can and (self.torch_name in FUSED_SPREAD or not any(map(is_spread, params)))
         if self.config.fused and not can:
-            where = sorted({f"{p.dtype} on {p.device.type}" for p in params})
+            where = sorted({f"{p.dtype} on {p.device.type}{', spread' * is_spread(p)}" for p in params})
             raise UserError(
                 f"{type(self).__name__.lower()}.fused = true: the kernel takes real parameters on "
                 f"{' or '.join(self.fused_on)}, here are {', '.join(where)}; leave it out or set it to false"

@@ -38,6 +38,7 @@ OPEN_MODULES = {
     "ftcore.predict",
     "ftcore.shapes",
     "ftcore.splitting",
+    "ftcore.spread",
     "ftcore.stages",
     "ftcore.weights",
 }

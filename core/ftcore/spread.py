@@ -1,0 +1,193 @@
+"""Tensors that are spread over the processes of a run by rows, as `torch.distributed.tensor.DTensor`, and their files.
+
+What is asked of all processes at a time, in the same order: `whole`, `stream`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import frozen
+from safetensors import safe_open
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""Of the dtypes in a safetensors file."""
+
+
+def is_spread(tensor: object) -> bool:
+    """Whether each process has some rows of it."""
+    module = sys.modules.get("torch.distributed.tensor")  # where nothing has imported it, nothing is
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def here(tensor: Any) -> Tensor:
+    """Return what this process has of a tensor, in the same memory."""
+    local: Tensor = tensor.to_local() if is_spread(tensor) else tensor
+    return local
+
+
+def whole(tensor: Any) -> Tensor:
+    """Return all of a tensor, in every process; differentiable."""
+    full: Tensor = tensor.full_tensor() if is_spread(tensor) else tensor
+    return full
+
+
+def rows(tensor: Any) -> tuple[int, int | None]:
+    """Return which rows of a tensor this process has: the first, and the one behind the last; None for all."""
+    if not is_spread(tensor):
+        return 0, None
+    length, mesh = tensor.shape[0], tensor.device_mesh
+    share = -(-length // mesh.size())  # as `Shard(0)` cuts
+    start = min(mesh.get_local_rank() * share, length)
+    return start, min(start + share, length)
+
+
+def stream(tensors: Mapping[str, Any], file: Path | None) -> None:
+    """Write tensors as a safetensors file, one after the other, so that no process ever has all of them whole.
+
+    Args:
+        tensors: name -> tensor, spread or not.
+        file: None in the processes that only give what they have.
+    """
+    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))  # so that each is aligned
+    header, end = {}, 0
+    for name, tensor in ordered.items():
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with (file or Path(os.devnull)).open("wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for tensor in ordered.values():
+            out.write(_bytes(whole(tensor.detach())) if file or is_spread(tensor) else b"")
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def shares(tensors: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return what this process has of the tensors that are spread, and the first of its rows of each."""
+    spread = {name: tensor for name, tensor in tensors.items() if is_spread(tensor)}
+    local = {name: here(tensor).detach().to("cpu", copy=True).contiguous() for name, tensor in spread.items()}
+    return local, {name: str(rows(tensor)[0]) for name, tensor in spread.items()}
+
+
+@frozen
+class _Piece:
+    """Rows of a tensor in a file.
+
+    Attributes:
+        file: a safetensors file, open.
+        key: there.
+        first: the first of the rows.
+    """
+
+    file: Any
+    key: str
+    first: int
+
+    def between(self, start: int, stop: int | None) -> Tensor:
+        """Return the rows that it has of those from `start` to `stop`."""
+        kept = self.file.get_slice(self.key)
+        length = kept.get_shape()[0]
+        begin, end = max(start - self.first, 0), length if stop is None else min(stop - self.first, length)
+        found: Tensor = kept[begin : max(begin, end)] if begin < length else kept[0:0]
+        return found
+
+
+class Stored(Mapping[str, Any]):
+    """Tensors of a checkpoint by name, whole: those of one file, and of the files where each process wrote its rows."""
+
+    def __init__(self, folder: Path, stem: str) -> None:
+        self.pieces: dict[str, list[_Piece]] = {}
+        alone = folder / f"{stem}.safetensors"
+        for path in [*([alone] if alone.is_file() else []), *sorted(folder.glob("rows-*.safetensors"))]:
+            file: Any = safe_open(path, framework="pt")
+            places = file.metadata() or {} if path != alone else {}
+            for key in file.keys():  # noqa: SIM118 - it is no mapping
+                name = key if path == alone else key.removeprefix(f"{stem}/")
+                if path == alone or key.startswith(f"{stem}/"):
+                    first = int(places.get(key, 0))
+                    self.pieces.setdefault(name, []).append(_Piece(file, key, first))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.pieces)
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return some rows of a tensor, by default all of it."""
+        pieces = self.pieces[name]
+        if not self.shape(name):
+            number: Tensor = pieces[0].file.get_tensor(pieces[0].key)
+            return number
+        found = [piece.between(start, stop) for piece in sorted(pieces, key=lambda piece: piece.first)]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor."""
+        shapes = [piece.file.get_slice(piece.key).get_shape() for piece in self.pieces[name]]
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:]) if shapes[0] else ()
+
+    def fill(self, tensors: Mapping[str, Any]) -> None:
+        """Give tensors the content that the files have for their names; spread ones read their rows alone.
+
+        Raises:
+            ValueError: the files have others.
+        """
+        if other := sorted(tensors.keys() ^ self.keys()):
+            raise ValueError(f"not the same tensors: {', '.join(other[:5])}")
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                here(tensor).copy_(self.read(name, *rows(tensor)))
+
+
+@frozen
+class Kept:
+    """A tensor that is in files still.
+
+    Attributes:
+        stored: the files.
+        name: there.
+    """
+
+    stored: Stored
+    name: str
+
+    def like(self, parameter: Any) -> Tensor:
+        """Return it as a tensor that is spread as a parameter is, if it has its shape; else whole."""
+        if not is_spread(parameter) or self.stored.shape(self.name) != tuple(parameter.shape):
+            return self.stored[self.name]
+        from torch.distributed.tensor import DTensor
+
+        local = self.stored.read(self.name, *rows(parameter)).to(here(parameter).device)
+        given: Any = {"shape": parameter.shape, "stride": parameter.stride()}
+        found: Tensor = DTensor.from_local(local, parameter.device_mesh, parameter.placements, **given)
+        return found
