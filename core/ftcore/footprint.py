@@ -27,7 +27,8 @@ class Footprint:
     """Bytes on the device.
 
     Attributes:
-        parameters: and buffers, of the network.
+        parameters: of the network.
+        buffers: likewise.
         gradients: of all that ever learns.
         optimizer: its state, after a step.
         average: the second network, if there is one.
@@ -37,20 +38,33 @@ class Footprint:
     """
 
     parameters: int
+    buffers: int
     gradients: int
     optimizer: int
     average: int
     activations: int
     batch: int
 
-    def total(self, devices: int) -> int:
-        """Add it all up for one process of several."""
-        return self.fixed + self.activations * self.share(devices)
+    def total(self, devices: int, *, spread: bool = False) -> int:
+        """Add it all up for one process of several.
 
-    @property
-    def fixed(self) -> int:
-        """All that each process has, however many there are."""
-        return self.parameters + self.gradients + self.optimizer + self.average
+        Args:
+            devices: how many there are.
+            spread: whether they share the network, too, and not the images alone.
+        """
+        return sum(self.of_each(devices, spread=spread).values())
+
+    def of_each(self, devices: int, *, spread: bool = False) -> dict[str, int]:
+        """Return the bytes of one process of several, by what takes them; see `total`."""
+        parts = -devices if spread else -1  # // rounds up with it
+        return {
+            "parameters": -(self.parameters // parts),
+            "buffers": self.buffers,
+            "gradients": -(self.gradients // parts),
+            "state of the optimizer": -(self.optimizer // parts),
+            "average": -(self.average // parts),
+            "activations, about": self.activations * self.share(devices),
+        }
 
     def share(self, devices: int) -> int:
         """Return how many images of a batch a process has at most."""
@@ -64,7 +78,8 @@ def measure(parts: Parts) -> Footprint:
     """
     network, last = parts.network, parts.settings.epochs - 1
     learning = [p for group in parts.optimizer.param_groups for p in group["params"]]
-    own = [*network.parameters(), *network.buffers()]
+    parameters, buffers = list(network.parameters()), list(network.buffers())
+    own = [*parameters, *buffers]
     parts.placement.model.train()
     freezing.apply(network, parts.plan, last)
     freezing.hold(network, parts.plan, last)
@@ -73,7 +88,8 @@ def measure(parts: Parts) -> Footprint:
         parameter.grad = torch.zeros_like(parameter)
     parts.optimizer.step()
     return Footprint(
-        parameters=_bytes(own),
+        parameters=_bytes(parameters),
+        buffers=_bytes(buffers),
         gradients=_bytes(learning),
         optimizer=_bytes(tensor for state in parts.optimizer.state.values() for tensor in state.values()),
         average=_bytes([*parts.average.network.parameters(), *parts.average.network.buffers()]) if parts.average else 0,
@@ -117,23 +133,16 @@ def _bytes(tensors: Iterable[object]) -> int:
 
 
 def table(found: Footprint, devices: int) -> Table:
-    """Show it for one process, and for each of several."""
-    counts = sorted({1, devices})
-    rows: dict[str, list[int]] = {
-        "parameters and buffers": [found.parameters] * len(counts),
-        "gradients": [found.gradients] * len(counts),
-        "state of the optimizer": [found.optimizer] * len(counts),
-        "average": [found.average] * len(counts),
-        "activations, about": [found.activations * found.share(count) for count in counts],
-        "all": [found.total(count) for count in counts],
-    }
+    """Show it for one process; and for each of several, which share the images alone, or the network too."""
+    columns = {f"one device, {found.share(1)} images": found.of_each(1)}
+    if devices > 1:
+        images = f"{found.share(devices)} images"
+        columns[f"ddp, each of {devices}, {images}"] = found.of_each(devices)
+        columns[f"fsdp, each of {devices}, {images}"] = found.of_each(devices, spread=True)
+    rows = {name: [column[name] for column in columns.values()] for name in found.of_each(1)}
+    rows["all"] = [sum(column.values()) for column in columns.values()]
     shown = tuple((name, *map(_megabytes, numbers)) for name, numbers in rows.items() if any(numbers))
-    return Table("memory", ("", *(_column(found, count) for count in counts)), shown)
-
-
-def _column(found: Footprint, devices: int) -> str:
-    images = f"{found.share(devices)} images"
-    return f"one device, {images}" if devices == 1 else f"each of {devices}, {images}"
+    return Table("memory", ("", *columns), shown)
 
 
 def _megabytes(number: int) -> str:

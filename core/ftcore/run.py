@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import time
+import traceback
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -313,8 +313,8 @@ def _explained(
     from .gradients import NotFiniteError
     from .memory import is_full
 
-    if parts.placement.spread and isinstance(error, RuntimeError) and re.search("DTensor|sharding", str(error)):
-        first = str(error).partition("\n")[0][:300]
+    if parts.placement.spread and not is_lost(error) and _is_of_spread(error):
+        first = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
         return UserError(
             f"a part of this run computes with parameters in a way in which they cannot be spread over processes; "
             f"another optimizer than {type(parts.optimizer).__name__}, or ddp, may do\n{first}"
@@ -326,6 +326,14 @@ def _explained(
     ranks.claim(2)  # before the others do, for all of them see it
     kept = blackbox.keep(folder.path, parts, progress, error)
     return UserError(f"{error}\nthe state before it is in {kept}: `ftcore replay {folder.path}` does the step again")
+
+
+def _is_of_spread(error: BaseException) -> bool:
+    """Whether an error comes from torch's arithmetic of tensors that are spread over processes."""
+    from torch.distributed import tensor
+
+    places = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    return "DTensor" in str(error) or any(Path(str(tensor.__file__)).parent in place.parents for place in places)
 
 
 def replay(run: Path) -> Replay:

@@ -50,6 +50,8 @@ class Ema:
         import torch
         from timm.utils.model_ema import ModelEmaV3
 
+        from ftcore.spread import is_spread
+
         config = self.config
         _check_start("ema", config.start, epochs)
         halves = any(p.dtype in {torch.bfloat16, torch.float16} for p in model.parameters())
@@ -60,6 +62,7 @@ class Ema:
             use_warmup=config.warmup,
             warmup_gamma=config.gamma or 1.0,
             warmup_power=config.power or 2 / 3,
+            foreach=not any(map(is_spread, model.parameters())),  # which mixes them with running statistics
             **wide,
         )
         # timm counts steps from 1, and takes the network itself at the first

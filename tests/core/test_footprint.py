@@ -65,8 +65,8 @@ def counted(*sets: str, plugins: Sequence[str] = ()) -> Footprint:
 def test_each_part_is_counted() -> None:
     found = counted()
 
-    buffers = found.parameters - PARAMETERS
-    assert 0 < buffers < 3000  # of batch norm
+    assert found.parameters == PARAMETERS
+    assert 0 < found.buffers < 3000  # of batch norm
     assert found.gradients == PARAMETERS
     steps = 11 * 4  # a float32 a tensor
     assert found.optimizer == 2 * PARAMETERS + steps
@@ -99,7 +99,7 @@ def test_what_is_frozen_keeps_little_for_the_backward_pass() -> None:
 def test_an_average_is_a_second_network() -> None:
     found = counted(plugins=("ema",))
 
-    assert found.average == found.parameters
+    assert found.average == found.parameters + found.buffers
 
 
 def test_what_is_released_in_the_end_counts_from_the_beginning() -> None:
@@ -109,11 +109,13 @@ def test_what_is_released_in_the_end_counts_from_the_beginning() -> None:
     assert found.activations == counted().activations
 
 
-def test_several_devices_share_the_images_alone() -> None:
-    found = Footprint(parameters=100, gradients=100, optimizer=200, average=0, activations=10, batch=9)
+def test_several_devices_share_the_images_and_where_they_are_told_to_the_network() -> None:
+    found = Footprint(parameters=90, buffers=10, gradients=100, optimizer=201, average=0, activations=10, batch=9)
 
-    assert [found.total(devices) for devices in (1, 2, 4, 20)] == [490, 450, 430, 410]
-    assert table(found, 4).columns == ("", "one device, 9 images", "each of 4, 3 images")
+    assert [found.total(devices) for devices in (1, 2, 4, 20)] == [491, 451, 431, 411]
+    assert [found.total(devices, spread=True) for devices in (1, 4)] == [491, 10 + 23 + 25 + 51 + 30]
+    columns = ("", "one device, 9 images", "ddp, each of 4, 3 images", "fsdp, each of 4, 3 images")
+    assert table(found, 4).columns == columns
     assert "average" not in {row[0] for row in table(found, 4).rows}
     assert len(table(found, 1).columns) == 2
 
@@ -139,6 +141,7 @@ def test_the_command_shows_it_where_it_is_asked_for() -> None:
     refused = invoke(*words, "--static", "--devices", "2")
 
     assert shown["memory"][-1][""] == "all"
-    assert set(shown["memory"][0]) == {"", "one device, 32 images", "each of 2, 16 images"}
+    columns = {"", "one device, 32 images", "ddp, each of 2, 16 images", "fsdp, each of 2, 16 images"}
+    assert set(shown["memory"][0]) == columns
     assert "memory" not in not_asked
     assert "which --static does not build" in refused.err
