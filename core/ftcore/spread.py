@@ -34,6 +34,8 @@ NAMES = {
     torch.bool: "BOOL",
 }
 """Of the dtypes in a safetensors file."""
+FIRST = "first rows"
+"""In the metadata of a file of one process: tensor -> which of its rows comes first there."""
 
 
 def is_spread(tensor: object) -> bool:
@@ -89,10 +91,10 @@ def _bytes(tensor: Tensor) -> Any:
 
 
 def shares(tensors: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return what this process has of the tensors that are spread, and the first of its rows of each."""
+    """Return what this process has of the tensors that are spread, and metadata for their file: its first rows."""
     spread = {name: tensor for name, tensor in tensors.items() if is_spread(tensor)}
     local = {name: here(tensor).detach().to("cpu", copy=True).contiguous() for name, tensor in spread.items()}
-    return local, {name: str(rows(tensor)[0]) for name, tensor in spread.items()}
+    return local, {FIRST: json.dumps({name: rows(tensor)[0] for name, tensor in spread.items()})}
 
 
 @frozen
@@ -126,11 +128,11 @@ class Stored(Mapping[str, Any]):
         alone = folder / f"{stem}.safetensors"
         for path in [*([alone] if alone.is_file() else []), *sorted(folder.glob("rows-*.safetensors"))]:
             file: Any = safe_open(path, framework="pt")
-            places = file.metadata() or {} if path != alone else {}
+            places = json.loads(file.metadata()[FIRST]) if path != alone else {}
             for key in file.keys():  # noqa: SIM118 - it is no mapping
                 name = key if path == alone else key.removeprefix(f"{stem}/")
                 if path == alone or key.startswith(f"{stem}/"):
-                    first = int(places.get(key, 0))
+                    first = places.get(key, 0)
                     self.pieces.setdefault(name, []).append(_Piece(file, key, first))
 
     def __getitem__(self, name: str) -> Tensor:

@@ -117,7 +117,11 @@ def test_a_run_that_was_stopped_goes_on_with_any_number_of_processes(tmp_path: P
             assert differences(result(folder), result(tmp_path / "whole")) == []
 
 
-KILLED = {"plain": (), "ema, one worker each": ("--plugin", "ema", "--set", "train.workers=1")}
+KILLED = {
+    "plain": ("--plugin", "ddp"),
+    "ema, one worker each": ("--plugin", "ddp", "--plugin", "ema", "--set", "train.workers=1"),
+    "spread, saved in shares": ("--plugin", "fsdp", "--plugin", "ema", "--set", "fsdp.checkpoints=sharded"),
+}
 
 
 @pytest.mark.slow
@@ -125,7 +129,7 @@ KILLED = {"plain": (), "ema, one worker each": ("--plugin", "ema", "--set", "tra
 def test_killed_runs_of_two_processes_end_in_the_same_bits(tmp_path: Path, options: tuple[str, ...]) -> None:
     """Batch norms move: their statistics are those of the first process, before and after."""
     dice, kills, number, longest = random.Random(7), 0, 0, 0.0
-    args = ("--plugin", "ddp", "--set", "run.save_every=2 steps", *options)
+    args = ("--set", "run.save_every=2 steps", *options)
     for name in ("whole", "again"):
         began = time.monotonic()
         assert run(*arguments(tmp_path / name, *args), ranks=2, log=tmp_path / "log") == [0, 0]
@@ -162,6 +166,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
         "train.batch_size = 1 is the number of images of all processes together, and there are 2 processes (--set",
     ),
     "other data": (("--plugin", "ddp"), ("--data", "digits:5-7"), "rank 1 would not train what rank 0 trains"),
+    "other data, spread": (("--plugin", "fsdp"), ("--data", "digits:5-7"), "rank 1 would not train what rank 0 trains"),
     "other options": (
         ("--plugin", "ddp"),
         ("--set", "sgd.lr=0.5"),

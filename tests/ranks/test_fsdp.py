@@ -25,7 +25,7 @@ from ftcore.loop import gradient, windows
 from ftcore.predict import load as load_model
 from ftcore.ranks import joined
 from ftcore.run import prepare
-from ftcore.spread import Stored, here, is_spread, rows, stream, whole
+from ftcore.spread import FIRST, Stored, here, is_spread, rows, stream, whole
 from ftcore.stages import derive_stages
 from ftcore.state import Progress
 from ftcore.testing import invoke
@@ -194,7 +194,8 @@ def test_what_is_streamed_is_what_safetensors_reads(tmp_path: Path) -> None:
 def test_rows_of_any_share_are_read_from_the_shares_of_others(cuts: tuple[int, ...], tmp_path: Path) -> None:
     given = torch.rand(7, 3)
     for rank, (begin, end) in enumerate(pairwise(cuts)):
-        save_file({"model/a": given[begin:end]}, tmp_path / f"rows-{rank:05d}.safetensors", {"model/a": str(begin)})
+        first = {FIRST: json.dumps({"model/a": begin})}
+        save_file({"model/a": given[begin:end]}, tmp_path / f"rows-{rank:05d}.safetensors", first)
     save_file({"b": torch.tensor(5.0)}, tmp_path / "model.safetensors")
 
     stored = Stored(tmp_path, "model")
