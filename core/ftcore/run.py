@@ -434,8 +434,8 @@ def facts(ready: Ready) -> dict[str, str]:
         "answers": ", ".join(f"{hook}={_one(answer)}" for hook, answer in summary(ready.host).items()),
         **_beside(parts),
         "precision": f"{parts.precision.name} on {parts.placement.device}, {_threads()}{_note(parts)}",
-        "batches": f"{settings.batch_size} x {settings.accumulate} images, {parts.steps_per_epoch} steps an epoch, "
-        f"{settings.epochs} epochs, best by {parts.monitor}",
+        "batches": f"{settings.batch_size} x {min(settings.accumulate, len(parts.train))} images, "
+        f"{parts.steps_per_epoch} steps an epoch, {settings.epochs} epochs, best by {parts.monitor}",
         "folder": str(ready.folder),
     }
 

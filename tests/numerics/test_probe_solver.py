@@ -1,0 +1,119 @@
+"""A head that is solved for is scikit-learn's logistic regression on what it sees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression, Ridge
+from torch import nn
+
+from ftcore.calls import Calls
+from ftcore.config import Flags, load
+from ftcore.predict import load as load_model
+from ftcore.run import activate
+from ftcore.testing import invoke
+from ftcore_plugins.probe_solver import solve
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ftcore.testing import Result
+
+
+def run(folder: Path, *arguments: str) -> Result:
+    flags = ("--model", "digits/cnn", "--plugin", "probe_solver", "--set", f"run.folder={folder}")
+    given = arguments if "--data" in arguments else (*arguments, "--data", "digits:5-9")
+    return invoke("run", *flags, *given, "--json")
+
+
+def seen(folder: Path, split: str = "train", data: str = "digits:5-9", **kind: str) -> tuple[Any, Any]:
+    """What the head sees of each image, (N, 64), and the targets."""
+    sets = [f"data.task={kind['task']}"] if kind else []
+    samples = getattr(Calls(activate(load(None, Flags("digits/cnn", data, sets=sets)))).build_data(data), split)
+    model, features = load_model(folder), []
+    handle = model.module.get_submodule("head").register_forward_pre_hook(lambda _, given: features.append(given[0]))
+    images = torch.stack([model.transforms.evaluate(samples[place][0]) for place in range(len(samples))])
+    with torch.inference_mode():
+        model.module(model.transforms.finish(images))
+    handle.remove()
+    return features[0].double().numpy(), np.array([samples[place][1] for place in range(len(samples))])
+
+
+@pytest.mark.parametrize("strength", [0.01, 1.0])
+def test_it_is_the_logistic_regression_of_scikit_learn(strength: float, tmp_path: Path) -> None:
+    sets = ("--set", f"probe_solver.C={strength}", "--set", "probe_solver.tol=5e-6")
+    result = run(tmp_path / "run", *sets)
+    assert result.code == 0, result.err
+    assert "computed once" in result.err
+
+    features, targets = seen(tmp_path / "run")
+    expected = LogisticRegression(C=strength, tol=1e-10, max_iter=10_000).fit(features, targets)
+    head: Any = load_model(tmp_path / "run").module.get_submodule("head")
+    # all classes' scores may move together: their biases are not penalised
+    bias = head.bias.detach().double().numpy()
+    assert head.weight.detach().numpy() == pytest.approx(expected.coef_, abs=5e-3)
+    assert bias - bias.mean() == pytest.approx(expected.intercept_ - expected.intercept_.mean(), abs=1e-2)
+    others, right = seen(tmp_path / "run", "val")
+    assert result.report["best"]["accuracy"] == pytest.approx(expected.score(others, right), abs=1e-6)
+    chances = expected.predict_log_proba(others)[np.arange(len(right)), right]
+    assert result.report["best"]["loss"] == pytest.approx(-chances.mean(), abs=1e-3)
+    assert "not solved" not in result.err
+
+
+def test_numbers_are_the_ridge_regression_of_scikit_learn(tmp_path: Path) -> None:
+    sets = ("--set", "data.task=regression", "--set", "probe_solver.tol=5e-6", "--set", "probe_solver.C=1")
+    result = run(tmp_path / "run", *sets)
+    assert result.code == 0, result.err
+
+    features, targets = seen(tmp_path / "run", task="regression")
+    targets = (targets - targets.mean()) / targets.std()
+    # the mean squared error is twice what scikit-learn's C stands beside
+    expected = Ridge(alpha=1 / 2).fit(features, targets)
+    head: Any = load_model(tmp_path / "run").module.get_submodule("head")
+    assert head.weight.detach().numpy()[0] == pytest.approx(expected.coef_.reshape(-1), abs=5e-3)
+
+
+def test_a_head_that_is_not_solved_for_is_told(tmp_path: Path) -> None:
+    result = run(tmp_path / "run", "--set", "probe_solver.max_iter=2")
+
+    assert result.code == 0
+    assert "the head is not solved for; more of probe_solver.max_iter, or a smaller C" in result.err
+
+
+def test_the_gradient_that_is_left_is_that_at_the_solution() -> None:
+    torch.manual_seed(0)
+    head, features, targets = nn.Linear(5, 3), torch.randn(40, 5), torch.randint(0, 3, (40,))
+
+    def gradient() -> dict[str, torch.Tensor]:
+        loss = nn.functional.cross_entropy(head(features), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return {"loss": loss.detach()}
+
+    terms, steepest = solve(gradient, head, 0.1, max_iter=200, tol=1e-5)
+
+    loss = nn.functional.cross_entropy(head(features), targets)
+    assert float(terms["loss"]) == float(loss.detach())
+    assert float(terms["l2"]) == pytest.approx(0.05 * float(head.weight.detach().square().sum()))
+    given = torch.autograd.grad(loss + 0.05 * head.weight.square().sum(), list(head.parameters()))
+    for parameter, expected in zip(head.parameters(), given, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, expected, rtol=0, atol=1e-6)
+        assert float(parameter.grad.abs().max()) <= steepest <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--set", 'freeze_backbone.but=["bias"]'), "probe_solver solves for the head of a frozen network, and "),
+        (("--plugin", "sgd"), "make_optimizer"),
+        (("--set", "probe_solver.C=0"), "'C' must be > 0"),
+    ],
+)
+def test_what_it_does_not_solve_is_refused(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    result = run(tmp_path / "run", *arguments)
+
+    assert result.code == 2
+    assert message in result.err
