@@ -316,8 +316,8 @@ def _explained(
     if parts.placement.spread and not is_lost(error) and _is_of_spread(error):
         first = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
         return UserError(
-            f"a part of this run computes with parameters in a way in which they cannot be spread over processes; "
-            f"another optimizer than {type(parts.optimizer).__name__}, or ddp, may do\n{first}"
+            f"{_outside_torch(error)} computes with parameters in a way in which torch does not where they are spread "
+            f"over processes; another optimizer or setting, or ddp, may do\n{first}"
         )
     if isinstance(error, RuntimeError) and is_full(error):
         return shortage.explained(error, parts, progress)
@@ -326,6 +326,15 @@ def _explained(
     ranks.claim(2)  # before the others do, for all of them see it
     kept = blackbox.keep(folder.path, parts, progress, error)
     return UserError(f"{error}\nthe state before it is in {kept}: `ftcore replay {folder.path}` does the step again")
+
+
+def _outside_torch(error: BaseException) -> str:
+    """Return the last place in an error's traceback that is not torch's, as ``file, line``."""
+    import torch
+
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [frame for frame in frames if Path(torch.__file__).parent not in Path(frame.filename).parents]
+    return f"{'/'.join(Path(outside[-1].filename).parts[-3:])}, line {outside[-1].lineno},"
 
 
 def _is_of_spread(error: BaseException) -> bool:

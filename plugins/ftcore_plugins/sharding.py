@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ftcore import UserError
 from ftcore.freezing import all_tensors
@@ -64,6 +65,9 @@ class Sharded(nn.Module):
         policy = MixedPrecisionPolicy(*((None, None) if dtype == "float32" else (kind, torch.float32)))
 
         def spread(whole: nn.Module) -> None:
+            for norm in whole.modules() if dtype != "float32" else ():
+                if isinstance(norm, _BatchNorm) and norm.affine:  # whose running statistics are in float32
+                    fully_shard(norm, mesh=mesh)
             for path in paths:
                 fully_shard(whole.get_submodule(path), mesh=mesh, mp_policy=policy)
             # the outermost too, or what lies in it would be whole between the passes

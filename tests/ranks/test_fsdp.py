@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from copy import deepcopy
 from itertools import pairwise
@@ -277,7 +278,25 @@ def test_an_optimizer_that_takes_whole_parameters_is_refused_with_a_way_out(tmp_
 
     said = messages(tmp_path / "log", 2)
     assert codes == [2, 2], said
-    assert "cannot be spread over processes; another optimizer than AdamP, or ddp, may do" in "\n".join(said)
+    assert re.match(
+        r"ftcore: timm/optim/adamp.py, line \d+, computes with parameters in a way in which torch does not where they "
+        "are spread over processes; another optimizer or setting, or ddp, may do",
+        said[0],
+    )
+
+
+@pytest.mark.slow
+def test_what_is_gathered_in_bfloat16_learns_the_same(tmp_path: Path) -> None:
+    assert run(*arguments(tmp_path / "1"), ranks=1, log=tmp_path / "log-1") == [0]
+
+    options = ("--plugin", "fsdp", "--set", "fsdp.dtype=bfloat16")
+    codes = run(*arguments(tmp_path / "2", *options), ranks=2, log=tmp_path / "log-2")
+
+    assert codes == [0, 0], messages(tmp_path / "log-2", 2)
+    kept, expected = weights(tmp_path / "2"), weights(tmp_path / "1")
+    assert {tensor.dtype for name, tensor in kept.items() if "weight" in name} == {torch.float32}
+    distance = sum(float((kept[name] - tensor).float().square().sum()) for name, tensor in expected.items())
+    assert 1e-9 < distance < 0.05 * sum(float(tensor.float().square().sum()) for tensor in expected.values())
 
 
 def test_one_process_that_nobody_started_is_told_how(tmp_path: Path) -> None:
