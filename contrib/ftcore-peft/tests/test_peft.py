@@ -383,6 +383,18 @@ def test_a_merged_run_is_the_plain_network_and_predicts_the_same(
     assert sorted(path.name for path in out.parent.iterdir()) == ["merged"]
 
 
+def test_a_merged_run_is_a_folder_for_the_hub_that_timm_loads(photos: Path, tmp_path: Path) -> None:
+    assert run(photos, tmp_path / "run").code == 0
+    merge(tmp_path / "run", tmp_path / "merged")
+
+    said = invoke("export", str(tmp_path / "merged"), "--format", "hf", "--out", str(tmp_path / "hub"))
+
+    assert said.code == 0, said.err
+    network = timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(network(pictures()), load(tmp_path / "merged").module(pictures()))
+
+
 def test_a_merged_run_is_used_without_peft_and_this_package(photos: Path, tmp_path: Path) -> None:
     folder, out, picture = tmp_path / "run", tmp_path / "merged", photos / "red" / "0.jpg"
     assert run(photos, folder, *sets("lora.alpha=64.0")).code == 0
