@@ -1,13 +1,14 @@
-"""What is frozen is computed once: the head learns from what it sees of each image, which is kept.
+"""What is frozen is computed once: what learns is fed with what it sees of each image, which is kept.
 
-A rewriting of the parts for the epochs in which everything before the head is frozen: other batches and a smaller
-network, in the same loop. Full networks are evaluated and saved in name and in substance: only the head differs from
-epoch to epoch.
+A rewriting of the parts for the epochs in which everything before the head, or before some block, is frozen: other
+batches and a smaller network, in the same loop. Full networks are evaluated and saved in name and in substance: only
+what learns differs from epoch to epoch.
 """
 
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 from functools import partial
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -53,13 +54,54 @@ class HeadAlone(nn.Module):
         return outputs.flatten(1)
 
 
+class Behind(nn.Module):
+    """What a module within a network sees (N, ...) -> what the network gives; modules before it hand on what they get.
+
+    Where `before` is all that changes an input on its way to that module, which is tried before it is used.
+    """
+
+    def __init__(self, before: tuple[str, ...], network: nn.Module) -> None:
+        super().__init__()
+        self.before, self.network = before, network
+
+    def forward(self, features: Tensor) -> Any:
+        """Call the network, without what was computed already."""
+        passed: list[Any] = [self.network.get_submodule(path) for path in self.before]
+        for module in passed:
+            module.forward = as_is  # in the place of the class's own
+        try:
+            return self.network(features)
+        finally:
+            for module in passed:
+                del module.forward
+
+
+@frozen
+class Cut:
+    """Where a network is cut in two.
+
+    Attributes:
+        at: path of the module whose input is kept: the head, or one before it.
+        before: paths of the modules that are passed over; None where the head is called alone.
+        until: first epoch (from 0) in which something before it learns, or leaves eval mode.
+    """
+
+    at: str
+    before: tuple[str, ...] | None
+    until: int
+
+    def through(self, network: nn.Module) -> nn.Module:
+        """Return what is kept -> what the network gives."""
+        return HeadAlone(self.at, network) if self.before is None else Behind(self.before, network)
+
+
 @define(eq=False)
 class Features:
-    """What the head sees of each image of a split.
+    """What is kept of each image of a split.
 
     Attributes:
         batches: of images.
-        compute: images (N, C, H, W) -> what the head sees of them (N, ...).
+        compute: images (N, C, H, W) -> what is kept of them (N, ...).
         views: of each image; epoch e learns from view e modulo that.
         in_memory: whether they are in main memory, not in a file.
         kept: view -> (features (N, ...), targets (N, ...)), in the order of the split.
@@ -115,30 +157,28 @@ class Precomputed:
     """What is computed once, and for how long.
 
     Attributes:
-        train: what the head sees of the images to learn from.
+        train: what is kept of the images to learn from.
         val: likewise, of those to measure on.
-        head: path of the head.
-        until: first epoch (from 0) in which something before the head learns.
+        cut: where.
         note: for the user.
     """
 
     train: Features
     val: Features
-    head: str
-    until: int
+    cut: Cut
     note: str
 
 
 def parts_in(parts: Parts, epoch: int, between: Callable[[], None] = lambda: None) -> Parts:
-    """Return the parts with which an epoch (from 0) is trained and evaluated: the same, or those of the head alone."""
+    """Return the parts with which an epoch (from 0) is trained and evaluated: the same, or those behind the cut."""
     once = parts.precomputed
     if once is None:
         return parts
-    if epoch >= once.until:
+    if epoch >= once.cut.until:
         once.train.kept.clear()  # nobody needs them any more
         once.val.kept.clear()
         return parts
-    network, through = parts.network, partial(HeadAlone, once.head)
+    network, through = parts.network, once.cut.through
     return evolve(
         parts,
         train=once.train.ready(epoch, between),
@@ -159,22 +199,118 @@ def precomputed(parts: Parts, network: Network, origin: Callable[[str], str]) ->
     Raises:
         UserError: ``train.precompute`` or ``train.views`` asks for it, and it cannot be.
     """
-    settings, until = parts.settings, _until(parts)
+    settings, cut = parts.settings, _cut(parts, network.spec)
     asked = {"views": settings.views, "precompute": settings.precompute == "always"}
     keys = [key for key, value in asked.items() if value]
-    if settings.precompute == "never" or not (until or keys):
+    if settings.precompute == "never" or not (cut or keys):
         return None, ""
-    reason = (
-        _obstacle(parts, network.transforms, until)
-        or _difference(parts, network.spec)
-        or _shortage(_size(parts, network.spec))
-    )
+    reason = _obstacle(parts, network.transforms, cut) or _too_much(parts, network.spec, cut)
     if reason and keys:
         raise UserError(
             f"train.{keys[0]} = {getattr(settings, keys[0])!r} ({origin(f'train.{keys[0]}')}), but nothing can be "
             f"computed once: {reason}"
         )
-    return (None, reason) if reason else (_made(parts, network.spec, until), "")
+    return (None, reason) if reason or cut is None else (_made(parts, network.spec, cut), "")
+
+
+def _cut(parts: Parts, spec: InputSpec) -> Cut | None:
+    """Return where a network can be cut for its first epochs: at its head, or before the first block that learns."""
+    if until := _until(parts):
+        return Cut(parts.heads[0], None, until)
+    if not parts.plan.held or _wrapped(parts) or parts.settings.precompute == "never":
+        return None
+    with _as_it_was(parts), parts.precision.autocast():
+        images = spec.drawn(2, parts.placement.device)
+        return next((cut for cut in _cuts(parts, images) if _is_sound(parts, cut, images)), None)
+
+
+@contextmanager
+def _as_it_was(parts: Parts) -> Iterator[None]:
+    """Leave modes, running statistics and random generators as they are."""
+    network = parts.network
+    modes = [(module, module.training) for module in network.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    with torch.random.fork_rng(), torch.no_grad():
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def _cuts(parts: Parts, images: Tensor) -> Iterator[Cut]:
+    """Yield cuts before the first module that learns, and before those that it lies in, the innermost first."""
+    parts.network.eval()
+    calls = _calls(parts.network, images)
+    first = next((path for path, begins in calls if begins and not _stands(parts, path, 0, alone=True)), "")
+    segments = first.split(".")
+    for depth in range(len(segments), 0, -1):
+        at = ".".join(segments[:depth])
+        done = [path for path, begins in calls[: calls.index((at, True))] if not begins]
+        before = tuple(path for path in done if not is_under(path, [other for other in done if other != path]))
+        epochs = range(parts.settings.epochs)
+        moves = (epoch for epoch in epochs if not all(_stands(parts, path, epoch) for path in before))
+        until = next(moves, len(epochs))
+        if before and until:
+            yield Cut(at, before, until)
+
+
+def _calls(network: nn.Module, images: Tensor) -> list[tuple[str, bool]]:
+    """Return the modules that a pass calls, as (path, True) where one begins and (path, False) where it is done."""
+    calls: list[tuple[str, bool]] = []
+    handles = []
+    for path, module in network.named_modules():
+        if path:
+            handles.append(module.register_forward_pre_hook(lambda _, __, path=path: calls.append((path, True))))
+            handles.append(module.register_forward_hook(lambda _, __, ___, path=path: calls.append((path, False))))
+    try:
+        network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _stands(parts: Parts, path: str, epoch: int, *, alone: bool = False) -> bool:
+    """Whether nothing in a module learns in an epoch, or leaves eval mode; or nothing but what lies in others in it."""
+    plan, module = parts.plan, parts.network.get_submodule(path)
+    released = freezing.thawed(plan, epoch)
+    names = [f"{path}.{name}" for name, _ in module.named_parameters(recurse=not alone)]
+    acts = not alone or next(module.children(), None) is None  # of a container, its parts say so themselves
+    held = not acts or freezing.is_held(plan, path, released) or not (names or _changes(module))
+    return held and not any(freezing.learns(plan, name, released) for name in names)
+
+
+def _changes(module: nn.Module) -> bool:
+    """Whether a module without parameters is another in train mode: dropout, or a norm with running statistics."""
+    kind = type(module).__name__.lower()
+    return "drop" in kind or next(module.buffers(), None) is not None
+
+
+def _is_sound(parts: Parts, cut: Cut, images: Tensor) -> bool:
+    """Try whether what lies behind a cut gives what the network does, in eval mode and in train mode."""
+    try:
+        return _gives_the_same(parts, cut, images)
+    except Exception:  # noqa: BLE001 - whatever a network says to what it was not made for
+        return False
+
+
+def _gives_the_same(parts: Parts, cut: Cut, images: Tensor) -> bool:
+    network = parts.network
+    for mode in (False, True):
+        network.train(mode)
+        if mode:
+            freezing.hold(network, parts.plan, 0)
+        seen = _seen(parts, images, cut.at)
+        given = []
+        for model, fed in ((network, images), (cut.through(network), seen)):
+            torch.manual_seed(0)
+            given.append(as_tuple(model(fed)))
+        if not all(torch.equal(one, other) for one, other in zip(*given, strict=True)):
+            return False
+    return True
 
 
 def _until(parts: Parts) -> int:
@@ -192,16 +328,25 @@ def _is_still(parts: Parts, epoch: int) -> bool:
     return all(is_under(name, heads) for name in (*learning, *moving))
 
 
-def _obstacle(parts: Parts, transforms: Transforms, until: int) -> str:
-    placement, views = parts.placement, parts.settings.views
+def _wrapped(parts: Parts) -> str:
+    """Say what keeps a network from being called in parts, if something does."""
+    placement, kind = parts.placement, type(parts.placement.model).__name__
+    if placement.world_size > 1:
+        return f"{placement.world_size} processes share each batch"
+    if placement.model is not parts.network:
+        return f"the network is wrapped in {kind}"
+    return "the network is compiled" if parts.network._compiled_call_impl else ""  # noqa: SLF001 - nothing else says so
+
+
+def _obstacle(parts: Parts, transforms: Transforms, cut: Cut | None) -> str:
+    if wrapped := _wrapped(parts):
+        return wrapped
+    views = parts.settings.views
     random = transforms.train != transforms.evaluate
     reasons: dict[str, Any] = {
-        "something before the head learns from the first epoch on": not until,
-        f"the network has {len(parts.heads)} heads": len(parts.heads) > 1,
+        "something before the head learns from the first epoch on": not cut,
+        f"the network has {len(parts.heads)} heads": len(parts.heads) > 1 and cut is not None and cut.before is None,
         "the network is nothing but its head": parts.heads == ("",),
-        f"{placement.world_size} processes share each batch": placement.world_size > 1,
-        f"the network is wrapped in {type(placement.model).__name__}": placement.model is not parts.network,
-        "the network is compiled": parts.network._compiled_call_impl,  # noqa: SLF001 - nothing else says so
         "images are changed in batches": parts.batch_transforms,
         f"the step looks at images: {', '.join(parts.step.terms)}": parts.step.terms,
         "training images are augmented; train.views = K learns from K views of each": random and not views,
@@ -210,18 +355,28 @@ def _obstacle(parts: Parts, transforms: Transforms, until: int) -> str:
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
+def _too_much(parts: Parts, spec: InputSpec, cut: Cut | None) -> str:
+    """Say what else speaks against a cut: what is seen there is not the same at any time, or takes too much room."""
+    if cut is None:
+        return ""
+    size = _size(parts, spec, cut.at)
+    if cut.before is None:
+        return _difference(parts, spec) or _shortage(size)
+    return f"what {cut.at} sees takes {size / 1e9:.1f} GB" if size > IN_MEMORY else ""
+
+
 def _difference(parts: Parts, spec: InputSpec) -> str:
     """Try whether the network gives what its head does, and whether that sees the same in train mode at any time."""
     network = parts.network
-    with torch.random.fork_rng(), torch.no_grad(), parts.precision.autocast():
+    with _as_it_was(parts), parts.precision.autocast():
         images = spec.drawn(2, parts.placement.device)
         network.eval()
-        features = _seen(parts, images)
+        features = _seen(parts, images, parts.heads[0])
         network.train()
         freezing.hold(network, parts.plan, 0)
         if _goes_on(network, parts.heads[0], images):
             return f"the network goes on behind its head {parts.heads[0]}"
-        if not all(_near(_seen(parts, images), features) for _ in range(3)):
+        if not all(_near(_seen(parts, images, parts.heads[0]), features) for _ in range(3)):
             return "what the head sees of an image is not always the same in train mode"
     return ""
 
@@ -247,11 +402,10 @@ def _near(some: Tensor, others: Tensor) -> bool:
     return some.shape == others.shape and bool((some - others).float().norm() <= 1e-4 * others.float().norm())
 
 
-def _seen(parts: Parts, images: Tensor) -> Tensor:
-    """Images (N, C, H, W) -> what the head sees of them (N, ...)."""
+def _seen(parts: Parts, images: Tensor, at: str) -> Tensor:
+    """Images (N, C, H, W) -> what a module sees of them (N, ...)."""
     seen: list[Tensor] = []
-    head = parts.network.get_submodule(parts.heads[0])
-    handle = head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    handle = parts.network.get_submodule(at).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     try:
         with torch.no_grad(), parts.precision.autocast():
             parts.network(images)
@@ -261,28 +415,30 @@ def _seen(parts: Parts, images: Tensor) -> Tensor:
     return features
 
 
-def _one(parts: Parts, spec: InputSpec) -> Tensor:
-    return _seen(parts, spec.blank(1, parts.placement.device))
+def _one(parts: Parts, spec: InputSpec, at: str) -> Tensor:
+    with _as_it_was(parts):
+        parts.network.eval()
+        return _seen(parts, spec.blank(1, parts.placement.device), at)
 
 
-def _size(parts: Parts, spec: InputSpec) -> int:
-    """Return the bytes of all features."""
+def _size(parts: Parts, spec: InputSpec, at: str) -> int:
+    """Return the bytes of all that is kept."""
     images = (parts.settings.views or 1) * len(parts.train.samples) + len(parts.val.samples)
-    return images * _one(parts, spec).nbytes
+    return images * _one(parts, spec, at).nbytes
 
 
-def _made(parts: Parts, spec: InputSpec, until: int) -> Precomputed:
-    size, shape = _size(parts, spec), " x ".join(map(str, _one(parts, spec).shape[1:]))
-    in_memory, compute = size <= IN_MEMORY, partial(_evaluated, parts)
+def _made(parts: Parts, spec: InputSpec, cut: Cut) -> Precomputed:
+    size, shape = _size(parts, spec, cut.at), " x ".join(map(str, _one(parts, spec, cut.at).shape[1:]))
+    in_memory, compute = size <= IN_MEMORY, partial(_evaluated, parts, at=cut.at)
     train = Features(parts.train, compute, parts.settings.views or 1, in_memory)
-    epochs = f", up to epoch {until}" if until < parts.settings.epochs else ""
-    note = f"what {parts.heads[0]} sees of each image, {shape} numbers, {size / 1e6:.1f} MB{epochs}"
-    return Precomputed(train, Features(parts.val, compute, 1, in_memory), parts.heads[0], until, note)
+    epochs = f", up to epoch {cut.until}" if cut.until < parts.settings.epochs else ""
+    note = f"what {cut.at} sees of each image, {shape} numbers, {size / 1e6:.1f} MB{epochs}"
+    return Precomputed(train, Features(parts.val, compute, 1, in_memory), cut, note)
 
 
-def _evaluated(parts: Parts, images: Tensor) -> Tensor:
+def _evaluated(parts: Parts, images: Tensor, at: str) -> Tensor:
     parts.network.eval()
-    return _seen(parts, images)
+    return _seen(parts, images, at)
 
 
 def _shortage(size: int) -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 HERE = __name__
 PROBE = ("linear_probe",)
+LAST_STAGE = ("freeze_backbone.stages=[-1]",)
 UNTIL_EPOCH_2 = ('gradual_unfreeze.at={0 = "head", 2 = "all"}',)
 
 
@@ -78,8 +79,15 @@ def count_reads(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         ((*PROBE, "swa", "mlp_head"), ("swa.start=1", "train.threads=1")),
         ((*PROBE, "balanced_sampling", "weighted_ce", "l2_sp", "sam"), ()),
         (("gradual_unfreeze",), UNTIL_EPOCH_2),
+        (("freeze_backbone",), LAST_STAGE),
+        (("surgical", "ema", "sam"), ("surgical.stage=-1",)),
+        (("freeze_backbone", "swa"), (*LAST_STAGE, "swa.start=1", "train.threads=1")),
+        (("gradual_unfreeze",), ('gradual_unfreeze.at={0 = ["head", "layer3"], 2 = "all"}',)),
     ],
-    ids=["probe", "accumulate", "mlp", "ema", "swa", "balanced", "unfreezing"],
+    ids=[
+        *("probe", "accumulate", "mlp", "ema", "swa", "balanced", "unfreezing"),
+        *("last stage", "last stage, ema, sam", "last stage, swa", "last stage, unfreezing"),
+    ],
 )
 def test_a_run_ends_where_it_ends_without(plugins: tuple[str, ...], sets: tuple[str, ...], tmp_path: Path) -> None:
     once, every_time = (
@@ -93,6 +101,48 @@ def test_a_run_ends_where_it_ends_without(plugins: tuple[str, ...], sets: tuple[
     for event, other in zip(events, others, strict=True):
         assert event.val["loss"] == pytest.approx(other.val["loss"], abs=1e-5)
         assert event.train["loss"] == pytest.approx(other.train["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "stages", "at"),
+    [
+        ("timm/test_resnet", "[-1]", "layer4.0.conv1"),
+        ("torchvision/resnet18", "[-2, -1]", "layer3.0.conv1"),
+        ("torchvision/mobilenet_v3_small", "[-1]", "features.9.block.0.0"),
+        ("timm/convnext_atto", "[-1]", "stages.3.downsample.0"),
+        ("torchvision/densenet121", "[-1]", "features.denseblock4.denselayer1.norm1"),
+        ("timm/test_vit", "[-1]", ""),
+    ],
+)
+def test_a_network_of_which_the_first_blocks_are_frozen_is_cut_where_it_begins_to_learn(
+    model: str, stages: str, at: str, tmp_path: Path
+) -> None:
+    """Between attention and the positions of its tokens, a vision transformer has nothing to be cut at."""
+    sets = ("model.weights=none", "model.image_size=64", f"freeze_backbone.stages={stages}")
+    parts = built(tmp_path, *sets[: 3 - 2 * (not at)], sets[2], plugins=("freeze_backbone",), model=model)
+
+    once = parts.precomputed
+    assert (once.cut.at if once else "") == at
+    if once:
+        (images, *_), (features, *_) = (
+            next(batches.in_order(0)) for batches in (parts.val, once.val.ready(0, lambda: None))
+        )
+        with torch.inference_mode():
+            expected, found = parts.network.eval()(images), once.cut.through(parts.network)(features)
+        torch.testing.assert_close(found, expected)
+        assert not any("forward" in vars(module) for module in parts.network.modules())
+
+
+def test_looking_for_a_cut_leaves_the_network_as_it_was(tmp_path: Path) -> None:
+    cut, whole = (
+        built(tmp_path, *LAST_STAGE, f"train.precompute={mode}", plugins=("freeze_backbone",))
+        for mode in ("auto", "never")
+    )
+
+    assert (cut.precomputed is None, whole.precomputed is None) == (False, True)
+    assert [m.training for m in cut.network.modules()] == [m.training for m in whole.network.modules()]
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(cut.network.state_dict()[name], tensor)
 
 
 def test_each_image_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
