@@ -217,11 +217,16 @@ def backward(parts: Parts, window: Sequence[Batch], divisor: Any) -> dict[str, T
             terms = losses(parts, batch, divisor, samples)
             if place == len(window):
                 terms |= {r.name: whole_of(r.penalty()) / placement.world_size for r in parts.regularizers}
-            scaled: Any = parts.precision.scaler.scale(total(terms) * placement.world_size)
+            scaled: Any = parts.precision.scaler.scale(times(total(terms), placement.world_size))
             scaled.backward()
         for name, term in terms.items():
-            totals[name] = totals.get(name, 0.0) + term.detach()
+            totals[name] = totals[name] + term.detach() if name in totals else term.detach()
     return totals
+
+
+def times(term: Tensor, factor: Any) -> Tensor:
+    """Multiply, but by what is known to be 1: in a small network each such operation shows."""
+    return term if isinstance(factor, int | float) and factor == 1 else term * factor
 
 
 def losses(parts: Parts, batch: Batch, divisor: Any, samples: int) -> dict[str, Tensor]:
@@ -236,7 +241,7 @@ def losses(parts: Parts, batch: Batch, divisor: Any, samples: int) -> dict[str, 
         return tuple(output.float() for output in outputs)
 
     outputs = forward(batch.images)
-    terms = {"loss": total_loss(parts, outputs, batch.targets) * (weight(parts, batch) / divisor)}
+    terms = {"loss": times(total_loss(parts, outputs, batch.targets), weight(parts, batch) / divisor)}
     if parts.step.terms:
         seen = Pass(batch.images, batch.targets, outputs[0], lambda images: forward(images)[0])
         share = len(batch.targets) / samples if parts.placement.rank < len(batch.indices) else 0.0

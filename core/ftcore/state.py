@@ -152,8 +152,13 @@ class Ongoing:
         """Add the terms of a step, () each; none for a step that was not made."""
         for name, term in terms.items():
             weight = divisor if name == "loss" else 1
-            total, weights = self.totals.get(name, (0.0, 0.0))
-            self.totals[name] = total + term * weight, weights + weight
+            if name not in self.totals:
+                self.totals[name] = term * weight, weight
+                continue
+            total, weights = self.totals[name]
+            # in one operation, where the weight is no tensor
+            added = total.add(term, alpha=weight) if isinstance(weight, int | float) else total + term * weight
+            self.totals[name] = added, weights + weight
 
     def means(self) -> dict[str, float]:
         """Return the means: of the loss by what its own was divided by, of each other term by steps.
