@@ -6,10 +6,9 @@ What is asked of all processes at a time, in the same order: `whole`, `stream`.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +17,7 @@ from safetensors import safe_open
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -80,10 +80,13 @@ def stream(tensors: Mapping[str, Any], file: Path | None) -> None:
         header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with (file or Path(os.devnull)).open("wb") as out:
-        out.write(len(text).to_bytes(8, "little") + text)
+    with file.open("wb") if file else nullcontext() as out:
+        if out:
+            out.write(len(text).to_bytes(8, "little") + text)
         for tensor in ordered.values():
-            out.write(_bytes(whole(tensor.detach())) if file or is_spread(tensor) else b"")
+            given = whole(tensor.detach())
+            if out:
+                out.write(_bytes(given))
 
 
 def _bytes(tensor: Tensor) -> Any:
@@ -162,10 +165,12 @@ class Stored(Mapping[str, Any]):
         """Give tensors the content that the files have for their names; spread ones read their rows alone.
 
         Raises:
-            ValueError: the files have others.
+            ValueError: the files have others, or other shapes of them.
         """
-        if other := sorted(tensors.keys() ^ self.keys()):
-            raise ValueError(f"not the same tensors: {', '.join(other[:5])}")
+        other = tensors.keys() ^ self.keys()
+        other |= {name for name in tensors.keys() & self.keys() if self.shape(name) != tuple(tensors[name].shape)}
+        if other:
+            raise ValueError(f"not the same tensors: {', '.join(sorted(other)[:5])}")
         with torch.no_grad():
             for name, tensor in tensors.items():
                 here(tensor).copy_(self.read(name, *rows(tensor)))

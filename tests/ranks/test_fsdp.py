@@ -209,6 +209,8 @@ def test_rows_of_any_share_are_read_from_the_shares_of_others(cuts: tuple[int, .
             assert torch.equal(stored.read("a", begin, end), given[begin:end])
     with pytest.raises(ValueError, match="not the same tensors: b, c"):
         stored.fill({"a": torch.zeros(7, 3), "c": torch.zeros(1)})
+    with pytest.raises(ValueError, match="not the same tensors: a"):
+        stored.fill({"a": torch.zeros(7, 4), "b": torch.zeros(())})
     filled = torch.zeros(7, 3)
     stored.fill({"a": filled, "b": torch.zeros(())})
     assert torch.equal(filled, given)
