@@ -124,6 +124,8 @@ def test_a_network_of_which_the_first_blocks_are_frozen_is_cut_where_it_begins_t
     once = parts.precomputed
     assert (once.cut.at if once else "") == at
     if once:
+        with torch.no_grad():  # which begins with zeros, and would say the same of anything
+            parts.network.get_parameter(f"{parts.heads[0]}.weight").normal_()
         (images, *_), (features, *_) = (
             next(batches.in_order(0)) for batches in (parts.val, once.val.ready(0, lambda: None))
         )
@@ -131,6 +133,31 @@ def test_a_network_of_which_the_first_blocks_are_frozen_is_cut_where_it_begins_t
             expected, found = parts.network.eval()(images), once.cut.through(parts.network)(features)
         torch.testing.assert_close(found, expected)
         assert not any("forward" in vars(module) for module in parts.network.modules())
+
+
+class Shares(nn.Sequential):
+    """A network whose activation is one module in two places, on both sides of where it begins to learn."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat, first, act, second, head = self.children()
+        outputs: Tensor = head(act(second(act(first(flat(images))))))
+        return outputs
+
+
+class BuildsShares:
+    """Builds it, and freezes its first layer."""
+
+    @hookimpl
+    def build_model(self) -> nn.Module:
+        return Shares(nn.Flatten(), nn.Linear(64, 16), nn.GELU(), nn.Linear(16, 16), nn.Linear(16, 4))
+
+
+def test_a_module_that_is_called_again_behind_the_cut_is_not_passed_over(tmp_path: Path) -> None:
+    """GELU of GELU is not GELU, so there is no cut; nor is a GELU left out."""
+    plugins = (f"{HERE}:BuildsShares", "freeze_modules")
+    parts = built(tmp_path, *SIZE, 'freeze_modules.names=["1"]', plugins=plugins, model="own/shares")
+
+    assert parts.precomputed is None
 
 
 def test_looking_for_a_cut_leaves_the_network_as_it_was(tmp_path: Path) -> None:

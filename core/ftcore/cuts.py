@@ -1,0 +1,267 @@
+"""Where a network is cut in two: what comes before the cut is frozen, and gives the same for an image at any time."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import frozen
+from torch import nn
+
+from . import freezing
+from .freezing import is_under
+from .parts import as_is
+from .shapes import as_tuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from .backbone import InputSpec
+    from .state import Parts
+
+
+class HeadAlone(nn.Module):
+    """What the head of a network sees (N, ...) -> what the network gives (N, K); the network goes along, unused."""
+
+    def __init__(self, head: str, network: nn.Module) -> None:
+        super().__init__()
+        self.head, self.network = head, network
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Call the head; a convolutional one gives (N, K, 1, 1)."""
+        outputs: Tensor = self.network.get_submodule(self.head)(features)
+        return outputs.flatten(1)
+
+
+class Behind(nn.Module):
+    """What a module within a network sees (N, ...) -> what the network gives; modules before it hand on what they get.
+
+    Where `before` is all that changes an input on its way to that module, which is tried before it is used.
+    """
+
+    def __init__(self, before: tuple[str, ...], network: nn.Module) -> None:
+        super().__init__()
+        self.before, self.network = before, network
+
+    def forward(self, features: Tensor) -> Any:
+        """Call the network, without what was computed already."""
+        passed: list[Any] = [self.network.get_submodule(path) for path in self.before]
+        for module in passed:
+            module.forward = as_is  # in the place of the class's own
+        try:
+            return self.network(features)
+        finally:
+            for module in passed:
+                del module.forward
+
+
+@frozen
+class Cut:
+    """Where a network is cut in two.
+
+    Attributes:
+        at: path of the module whose input is kept: the head, or one before it.
+        before: paths of the modules that are passed over; None where the head is called alone.
+        until: first epoch (from 0) in which something before it learns, or leaves eval mode.
+    """
+
+    at: str
+    before: tuple[str, ...] | None
+    until: int
+
+    def through(self, network: nn.Module) -> nn.Module:
+        """Return what is kept -> what the network gives."""
+        return HeadAlone(self.at, network) if self.before is None else Behind(self.before, network)
+
+
+def find_cut(parts: Parts, spec: InputSpec) -> Cut | None:
+    """Return where a network can be cut for its first epochs: at its head, or before the first block that learns."""
+    if until := _until(parts):
+        return Cut(parts.heads[0], None, until)
+    if not parts.plan.held or wrapped(parts) or parts.settings.precompute == "never":
+        return None
+    with as_it_was(parts), _without_zeros(parts.network), parts.precision.autocast():
+        images = spec.drawn(2, parts.placement.device)
+        return next((cut for cut in _cuts(parts, images) if _is_sound(parts, cut, images)), None)
+
+
+@contextmanager
+def as_it_was(parts: Parts) -> Iterator[None]:
+    """Leave modes, running statistics and random generators as they are."""
+    network = parts.network
+    modes = [(module, module.training) for module in network.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    with torch.random.fork_rng(), torch.no_grad():
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+@contextmanager
+def _without_zeros(network: nn.Module) -> Iterator[None]:
+    """Put noise in the place of parameters that are zero: a new head says the same of anything."""
+    zeros = [parameter for parameter in network.parameters() if not parameter.any()]
+    try:
+        for parameter in zeros:
+            parameter.normal_()
+        yield
+    finally:
+        for parameter in zeros:
+            parameter.zero_()
+
+
+def _cuts(parts: Parts, images: Tensor) -> Iterator[Cut]:
+    """Yield cuts before the first module that learns, and before those that it lies in, the innermost first."""
+    parts.network.eval()
+    calls = _calls(parts.network, images)
+    first = next((path for path, begins in calls if begins and not _stands(parts, path, 0, alone=True)), "")
+    segments = first.split(".")
+    for depth in range(len(segments), 0, -1):
+        at = ".".join(segments[:depth])
+        place = calls.index((at, True))
+        again = {path for path, _ in calls[place:]}  # such as an activation that is one module in many places
+        done = [path for path, begins in calls[:place] if not begins and path not in again]
+        before = tuple(path for path in done if not is_under(path, [other for other in done if other != path]))
+        epochs = range(parts.settings.epochs)
+        moves = (epoch for epoch in epochs if not all(_stands(parts, path, epoch) for path in before))
+        until = next(moves, len(epochs))
+        if before and until:
+            yield Cut(at, before, until)
+
+
+def _calls(network: nn.Module, images: Tensor) -> list[tuple[str, bool]]:
+    """Return the modules that a pass calls, as (path, True) where one begins and (path, False) where it is done."""
+    calls: list[tuple[str, bool]] = []
+    handles = []
+    for path, module in network.named_modules():
+        if path:
+            handles.append(module.register_forward_pre_hook(lambda _, __, path=path: calls.append((path, True))))
+            handles.append(module.register_forward_hook(lambda _, __, ___, path=path: calls.append((path, False))))
+    try:
+        network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _stands(parts: Parts, path: str, epoch: int, *, alone: bool = False) -> bool:
+    """Whether nothing in a module learns in an epoch, or leaves eval mode; or nothing but what lies in others in it."""
+    plan, module = parts.plan, parts.network.get_submodule(path)
+    released = freezing.thawed(plan, epoch)
+    names = [f"{path}.{name}" for name, _ in module.named_parameters(recurse=not alone)]
+    acts = not alone or next(module.children(), None) is None  # of a container, its parts say so themselves
+    held = not acts or freezing.is_held(plan, path, released) or not (names or _changes(module))
+    return held and not any(freezing.learns(plan, name, released) for name in names)
+
+
+def _changes(module: nn.Module) -> bool:
+    """Whether a module without parameters is another in train mode: dropout, or a norm with running statistics."""
+    kind = type(module).__name__.lower()
+    return "drop" in kind or next(module.buffers(), None) is not None
+
+
+def _is_sound(parts: Parts, cut: Cut, images: Tensor) -> bool:
+    """Try whether what lies behind a cut gives what the network does, in eval mode and in train mode."""
+    try:
+        return _gives_the_same(parts, cut, images)
+    except Exception:  # noqa: BLE001 - whatever a network says to what it was not made for
+        return False
+
+
+def _gives_the_same(parts: Parts, cut: Cut, images: Tensor) -> bool:
+    network = parts.network
+    for mode in (False, True):
+        network.train(mode)
+        if mode:
+            freezing.hold(network, parts.plan, 0)
+        features = seen(parts, images, cut.at)
+        given = []
+        for model, fed in ((network, images), (cut.through(network), features)):
+            torch.manual_seed(0)
+            given.append(as_tuple(model(fed)))
+        if not all(torch.equal(one, other) for one, other in zip(*given, strict=True)):
+            return False
+    return True
+
+
+def _until(parts: Parts) -> int:
+    """Return how many epochs pass before something outside the heads learns or leaves eval mode; at most all."""
+    epochs = range(parts.settings.epochs)
+    return next((epoch for epoch in epochs if not _is_still(parts, epoch)), len(epochs))
+
+
+def _is_still(parts: Parts, epoch: int) -> bool:
+    network, plan, heads = parts.network, parts.plan, parts.heads
+    released = freezing.thawed(plan, epoch)
+    learning = [name for name, _ in network.named_parameters() if freezing.learns(plan, name, released)]
+    modules = [name for name, _ in network.named_modules() if not any(is_under(head, [name]) for head in heads)]
+    moving = [name for name in modules if not freezing.is_held(plan, name, released)]
+    return all(is_under(name, heads) for name in (*learning, *moving))
+
+
+def wrapped(parts: Parts) -> str:
+    """Say what keeps a network from being called in parts, if something does."""
+    placement, kind = parts.placement, type(parts.placement.model).__name__
+    if placement.world_size > 1:
+        return f"{placement.world_size} processes share each batch"
+    if placement.model is not parts.network:
+        return f"the network is wrapped in {kind}"
+    return "the network is compiled" if parts.network._compiled_call_impl else ""  # noqa: SLF001 - nothing else says so
+
+
+def difference(parts: Parts, spec: InputSpec) -> str:
+    """Try whether the network gives what its head does, and whether that sees the same in train mode at any time."""
+    network = parts.network
+    with as_it_was(parts), parts.precision.autocast():
+        images = spec.drawn(2, parts.placement.device)
+        network.eval()
+        features = seen(parts, images, parts.heads[0])
+        network.train()
+        freezing.hold(network, parts.plan, 0)
+        if _goes_on(network, parts.heads[0], images):
+            return f"the network goes on behind its head {parts.heads[0]}"
+        if not all(_near(seen(parts, images, parts.heads[0]), features) for _ in range(3)):
+            return "what the head sees of an image is not always the same in train mode"
+    return ""
+
+
+def _goes_on(network: nn.Module, head: str, images: Tensor) -> bool:
+    """Whether a network changes what its head gives; tried with noise in its place, for a new head may give zeros."""
+    noise: list[Tensor] = []
+
+    def replaced(_module: nn.Module, _given: Any, outputs: Tensor) -> Tensor:
+        noise.append(torch.randn_like(outputs))
+        return noise[-1]
+
+    handle = network.get_submodule(head).register_forward_hook(replaced)
+    try:
+        given = as_tuple(network(images))
+    finally:
+        handle.remove()
+    return len(given) > 1 or not torch.equal(given[0], noise[-1].flatten(1))
+
+
+def _near(some: Tensor, others: Tensor) -> bool:
+    """Whether two tensors are the same but for the order of sums, which differs on some GPUs."""
+    return some.shape == others.shape and bool((some - others).float().norm() <= 1e-4 * others.float().norm())
+
+
+def seen(parts: Parts, images: Tensor, at: str) -> Tensor:
+    """Images (N, C, H, W) -> what a module sees of them (N, ...)."""
+    inputs: list[Tensor] = []
+    handle = parts.network.get_submodule(at).register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    try:
+        with torch.no_grad(), parts.precision.autocast():
+            parts.network(images)
+    finally:
+        handle.remove()
+    (features,) = inputs
+    return features
