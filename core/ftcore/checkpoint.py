@@ -336,7 +336,7 @@ def read(folder: Path, *, later: bool = False) -> dict[str, Any]:
         state: dict[str, Any] = {key: unpack(value, tensors) for key, value in plain.items() if key != "optimizer"}
         kept: Any = {name: Kept(tensors, name) for name in tensors} if later else tensors
         state["optimizer"] = unpack(plain.get("optimizer"), kept)
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"cannot read {folder}: {type(error).__name__}: {error}") from None
     return state
 
