@@ -313,14 +313,14 @@ def _explained(
     from .gradients import NotFiniteError
     from .memory import is_full
 
+    if isinstance(error, RuntimeError) and is_full(error):
+        return shortage.explained(error, parts, progress)
     if parts.placement.spread and not is_lost(error) and _is_of_spread(error):
         first = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
         return UserError(
             f"{_outside_torch(error)} computes with parameters in a way in which torch does not where they are spread "
             f"over processes; another optimizer or setting, or ddp, may do\n{first}"
         )
-    if isinstance(error, RuntimeError) and is_full(error):
-        return shortage.explained(error, parts, progress)
     if not isinstance(error, NotFiniteError) or not ranks.leads or parts.placement.spread:
         return error
     ranks.claim(2)  # before the others do, for all of them see it
@@ -342,6 +342,8 @@ def _is_of_spread(error: BaseException) -> bool:
     from torch.distributed import tensor
 
     places = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    if not isinstance(error, RuntimeError | AssertionError):
+        return False
     return "DTensor" in str(error) or any(Path(str(tensor.__file__)).parent in place.parents for place in places)
 
 

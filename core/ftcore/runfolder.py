@@ -98,12 +98,7 @@ class RunFolder:
                 checkpoint cannot be written.
         """
         parts = self.assembly.parts
-        wrong = snapshot.not_finite(parts)
-        if wrong:
-            raise UserError(
-                f"weights are not finite after step {progress.step}: {', '.join(wrong[:5])}; they are not saved, and "
-                f"the checkpoints in {self.checkpoints} stay; a lower learning rate or train.clip_norm usually helps"
-            )
+        self._check_finite(progress)
         target = checkpoint.step_folder(self.checkpoints, progress.step)
         length = self._metrics.stat().st_size if self._metrics.exists() else 0
         state = {**snapshot.take(parts, progress), "metrics_bytes": length}
@@ -123,6 +118,13 @@ class RunFolder:
 
         return write
 
+    def _check_finite(self, progress: Progress) -> None:
+        if wrong := snapshot.not_finite(self.assembly.parts):
+            raise UserError(
+                f"weights are not finite after step {progress.step}: {', '.join(wrong[:5])}; they are not saved, and "
+                f"the checkpoints in {self.checkpoints} stay; a lower learning rate or train.clip_norm usually helps"
+            )
+
     def resume(self) -> Progress:
         """Put the run back to where its newest whole checkpoint is; to its beginning if there is none."""
         checkpoint.tidy(self.path)
@@ -131,7 +133,7 @@ class RunFolder:
         progress, length = Progress(), 0
         if found:
             progress = snapshot.put_back(self.assembly.parts, found)
-            length = checkpoint.read(found)["metrics_bytes"]
+            length = checkpoint.read(found, later=True)["metrics_bytes"]
             with checkpoint.refused(self.checkpoints):  # the run may have died before it did so
                 checkpoint.set_aside(found)
                 checkpoint.rotate(found, self.keep, self._best(progress))
@@ -175,8 +177,7 @@ class Onlooker(RunFolder):
         parts, target = self.assembly.parts, checkpoint.step_folder(self.checkpoints, progress.step)
         if self.together is None:
             return lambda: target
-        if wrong := snapshot.not_finite(parts):
-            raise UserError(f"weights are not finite after step {progress.step}: {', '.join(wrong[:5])}")
+        self._check_finite(progress)
         save = self.together.saving(snapshot.networks(parts, progress), snapshot.take(parts, progress))
 
         def write() -> Path:

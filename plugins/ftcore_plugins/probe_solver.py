@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ftcore import Context, ParamGroup, Placement, Precision, Step, Task
+    from ftcore import Context, ParamGroup, Precision, RunConfig, Step, Task
 
 PIECE, PIECES = 1024, 10_000
 """Images whose features go through the head at a time; how many of those a step takes, at most."""
@@ -72,13 +72,14 @@ class ProbeSolver:
         model: nn.Module,
         heads: Sequence[str],
         task: Task,
-        placement: Placement,
         precision: Precision,
+        config: RunConfig,
         ctx: Context,
     ) -> Generator[None, Step, Step]:
         """Go round the gradient of the step that another plugin makes, as often as it takes."""
         step = yield
-        _check(model, heads, task, placement, precision)
+        _check(model, heads, precision, ctx.ranks.world_size)
+        _check_settings(config, task)
         decay = 1 / (self.config.C * task.images)
         max_iter, tol = self.config.max_iter, self.config.tol
 
@@ -93,17 +94,32 @@ class ProbeSolver:
         return evolve(step, gradient=gradient)
 
 
-def _check(model: nn.Module, heads: Sequence[str], task: Task, placement: Placement, precision: Precision) -> None:
+def _check(model: nn.Module, heads: Sequence[str], precision: Precision, processes: int) -> None:
     """Refuse what L-BFGS does not work with: it wants the same loss for the same parameters, of all images."""
     others = [name for name, p in model.named_parameters() if p.requires_grad and not is_under(name, heads)]
     if others:
         raise UserError(f"probe_solver solves for the head of a frozen network, and {', '.join(others[:3])} learns too")
-    if placement.world_size > 1:
-        raise UserError(f"probe_solver works in one process, and there are {placement.world_size}")
+    if processes > 1:
+        raise UserError(f"probe_solver works in one process, and there are {processes}")
     if precision.scaler.is_enabled():
         raise UserError(f"probe_solver takes a loss as it is, which {precision.name} scales; fp32 and bf16 do not")
-    if task.images > PIECE * PIECES:
-        raise UserError(f"probe_solver takes at most {PIECE * PIECES:,} images, and there are {task.images:,}")
+
+
+def _check_settings(config: RunConfig, task: Task) -> None:
+    """Refuse a step of fewer images than there are, and what would change a gradient that nobody follows."""
+    train = config.train
+    if train.batch_size * train.accumulate < task.images:
+        raise UserError(
+            f"train.batch_size = {train.batch_size} and train.accumulate = {train.accumulate} make steps of "
+            f"{train.batch_size * train.accumulate:,} images, and probe_solver takes all {task.images:,} in one "
+            f"({config.origin('train.batch_size')}, {config.origin('train.accumulate')})"
+        )
+    clipped = [name for name in ("clip_norm", "clip_value", "clip_adaptive") if getattr(train, name)]
+    if clipped:
+        raise UserError(
+            f"train.{clipped[0]} does nothing with probe_solver, which takes no step along a gradient "
+            f"({config.origin(f'train.{clipped[0]}')})"
+        )
 
 
 def solve(

@@ -118,8 +118,9 @@ def test_a_network_of_which_the_first_blocks_are_frozen_is_cut_where_it_begins_t
     model: str, stages: str, at: str, tmp_path: Path
 ) -> None:
     """Between attention and the positions of its tokens, a vision transformer has nothing to be cut at."""
-    sets = ("model.weights=none", "model.image_size=64", f"freeze_backbone.stages={stages}")
-    parts = built(tmp_path, *sets[: 3 - 2 * (not at)], sets[2], plugins=("freeze_backbone",), model=model)
+    size = ("model.image_size=64",) if at else ()  # the transformer has one of its own
+    sets = ("model.weights=none", f"freeze_backbone.stages={stages}", *size)
+    parts = built(tmp_path, *sets, plugins=("freeze_backbone",), model=model)
 
     once = parts.precomputed
     assert (once.cut.at if once else "") == at

@@ -109,6 +109,8 @@ def test_the_gradient_that_is_left_is_that_at_the_solution() -> None:
     [
         (("--set", 'freeze_backbone.but=["bias"]'), "probe_solver solves for the head of a frozen network, and "),
         (("--plugin", "sgd"), "make_optimizer"),
+        (("--set", "train.accumulate=1", "--set", "train.batch_size=32"), "make steps of 32 images, and probe_solver"),
+        (("--set", "train.clip_norm=1"), "train.clip_norm does nothing with probe_solver, which takes no step along"),
         (("--set", "probe_solver.C=0"), "'C' must be > 0"),
     ],
 )

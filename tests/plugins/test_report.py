@@ -520,6 +520,7 @@ def test_no_picture_is_in_the_page_where_that_was_asked_for(tmp_path: Path) -> N
 
     text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "data:image" not in text
+    assert "there is nothing to draw on: the page shows no picture" in invoke("report", tmp_path / "run", "--why").err
     assert "Most confident mistakes" not in text
     assert "Precision, recall and F1 of each class" in text
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve
 from PIL import Image
 
+from ftcore import UserError
 from ftcore.labelled import Split
 
 if TYPE_CHECKING:
@@ -48,12 +49,15 @@ def explain(evaluation: dict[str, Any], heat: Callable[[int, str, str], Image.Im
     """Give each picture of an evaluation a drawing of where the network saw what it said first.
 
     Raises:
-        UserError: it cannot be drawn; see `ftcore.run.redraw`.
+        UserError: it cannot be drawn, see `ftcore.run.redraw`; or there is no picture.
     """
-    for sample in [*evaluation["confident"], *evaluation["worst"]]:
-        if sample["picture"]:
-            said, _ = sample["said"][0]
-            sample["heat"] = thumbnail(heat(sample["index"], sample["name"], said))
+    samples = [*evaluation.get("confident", ()), *evaluation.get("worst", ())]
+    shown = [sample for sample in samples if sample["picture"]]
+    if not shown:
+        raise UserError("there is nothing to draw on: the page shows no picture of the best epoch (report.pictures)")
+    for sample in shown:
+        said, _ = sample["said"][0]
+        sample["heat"] = thumbnail(heat(sample["index"], sample["name"], said))
 
 
 def _seen(read: Any) -> dict[str, Any]:

@@ -145,7 +145,7 @@ class Reporter:
         if not (folder / record.FILE).is_file():
             raise UserError(f"there is no {folder / record.FILE}, which the plugin report writes while a run goes")
         kept = record.read(folder)
-        if heat and kept.best_evaluation:
+        if heat:
             from .pictures import explain
 
             explain(kept.best_evaluation, heat)
