@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
 from functools import wraps
 from importlib.util import find_spec
@@ -55,6 +56,9 @@ class _Commands(click.Group):
                 raise
             click.echo(f"ftcore: {message}", err=True)
             ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo("\nftcore: interrupted", err=True)
+            ctx.exit(128 + signal.SIGINT)  # as of a process that the signal killed; click's is that of any failure
         except Stopped as stopped:
             click.echo(f"ftcore: {stopped}", err=True)
             ctx.exit(stopped.code)

@@ -299,9 +299,9 @@ def _train(
             error = _explained(error, folder, parts, progress, ready.ranks)
             parts.tell(RunFailed(f"{type(error).__name__}: {error}"))
             raise error from None
-    report = make_report(ready, progress, before + time.monotonic() - begun)
-    report |= {"saves": keeper.saves, "saving_seconds": keeper.seconds}
-    parts.tell(RunEnded(report))
+        report = make_report(ready, progress, before + time.monotonic() - begun)
+        report |= {"saves": keeper.saves, "saving_seconds": keeper.seconds}
+        parts.tell(RunEnded(report))
     return report
 
 

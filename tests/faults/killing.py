@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -52,7 +53,10 @@ def _command(arguments: list[str], log: str) -> None:
 
     torch.set_num_threads(1)
     os.fsync = _slow(os.fsync)  # type: ignore[assignment]
-    ftcore.cli.main(arguments)
+    try:
+        ftcore.cli.main(arguments)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # multiprocessing, which is left now, would say 1 of it
 
 
 def _slow(sync: Callable[[int], None]) -> Callable[[int], None]:

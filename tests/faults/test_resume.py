@@ -238,6 +238,14 @@ def test_a_signal_ends_a_run_behind_its_step_with_the_code_of_its_death(tmp_path
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
 
 
+def test_a_command_that_is_interrupted_says_so_and_ends_with_the_code_of_that_signal(tmp_path: Path) -> None:
+    (tmp_path / "hooks.py").write_text("raise KeyboardInterrupt")
+
+    found = invoke("explain", "--plugin", str(tmp_path / "hooks.py"))
+
+    assert (found.code, found.err) == (130, "\nftcore: interrupted\n")
+
+
 def test_sigusr1_has_a_run_saved_and_it_goes_on(tmp_path: Path) -> None:
     run(config(tmp_path / "run", sets=("run.keep=9",)), [stopping(3, signal.SIGUSR1)])
 

@@ -40,19 +40,22 @@ class Trial:
         how: the signal.
         code: with which the run ended.
         saved: whether it was saved because of the signal.
+        over: whether the run had come to its end, nothing of it being left to save.
         same: whether the run, gone on with, ended in the bits of one that was sent none.
     """
 
     how: signal.Signals
     code: int | None
     saved: bool
+    over: bool
     same: bool
 
     @property
     def right(self) -> bool:
         """SIGUSR1 does not end a run; behind its last step, nothing does; and then a process dies of any signal."""
-        codes = {0} if self.how == signal.SIGUSR1 else {128 + self.how}
-        return self.same and self.code in (codes if self.saved else {0, -self.how})
+        ended = set() if self.how == signal.SIGUSR1 else {128 + self.how}
+        codes = (ended or {0}) if self.saved else {0, -self.how, *ended}
+        return self.same and (self.saved or self.over) and self.code in codes
 
 
 def events(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -90,7 +93,7 @@ def send(how: signal.Signals, folder: Path, options: tuple[str, ...], expected: 
         assert end(start("resume", folder, log=log)) == 0, log.read_text()
     same = result(folder) | {"checkpoints": 0} == expected | {"checkpoints": 0}
     shutil.rmtree(folder)
-    return Trial(how, code, saved and (not over or how == signal.SIGUSR1), same)
+    return Trial(how, code, saved and (not over or how == signal.SIGUSR1), over, same)
 
 
 @pytest.mark.slow
