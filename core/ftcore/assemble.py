@@ -10,7 +10,7 @@ from torch import nn
 
 from . import freezing
 from .backbone import Backbone, Tokens
-from .cores import set_threads
+from .cores import keep_freed, set_threads
 from .errors import UserError, nearest
 from .heads import candidates, check_backbone, check_outputs, choose_head, derive_backbone, swap
 from .labelled import Split
@@ -151,6 +151,7 @@ def build_network(config: RunConfig, calls: Calls, task: Task, spec: InputSpec |
     """
     seed_everything(key("model", config.train.seed))
     set_threads(config.train.threads)
+    keep_freed()
     answer = calls.build_model(config.model.name, config.model.weights)
     backbone = answer if isinstance(answer, Backbone) else derive_backbone(answer, config.model.head)
     backbone = choose_head(backbone, config.model.head)

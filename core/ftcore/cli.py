@@ -618,12 +618,14 @@ def predict(
     run: Path, pictures: tuple[Path, ...], *, tta: bool, why: Path | None, top: int | None, **forms: bool
 ) -> None:
     """Say what RUN (a run, an ensemble, a soup) sees in PICTURES (files and folders): class and probability."""
+    from .cores import keep_freed
     from .log import RunLog
     from .predict import Prediction, load
     from .predict import predict as predict_all
     from .spelling import Spelling
 
     RunLog()
+    keep_freed()
     model, bad, good = load(run), [], 0
     spelling = Spelling(model.task, top, **forms)
     drawings = _drawings(model, why)
@@ -658,6 +660,7 @@ def _drawings(model: Model, folder: Path | None) -> Callable[[Prediction], None]
 @click.option("--tta", is_flag=True, help="average over each picture and its mirror image")
 def serve(run: Path, *, host: str, port: int, max_mb: float, batch_size: int, tta: bool) -> None:
     """Answer over HTTP what RUN (a run, an ensemble, a soup) sees: POST /predict, and a page to drop pictures on."""
+    from .cores import keep_freed
     from .log import RunLog
     from .predict import load
 
@@ -667,6 +670,7 @@ def serve(run: Path, *, host: str, port: int, max_mb: float, batch_size: int, tt
     from . import serving
 
     RunLog()
+    keep_freed()
     model = load(run)
     if tta and model.reads_texts:
         raise UserError(f"--tta looks at the mirror image of each picture, and {run} reads texts")

@@ -12,7 +12,7 @@ from attrs import evolve, frozen
 from . import predict
 from .calls import Calls
 from .config import DataConfig, of_run
-from .cores import set_threads
+from .cores import keep_freed, set_threads
 from .errors import UserError, listed
 from .labelled import Split
 from .loading import Prepared, decode, default_workers, make_batches
@@ -85,6 +85,7 @@ def prepare(folder: Path, source: str | None = None, split: str = "val") -> Eval
     model = predict.load(folder)
     asked = of_run(folder)
     set_threads(asked.train.threads)
+    keep_freed()
     host = activate(asked if source is None else _elsewhere(asked, source, model.task))
     calls = Calls(host)
     data = calls.build_data(host.config.data.source)

@@ -372,14 +372,14 @@ def serve(contender: str, name: str) -> None:
         print(over - getattr(once, "begun", [begun])[-1], file=out, flush=True)
 
 
-def started(contender: str, name: str) -> subprocess.Popen[str]:
-    """Start a contender in an environment of its own."""
-    words = [sys.executable, __file__]
+def started(contender: str, task: str, script: str = __file__, also: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """Start a contender in an environment of its own, with other packages."""
+    words = [sys.executable, script]
     if contender in PEERS:
-        packages = [word for package in ("torch", *PEERS[contender]) for word in ("--with", package)]
-        words = ["uv", "run", "--no-project", "--python", "3.11", *packages, "python", __file__]
+        packages = [word for package in ("torch", *PEERS[contender], *also) for word in ("--with", package)]
+        words = ["uv", "run", "--no-project", "--python", "3.11", *packages, "python", script]
     return subprocess.Popen(
-        [*words, "--serve", contender, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*words, "--serve", contender, task], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
 

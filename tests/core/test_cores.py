@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from ctypes.util import find_library
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from ftcore.cores import cores
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 SAID = """
@@ -29,6 +32,26 @@ set_threads(1)
 set_threads(None)
 print(torch.get_num_threads())
 """
+
+
+FAULTS = """
+import resource, torch
+from ftcore.cores import keep_freed
+from ftcore.testing import invoke
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)  # 64 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+first = faults()
+result = invoke({words})
+assert result.code == 0, result.err
+warm = [faults() for _ in range(3)]
+print(first > 16, faults() > 16)  # of 16,384 pages of 4 KB, or 32 of 2 MB
+"""
+"""Whether a block that was freed before is filled page by page again, before a command and after it."""
 
 
 def said(run: Path, *sets: str, **variables: str) -> str:
@@ -66,3 +89,25 @@ def test_a_run_after_one_that_took_one_thread_takes_as_many_as_usual() -> None:
     done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, env=environment, check=True)
 
     assert done.stdout == "2\n"
+
+
+def faults(words: Sequence[str | Path], **variables: str) -> str:
+    """Return what `FAULTS` prints of a command."""
+    script = FAULTS.format(words=", ".join(repr(str(word)) for word in words))
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True, env=os.environ | variables
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not find_library("c"), reason="glibc's")
+def test_commands_keep_what_they_freed_unless_the_environment_says_otherwise(tmp_path: Path) -> None:
+    sets = ("train.epochs=1", f"run.folder={tmp_path / 'run'}")
+    run = ["run", "--data", "digits:5-6", "--model", "digits/cnn", *(word for text in sets for word in ("--set", text))]
+    Image.new("L", (8, 8)).save(tmp_path / "picture.png")
+
+    assert faults(run) == "True False\n"
+    assert faults(["evaluate", tmp_path / "run"]) == "True False\n"
+    assert faults(["predict", tmp_path / "run", tmp_path / "picture.png"]) == "True False\n"
+    assert faults(["evaluate", tmp_path / "run"], MALLOC_TRIM_THRESHOLD_="131072") == "True True\n"
