@@ -294,7 +294,7 @@ def transformers(task: Task, clock: Clock) -> None:
         pixels = torch.stack([row["pixel_values"] for row in rows])
         return {"pixel_values": pixels, "labels": torch.tensor([row["label"] for row in rows])}
 
-    guide = {"learning_rate": 5e-5, "warmup_ratio": 0.1, "gradient_accumulation_steps": 4}
+    guide = {"learning_rate": 5e-5, "warmup_steps": 0.1, "gradient_accumulation_steps": 4}
     options = TrainingArguments(
         tempfile.mkdtemp(),
         num_train_epochs=task.epochs,
