@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, evolve, fields, frozen
@@ -12,6 +13,7 @@ from . import freezing
 from .backbone import Backbone, Tokens
 from .cores import keep_freed, set_threads
 from .errors import UserError, nearest
+from .featurecache import make_feature_cache
 from .heads import candidates, check_backbone, check_outputs, choose_head, derive_backbone, swap
 from .labelled import Split
 from .loading import Prepared, default_workers, key, make_batches, seed_everything
@@ -136,7 +138,9 @@ def assemble(config: RunConfig, calls: Calls, data: Data) -> Assembly:
         settings=config.train,
     )
     _check_used(calls)
-    once, why_not = precomputed(parts, network, config.origin)
+    once, why_not = precomputed(
+        parts, network, config.origin, partial(make_feature_cache, config, data, parts, network.spec)
+    )
     return Assembly(evolve(parts, precomputed=once), network, tuple(groups), why_not)
 
 

@@ -58,7 +58,8 @@ class DataConfig:
         fold: which of the `folds` is held out, from 0, the default.
         on_corrupt: at an image that cannot be read, ``fail``; or ``skip``: decode all before the start, leave out those
             that cannot be, and list them in the run folder.
-        cache: keep decoded images at the size of training, in ``ram`` or on ``disk``; changes no result.
+        cache: keep decoded images at the size of training, in ``ram`` or on ``disk``; there, what is computed once of
+            each image is kept, too. Changes no result.
         cache_gb: most that the cache holds, in GB of 10^9 bytes, by default 4; what is beyond is decoded each time.
     """
 

@@ -210,9 +210,7 @@ def _is_still(parts: Parts, epoch: int) -> bool:
 def wrapped(parts: Parts) -> str:
     """Say what keeps a network from being called in parts, if something does."""
     placement, kind = parts.placement, type(parts.placement.model).__name__
-    if placement.world_size > 1:
-        return f"{placement.world_size} processes share each batch"
-    if placement.model is not parts.network:
+    if placement.model is not parts.network and not placement.around:
         return f"the network is wrapped in {kind}"
     return "the network is compiled" if parts.network._compiled_call_impl else ""  # noqa: SLF001 - nothing else says so
 
@@ -228,7 +226,7 @@ def difference(parts: Parts, spec: InputSpec) -> str:
         freezing.hold(network, parts.plan, 0)
         if _goes_on(network, parts.heads[0], images):
             return f"the network goes on behind its head {parts.heads[0]}"
-        if not all(_near(seen(parts, images, parts.heads[0]), features) for _ in range(3)):
+        if not all(near(seen(parts, images, parts.heads[0]), features) for _ in range(3)):
             return "what the head sees of an image is not always the same in train mode"
     return ""
 
@@ -249,7 +247,7 @@ def _goes_on(network: nn.Module, head: str, images: Tensor) -> bool:
     return len(given) > 1 or not torch.equal(given[0], noise[-1].flatten(1))
 
 
-def _near(some: Tensor, others: Tensor) -> bool:
+def near(some: Tensor, others: Tensor) -> bool:
     """Whether two tensors are the same but for the order of sums, which differs on some GPUs."""
     return some.shape == others.shape and bool((some - others).float().norm() <= 1e-4 * others.float().norm())
 

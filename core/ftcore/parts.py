@@ -363,6 +363,8 @@ class Placement:
         reduce: tensor or number -> its sum over all processes.
         gather: tensor, of the same shape and dtype in all processes -> (world_size, ...), those of all.
         align: gives every process the buffers that the network, or an average of it, has in the first.
+        around: another module with the same parameters, e.g. what of the network still learns -> the placement of that,
+            in the same way; None where there is none but that of the network.
         lone: why a run may not go on in one process; empty if it may.
         spread: how the parameters are spread over the processes; None where each has all of them.
         note: one line for the user, e.g. a warning that the wrapper deserves.
@@ -377,6 +379,7 @@ class Placement:
     reduce: Callable[[Any], Any] = lambda amount: amount
     gather: Callable[[Tensor], Tensor] = lambda rows: rows[None]
     align: Callable[[nn.Module], None] = lambda _: None
+    around: Callable[[nn.Module], Placement] | None = None
     lone: str = ""
     spread: Spread | None = None
     note: str = ""

@@ -17,9 +17,10 @@ import structlog
 import torch
 from attrs import define, evolve, field, frozen
 
-from .cuts import as_it_was, difference, find_cut, seen, wrapped
+from . import featurecache
+from .cuts import as_it_was, difference, find_cut, near, seen, wrapped
 from .errors import UserError
-from .loading import Batch, EpochSampler
+from .loading import Batch, EpochSampler, share, whole
 from .parts import as_is
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from .assemble import Network
     from .backbone import InputSpec
     from .cuts import Cut
+    from .featurecache import FeatureCache
     from .loading import Batches
-    from .parts import Transforms
+    from .parts import Placement, Transforms
     from .state import Parts
 
 IN_MEMORY = 4 * 10**9
@@ -45,25 +47,52 @@ class Features:
     Attributes:
         batches: of images.
         compute: images (N, C, H, W) -> what is kept of them (N, ...).
+        placement: of the processes, each of which computes its share, and keeps all.
         views: of each image; epoch e learns from view e modulo that.
         in_memory: whether they are in main memory, not in a file.
+        cache: where they are kept for later runs, or None.
         kept: view -> (features (N, ...), targets (N, ...)), in the order of the split.
     """
 
     batches: Batches
     compute: Callable[[Tensor], Tensor]
+    placement: Placement
     views: int
     in_memory: bool
+    cache: FeatureCache | None = None
     kept: dict[int, tuple[Tensor, Tensor]] = field(factory=dict)
 
     def ready(self, epoch: int, between: Callable[[], None]) -> Batches:
         """Return the batches of an epoch (from 0), once its view is computed."""
         view = epoch % self.views
         if view not in self.kept:
-            self.kept[view] = self._computed(view, between)
+            self.kept[view] = self._found(view) or self._computed(view, between)
         sampler = evolve(self.batches.sampler)
         loader: Any = Rows(sampler, *self.kept[view])
         return evolve(self.batches, loader=loader, sampler=sampler, finish=as_is, pids=None)
+
+    def _found(self, view: int) -> tuple[Tensor, Tensor] | None:
+        """Return what an earlier run has kept of a view, if every process has it, and its first batch is that of now.
+
+        The first batch is computed all the same: a file's name cannot tell what a plugin's code has changed.
+        """
+        if not self.cache:
+            return None
+        file = self.cache.file(self.batches, view)
+        found = featurecache.read(file)
+        good = found is not None and self._agrees(view, *found)
+        if found and not good:
+            structlog.get_logger().warning("features of an earlier run are not those of now", file=str(file))
+        if float(self.placement.reduce(float(good))) < self.placement.world_size:
+            return None
+        structlog.get_logger().info("computed by an earlier run", view=view, file=str(file))
+        return found
+
+    def _agrees(self, view: int, features: Tensor, targets: Tensor) -> bool:
+        batch = next(self.batches.in_order(view))
+        own = share(len(batch.indices), self.placement.rank, self.placement.world_size)
+        same = torch.equal(targets[own], batch.targets.cpu()[: len(targets[own])])
+        return same and near(self.compute(batch.images).cpu()[: len(features[own])], features[own])
 
     def _computed(self, view: int, between: Callable[[], None]) -> tuple[Tensor, Tensor]:
         """Compute a view in batches that are the same at any time, for a batch's size may show in the last bits."""
@@ -71,12 +100,15 @@ class Features:
         kept: list[Tensor] = []
         for batch in self.batches.in_order(view):
             between()
-            rows = [self.compute(batch.images).cpu(), batch.targets.cpu()]
+            own = self.compute(batch.images), batch.targets
+            rows = [whole(tensor, len(batch.indices), self.placement).cpu() for tensor in own]
             kept = kept or [_room(tensor, count, in_memory=self.in_memory) for tensor in rows]
             for tensor, part in zip(kept, rows, strict=True):
                 tensor[start : start + len(part)] = part
-            start += len(batch.targets)
+            start += len(batch.indices)
         features, targets = kept
+        if self.cache and self.placement.rank == 0:
+            featurecache.write(self.cache.file(self.batches, view), features, targets)
         structlog.get_logger().info("computed once", images=count, view=view, megabytes=round(features.nbytes / 1e6, 1))
         return features, targets
 
@@ -121,23 +153,22 @@ def parts_in(parts: Parts, epoch: int, between: Callable[[], None] = lambda: Non
         once.train.kept.clear()  # nobody needs them any more
         once.val.kept.clear()
         return parts
-    network, through = parts.network, once.cut.through
-    return evolve(
-        parts,
-        train=once.train.ready(epoch, between),
-        val=once.val.ready(0, between),
-        through=through,
-        placement=evolve(parts.placement, model=through(network), unwrap=lambda _: network),
-    )
+    network, placement, through = parts.network, parts.placement, once.cut.through
+    train, val, behind = once.train.ready(epoch, between), once.val.ready(0, between), through(network)
+    placed = placement.around(behind) if placement.around else evolve(placement, model=behind)
+    return evolve(parts, train=train, val=val, through=through, placement=evolve(placed, unwrap=lambda _: network))
 
 
-def precomputed(parts: Parts, network: Network, origin: Callable[[str], str]) -> tuple[Precomputed | None, str]:
+def precomputed(
+    parts: Parts, network: Network, origin: Callable[[str], str], cache: Callable[[Cut, int], FeatureCache | None]
+) -> tuple[Precomputed | None, str]:
     """Return what of a run is computed once; or nothing, and why, if its network is frozen before the head.
 
     Args:
         parts: of the run.
         network: with its transforms.
         origin: key -> where it was set.
+        cache: cut and bytes -> where so many are kept for later runs, or None.
 
     Raises:
         UserError: ``train.precompute`` or ``train.views`` asks for it, and it cannot be.
@@ -153,7 +184,7 @@ def precomputed(parts: Parts, network: Network, origin: Callable[[str], str]) ->
             f"train.{keys[0]} = {getattr(settings, keys[0])!r} ({origin(f'train.{keys[0]}')}), but nothing can be "
             f"computed once: {reason}"
         )
-    return (None, reason) if reason or cut is None else (_made(parts, network.spec, cut), "")
+    return (None, reason) if reason or cut is None else (_made(parts, network.spec, cut, cache), "")
 
 
 def _obstacle(parts: Parts, transforms: Transforms, cut: Cut | None) -> str:
@@ -195,13 +226,17 @@ def _size(parts: Parts, spec: InputSpec, at: str) -> int:
     return images * _one(parts, spec, at).nbytes
 
 
-def _made(parts: Parts, spec: InputSpec, cut: Cut) -> Precomputed:
+def _made(parts: Parts, spec: InputSpec, cut: Cut, cache: Callable[[Cut, int], FeatureCache | None]) -> Precomputed:
     size, shape = _size(parts, spec, cut.at), " x ".join(map(str, _one(parts, spec, cut.at).shape[1:]))
     in_memory, compute = size <= IN_MEMORY, partial(_evaluated, parts, at=cut.at)
-    train = Features(parts.train, compute, parts.settings.views or 1, in_memory)
+    splits = (parts.train, parts.settings.views or 1), (parts.val, 1)
+    later = cache(cut, size) if in_memory else None
+    train, val = (Features(batches, compute, parts.placement, views, in_memory, later) for batches, views in splits)
     epochs = f", up to epoch {cut.until}" if cut.until < parts.settings.epochs else ""
     note = f"what {cut.at} sees of each image, {shape} numbers, {size / 1e6:.1f} MB{epochs}"
-    return Precomputed(train, Features(parts.val, compute, 1, in_memory), cut, note)
+    if later:
+        note += f"; kept for later runs in {later.folder}"
+    return Precomputed(train, val, cut, note)
 
 
 def _evaluated(parts: Parts, images: Tensor, at: str) -> Tensor:

@@ -65,16 +65,20 @@ class Ddp:
             if device.type != "cuda":
                 raise UserError("ddp.sync_batchnorm needs CUDA: torch has no batch norm over processes for a CPU")
             replica.synchronise(model)
-        wrapped = replica.Replica(model.to(device), find_unused_parameters=self.config.find_unused_parameters)
-        return Placement(
-            device=device,
-            model=wrapped,
-            unwrap=lambda _: model,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            no_sync=wrapped.no_sync,
-            reduce=lambda amount: replica.added_up(amount, device),
-            gather=replica.gathered,
-            align=replica.align,
-            note=f"DDP over {ranks.world_size} processes ({backend}), which share each batch",
-        )
+
+        def placed(wrapped: replica.Replica) -> Placement:
+            return Placement(
+                device=device,
+                model=wrapped,
+                unwrap=lambda _: model,
+                rank=ranks.rank,
+                world_size=ranks.world_size,
+                no_sync=wrapped.no_sync,
+                reduce=lambda amount: replica.added_up(amount, device),
+                gather=replica.gathered,
+                align=replica.align,
+                around=lambda module: placed(wrapped.around(module)),
+                note=f"DDP over {ranks.world_size} processes ({backend}), which share each batch",
+            )
+
+        return placed(replica.Replica(model.to(device), find_unused_parameters=self.config.find_unused_parameters))

@@ -35,13 +35,14 @@ class Replica(nn.Module):
         self.find_unused_parameters = find_unused_parameters
         self._wrapped: list[DistributedDataParallel] = []  # in a list, so as not to be a module within this one
         self._learning: list[nn.Parameter] = []
+        self._others: list[Replica] = []
         self.train(network.training)
 
     def train(self, mode: bool = True) -> Replica:  # noqa: FBT001, FBT002 - as `nn.Module` has it
         """Set the mode, as of any module; wrap the network before it trains."""
         learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         if mode and list(map(id, learning)) != list(map(id, self._learning)):
-            self._wrapped.clear()  # first, for it has hooks on the parameters
+            self.release()  # first, for a wrapper has hooks on the parameters
             self._learning = learning
             self._wrapped.append(
                 DistributedDataParallel(
@@ -54,6 +55,19 @@ class Replica(nn.Module):
             )
         super().train(mode)
         return self
+
+    def release(self) -> None:
+        """Leave the parameters to others, until this trains again."""
+        self._wrapped.clear()
+        self._learning = []
+        for other in self._others:
+            other.release()
+
+    def around(self, module: nn.Module) -> Replica:
+        """Wrap another module with the same parameters, in the place of this one and of others before."""
+        self.release()
+        self._others = [Replica(module, find_unused_parameters=self.find_unused_parameters)]
+        return self._others[0]
 
     def forward(self, images: Tensor) -> Any:
         """Return what the network does; where it trains, its gradients are then averaged over the processes."""

@@ -24,6 +24,7 @@ import csv
 import json
 import logging
 import os
+import resource
 import shutil
 import statistics
 import sys
@@ -435,11 +436,12 @@ def ftcore(task: Task, clock: Clock) -> None:
 
 
 def timed(contender: Callable[[Task, Clock], None], task: Task) -> dict[str, float]:
-    """Return seconds, accuracy and epochs."""
+    """Return seconds, accuracy, epochs, and the most memory that this process has had so far, in 10^6 bytes."""
     clock, begun = Clock(task.goal), time.perf_counter()
     with suppress(Reached):
         contender(task, clock)
-    return {"seconds": time.perf_counter() - begun, "accuracy": clock.accuracy, "epochs": clock.epochs}
+    seconds, most = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return {"seconds": seconds, "accuracy": clock.accuracy, "epochs": clock.epochs, "megabytes": most}
 
 
 def serve(contender: str, task: Task) -> None:
@@ -525,6 +527,7 @@ def measure(settings: argparse.Namespace, folder: Path) -> None:
             f"ratio {statistics.median(ratios):.2f} (from {ratios[0]:.2f} to {ratios[-1]:.2f})   "
             f"{statistics.median(result['epochs'] for result in results):g} epochs, "
             f"accuracy {statistics.median(result['accuracy'] for result in results):.3f}"
+            f", {results[-1]['megabytes']:.0f} MB"
             f"{f', not reached in {missed} of {len(results)}' if missed else ''}",
             flush=True,
         )

@@ -44,6 +44,8 @@ SETTINGS = {
     "swa": (*STILL, "--plugin", "swa", "--set", "swa.start=1"),
     "two passes": (*STILL, "--plugin", "sam"),
     "l1": (*STILL, "--plugin", "l1"),
+    "computed once": ("--plugin", "freeze_backbone", "--set", "train.views=2"),
+    "computed once, then unfrozen": (*STILL, "--plugin", "gradual_unfreeze", "--set", "train.views=2"),
     "bf16 weights": (*STILL, "--plugin", "bf16_pure"),
 }
 
