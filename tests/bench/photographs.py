@@ -298,7 +298,7 @@ def transformers(task: Task, clock: Clock) -> None:
     guide = {"learning_rate": 5e-5, "warmup_steps": 0.1, "gradient_accumulation_steps": 4}
     options = TrainingArguments(
         tempfile.mkdtemp(),
-        num_train_epochs=task.epochs,
+        num_train_epochs=3 if task.kind == "accuracy" else task.epochs,
         per_device_train_batch_size=16 if task.kind == "accuracy" else BATCH,
         per_device_eval_batch_size=16 if task.kind == "accuracy" else BATCH,
         **(guide if task.kind == "accuracy" else {"learning_rate": 1e-3}),
