@@ -210,8 +210,10 @@ def _splits(config: RunConfig, data: Data, transforms: Transforms, placement: Pl
             samples = evolve(samples, side=steps.side)
         prepared = Prepared(samples, steps, data.task, seed, cache)
         sampling = {**shares, "weights": data.weights if split == "train" else None}
-        batch_size, device = config.train.batch_size, placement.device
-        splits.append(make_batches(prepared, batch_size, workers, device, finish=transforms.finish, **sampling))
+        batch_size = config.train.batch_size if split == "train" else config.train.evaluated
+        splits.append(
+            make_batches(prepared, batch_size, workers, placement.device, finish=transforms.finish, **sampling)
+        )
     return tuple(splits)
 
 

@@ -83,6 +83,8 @@ class TrainConfig:
     Attributes:
         epochs: passes over the training split.
         batch_size: images per forward pass.
+        eval_batch_size: likewise, where nothing is learnt: in evaluation, and where what is frozen is computed once; by
+            default the same. More may be faster on a GPU, and fit, for nothing is kept for a gradient.
         accumulate: forward passes per optimizer step.
         clip_norm: largest norm of the whole gradient, 0 disables.
         clip_value: largest absolute value of each of its elements, 0 disables.
@@ -108,6 +110,7 @@ class TrainConfig:
 
     epochs: int = field(default=10, validator=_positive)
     batch_size: int = field(default=32, validator=_positive)
+    eval_batch_size: int | None = field(default=None, validator=validators.optional(_positive))
     accumulate: int = field(default=1, validator=_positive)
     clip_norm: float = field(default=0.0, validator=_not_negative)
     clip_value: float = field(default=0.0, validator=_not_negative)
@@ -124,6 +127,11 @@ class TrainConfig:
     monitor: str | None = None
     patience: int = field(default=0, validator=_not_negative)
     min_delta: float | None = field(default=None, validator=validators.optional(_not_negative))
+
+    @property
+    def evaluated(self) -> int:
+        """Images per forward pass where nothing is learnt."""
+        return self.eval_batch_size or self.batch_size
 
     def __attrs_post_init__(self) -> None:
         clips = [name for name in ("clip_norm", "clip_value", "clip_adaptive") if getattr(self, name)]

@@ -152,7 +152,7 @@ def _loader(
     workers = default_workers(device) if config.train.workers is None else config.train.workers
     share = -(-workers // len(model.members))
     prepared = Prepared(samples, steps, model.task)
-    return make_batches(prepared, config.train.batch_size, share, device, finish=member.transforms.finish)
+    return make_batches(prepared, config.train.evaluated, share, device, finish=member.transforms.finish)
 
 
 @frozen(eq=False)

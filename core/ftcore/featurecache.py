@@ -49,13 +49,13 @@ class FeatureCache:
     folder: Path
     random: bool
 
-    def file(self, batches: Batches, view: int) -> Path:
-        """Return the file for a view of a split; its name depends on the stamp of each image."""
+    def file(self, batches: Batches, view: int, size: int) -> Path:
+        """Return the file for a view of a split, computed in batches of so many; named by the stamp of each image."""
         split: Any = batches.samples
         stamps = hashlib.sha256("\n".join(split.stamp(index) for index in range(len(split))).encode())
-        dataset, sampler = batches.dataset, batches.sampler
+        dataset = batches.dataset
         drawn = dataset.seed if self.random else None
-        prepared = shown(dataset.transform), shown(batches.finish), drawn, view, sampler.batch_size
+        prepared = shown(dataset.transform), shown(batches.finish), drawn, view, size
         parts = (*self.depends, *prepared, stamps.hexdigest())
         return self.folder / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.safetensors"
 

@@ -294,15 +294,16 @@ class Batches:
             moved = batch.to(self.device)
             yield moved._replace(images=self.finish(moved.images), indices=torch.tensor(indices))
 
-    def in_order(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch (from 0), each sample once, in the order of the split."""
+    def in_order(self, epoch: int, size: int | None = None) -> Iterator[Batch]:
+        """Yield the batches of an epoch (from 0), each sample once, in the order of the split; of another size."""
         sampler = self.sampler
-        before = sampler.seed, sampler.weights
+        before = sampler.seed, sampler.weights, sampler.batch_size
         sampler.seed = sampler.weights = None
+        sampler.batch_size = size or sampler.batch_size
         try:
             yield from self.epoch(epoch)
         finally:
-            sampler.seed, sampler.weights = before
+            sampler.seed, sampler.weights, sampler.batch_size = before
 
     def names_in_flight(self) -> list[str]:
         """Return the names of the samples that were asked for and have not come back."""

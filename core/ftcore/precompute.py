@@ -48,6 +48,7 @@ class Features:
         batches: of images.
         compute: images (N, C, H, W) -> what is kept of them (N, ...).
         placement: of the processes, each of which computes its share, and keeps all.
+        size: images in a batch that goes through it.
         views: of each image; epoch e learns from view e modulo that.
         in_memory: whether they are in main memory, not in a file.
         cache: where they are kept for later runs, or None.
@@ -57,6 +58,7 @@ class Features:
     batches: Batches
     compute: Callable[[Tensor], Tensor]
     placement: Placement
+    size: int
     views: int
     in_memory: bool
     cache: FeatureCache | None = None
@@ -78,7 +80,7 @@ class Features:
         """
         if not self.cache:
             return None
-        file = self.cache.file(self.batches, view)
+        file = self.cache.file(self.batches, view, self.size)
         found = featurecache.read(file)
         good = found is not None and self._agrees(view, *found)
         if found and not good:
@@ -89,7 +91,7 @@ class Features:
         return found
 
     def _agrees(self, view: int, features: Tensor, targets: Tensor) -> bool:
-        batch = next(self.batches.in_order(view))
+        batch = next(self.batches.in_order(view, self.size))
         own = share(len(batch.indices), self.placement.rank, self.placement.world_size)
         same = torch.equal(targets[own], batch.targets.cpu()[: len(targets[own])])
         return same and near(self.compute(batch.images).cpu()[: len(features[own])], features[own])
@@ -98,7 +100,7 @@ class Features:
         """Compute a view in batches that are the same at any time, for a batch's size may show in the last bits."""
         count, start = len(self.batches.samples), 0
         kept: list[Tensor] = []
-        for batch in self.batches.in_order(view):
+        for batch in self.batches.in_order(view, self.size):
             between()
             own = self.compute(batch.images), batch.targets
             rows = [whole(tensor, len(batch.indices), self.placement).cpu() for tensor in own]
@@ -108,7 +110,7 @@ class Features:
             start += len(batch.indices)
         features, targets = kept
         if self.cache and self.placement.rank == 0:
-            featurecache.write(self.cache.file(self.batches, view), features, targets)
+            featurecache.write(self.cache.file(self.batches, view, self.size), features, targets)
         structlog.get_logger().info("computed once", images=count, view=view, megabytes=round(features.nbytes / 1e6, 1))
         return features, targets
 
@@ -229,9 +231,12 @@ def _size(parts: Parts, spec: InputSpec, at: str) -> int:
 def _made(parts: Parts, spec: InputSpec, cut: Cut, cache: Callable[[Cut, int], FeatureCache | None]) -> Precomputed:
     size, shape = _size(parts, spec, cut.at), " x ".join(map(str, _one(parts, spec, cut.at).shape[1:]))
     in_memory, compute = size <= IN_MEMORY, partial(_evaluated, parts, at=cut.at)
+    at_a_time = parts.settings.evaluated
     splits = (parts.train, parts.settings.views or 1), (parts.val, 1)
     later = cache(cut, size) if in_memory else None
-    train, val = (Features(batches, compute, parts.placement, views, in_memory, later) for batches, views in splits)
+    train, val = (
+        Features(batches, compute, parts.placement, at_a_time, views, in_memory, later) for batches, views in splits
+    )
     epochs = f", up to epoch {cut.until}" if cut.until < parts.settings.epochs else ""
     note = f"what {cut.at} sees of each image, {shape} numbers, {size / 1e6:.1f} MB{epochs}"
     if later:

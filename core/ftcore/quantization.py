@@ -57,7 +57,7 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, evaluation: Evaluation) -> None:
         (batches,) = _raw(evaluation).loaders[0]
         each = (batch.images.cpu().numpy() for batch in batches.epoch(0))
-        number = -(-CALIBRATED // evaluation.config.train.batch_size)
+        number = -(-CALIBRATED // evaluation.config.train.evaluated)
         self.batches: Iterator[np.ndarray[Any, Any]] = islice(each, number)
 
     def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:

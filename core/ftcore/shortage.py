@@ -121,12 +121,17 @@ def _warn(progress: Progress, reason: str) -> None:
 def explained(error: RuntimeError, parts: Parts, progress: Progress) -> UserError:
     """Return what a user can do about an error that says that memory is short."""
     settings = parts.settings
-    doing = f"in step {progress.step + 1}" if not progress.current.trained else "in the validation"
-    smaller = max(1, settings.batch_size // 2)
-    ways = [f"train.batch_size={smaller} with train.accumulate={2 * settings.accumulate} (the same steps)"]
-    ways += ['train.on_oom="halve" (does that by itself)'] if settings.on_oom == "stop" else []
+    if progress.current.trained:
+        doing, images = "in the validation", settings.evaluated
+        ways = [f"train.eval_batch_size={max(1, images // 2)}"]
+    else:
+        doing, images = f"in step {progress.step + 1}", settings.batch_size
+        ways = [
+            f"train.batch_size={max(1, images // 2)} with train.accumulate={2 * settings.accumulate} (the same steps)"
+        ]
+        ways += ['train.on_oom="halve" (does that by itself)'] if settings.on_oom == "stop" else []
     return UserError(
-        f"out of memory {doing} (epoch {progress.epoch + 1}), with {settings.batch_size} images a micro-batch"
+        f"out of memory {doing} (epoch {progress.epoch + 1}), with {images} images a micro-batch"
         f"{f' in {progress.pieces} pieces' if progress.pieces > 1 else ''}: {_first_line(error)}\n"
         f"{', '.join(ways)}, bf16, checkpointing or a smaller model.image_size help; "
         "`ftcore find batch` measures what fits"

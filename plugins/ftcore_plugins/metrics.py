@@ -12,26 +12,28 @@ if TYPE_CHECKING:
     from ftcore import Task
 
 
+CONFUSED = 200
+"""Most classes of which every epoch writes down a confusion matrix, whose size is their square."""
+
+
 class ClassMetrics:
-    """Accuracy over all images, F1 as the mean over classes, confusion matrix (rows: true, columns: predicted)."""
+    """Accuracy over all images, F1 as the mean over classes, confusion matrix (rows: true, columns: predicted).
+
+    The matrix of up to 200 classes: each epoch writes it down.
+    """
 
     @hookimpl
     def make_metrics(self, task: Task) -> Mapping[str, Any] | None:
         """Answer for classification."""
         if task.kind != "classification":
             return None
-        from torchmetrics.classification import (
-            MulticlassAccuracy,
-            MulticlassConfusionMatrix,
-            MulticlassF1Score,
-        )
+        from torchmetrics.classification import MulticlassAccuracy
+
+        from .per_class import F1, Confusion
 
         classes = task.outputs
-        return {
-            "accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False),
-            "f1": MulticlassF1Score(classes, average="macro", validate_args=False),
-            "confusion_matrix": MulticlassConfusionMatrix(classes, validate_args=False),
-        }
+        metrics = {"accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False), "f1": F1(classes)}
+        return metrics | ({"confusion_matrix": Confusion(classes)} if classes <= CONFUSED else {})
 
 
 def _of_each(metric: type[Any]) -> type[Any]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PIECE, PIECES = 1024, 10_000
 """Images whose features go through the head at a time; how many of those a step takes, at most."""
+IMAGES = 64
+"""Images that go through the network at a time, once."""
 POLISHING = 100
 """Iterations, at most, of whole steps behind those along which a line is searched."""
 
@@ -53,7 +55,8 @@ class ProbeSolver:
 
     def recipe(self) -> Recipe:
         """Name `freeze_backbone`, and let one step see all images."""
-        return Recipe(("freeze_backbone",), {"train.epochs": 1, "train.batch_size": PIECE, "train.accumulate": PIECES})
+        steps = {"train.epochs": 1, "train.batch_size": PIECE, "train.accumulate": PIECES}
+        return Recipe(("freeze_backbone",), {**steps, "train.eval_batch_size": IMAGES})
 
     @hookimpl
     def make_optimizer(self, param_groups: Sequence[ParamGroup]) -> torch.optim.Optimizer:

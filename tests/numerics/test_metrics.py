@@ -46,6 +46,22 @@ def test_class_metrics_equal_those_of_scikit_learn() -> None:
     assert made["confusion_matrix"].compute().tolist() == expected.tolist()
 
 
+def test_of_many_classes_f1_is_scikit_learns_and_no_matrix_is_written() -> None:
+    generator = np.random.default_rng(0)
+    scores, targets = generator.normal(size=(900, 300)), generator.integers(0, 300, size=900)
+    scores[np.arange(900), targets] += generator.uniform(0, 7, size=900)
+    made = ClassMetrics().make_metrics(Task("classification", tuple(map(str, range(300)))))
+    assert made is not None
+    for start in range(0, 900, 64):
+        for metric in made.values():
+            metric.update(torch.tensor(scores[start : start + 64]), torch.tensor(targets[start : start + 64]))
+
+    predicted = scores.argmax(axis=1)
+    assert list(made) == ["accuracy", "f1"]
+    assert 0.3 < reference.accuracy_score(targets, predicted) < 0.9
+    assert float(made["f1"].compute()) == pytest.approx(reference.f1_score(targets, predicted, average="macro"))
+
+
 def test_a_classifiers_evaluation_equals_scikit_learns() -> None:
     parts = build(source="digits:5-9")
 

@@ -183,6 +183,27 @@ def test_each_image_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert sorted(reads) == [(is_val, place) for is_val, count in splits.items() for place in range(count)]
 
 
+@pytest.mark.parametrize("plugins", [PROBE, ("adamw",)], ids=["computed once", "learnt"])
+def test_where_nothing_is_learnt_batches_have_a_size_of_their_own(tmp_path: Path, plugins: tuple[str, ...]) -> None:
+    sizes: dict[bool, set[int]] = {True: set(), False: set()}
+    parts, expected = (
+        built(tmp_path, "train.batch_size=32", *sets, plugins=plugins) for sets in (("train.eval_batch_size=50",), ())
+    )
+
+    def count(module: nn.Module, _images: Any, outputs: Tensor) -> None:
+        sizes[module.training and torch.is_grad_enabled()].add(len(outputs))
+
+    parts.network.register_forward_hook(count)
+    found, events = trained(parts)
+    others, _ = trained(expected)
+
+    assert 50 in sizes[False]
+    assert max(sizes[True], default=32) == 32
+    assert len(events) == 3
+    for name, value in others.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5)
+
+
 def test_each_view_of_an_augmented_image_is_read_once_and_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
