@@ -22,7 +22,7 @@ import tempfile
 import time
 import warnings
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -354,6 +354,19 @@ def __getattr__(name: str) -> Any:
 
 def serve(contender: str, name: str) -> None:
     """Train once, and then once for each line that comes, and say how many seconds it took."""
+    out = alone()
+    once = globals()[contender.replace(" ", "_")](name)
+    once()
+    print(json.dumps(versions(contender)), file=out, flush=True)
+    for _ in sys.stdin:
+        begun = time.perf_counter()
+        once()
+        over = time.perf_counter()
+        print(over - getattr(once, "begun", [begun])[-1], file=out, flush=True)
+
+
+def alone() -> TextIO:
+    """Take one thread, and keep standard output for results alone: return it."""
     import torch
 
     warnings.simplefilter("ignore")
@@ -361,15 +374,15 @@ def serve(contender: str, name: str) -> None:
     torch.set_num_threads(1)
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    once = globals()[contender.replace(" ", "_")](name)
-    once()
-    distribution = PEERS[contender][0] if contender in PEERS else "ftcore" if contender == "ftcore" else "torch"
-    print(json.dumps([metadata.version(distribution), metadata.version("torch")]), file=out, flush=True)
-    for _ in sys.stdin:
-        begun = time.perf_counter()
-        once()
-        over = time.perf_counter()
-        print(over - getattr(once, "begun", [begun])[-1], file=out, flush=True)
+    return out
+
+
+def versions(contender: str) -> list[str]:
+    """Return that of a contender, and that of torch."""
+    distribution = (
+        PEERS[contender][0] if contender in PEERS else "ftcore" if contender.startswith("ftcore") else "torch"
+    )
+    return [metadata.version(distribution), metadata.version("torch")]
 
 
 def started(contender: str, task: str, script: str = __file__, also: tuple[str, ...] = ()) -> subprocess.Popen[str]:
@@ -403,7 +416,7 @@ def told(process: subprocess.Popen[str]) -> Any:
 def measure(name: str, contenders: list[str], rounds: int) -> None:
     """Print a line for each contender."""
     processes = {contender: started(contender, name) for contender in contenders}
-    versions = {contender: told(process) for contender, process in processes.items()}
+    found = {contender: told(process) for contender, process in processes.items()}
     seconds: dict[str, list[float]] = {contender: [] for contender in contenders}
     for _ in range(rounds):
         for contender, process in processes.items():
@@ -412,11 +425,11 @@ def measure(name: str, contenders: list[str], rounds: int) -> None:
         process.communicate()
     steps = NETWORKS[name][0] * NETWORKS[name][1]
     print(f"{name}: {steps} steps of {BATCH} images, {rounds} interleaved rounds")
-    for contender, found in seconds.items():
-        ratios = sorted(mine / base for mine, base in zip(found, seconds[contenders[0]], strict=True))
-        version, torch = versions[contender]
+    for contender, mine in seconds.items():
+        ratios = sorted(one / base for one, base in zip(mine, seconds[contenders[0]], strict=True))
+        version, torch = found[contender]
         print(
-            f"{contender:<14} {version:<14} torch {torch:<14} {1000 * statistics.median(found) / steps:7.3f} ms a "
+            f"{contender:<14} {version:<14} torch {torch:<14} {1000 * statistics.median(mine) / steps:7.3f} ms a "
             f"step   ratio {statistics.median(ratios):.2f} (from {ratios[0]:.2f} to {ratios[-1]:.2f})",
             flush=True,
         )

@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import logging
 import os
 import resource
 import shutil
@@ -30,21 +29,29 @@ import statistics
 import sys
 import tempfile
 import time
-import warnings
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peers import PEERS, asked, started, told  # type: ignore[import-not-found]
+from peers import alone, asked, started, told, versions  # type: ignore[import-not-found]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SIDE, BATCH = 128, 32
 ALSO = ("torchvision", "timm", "safetensors", "datasets")
-SEVERAL = ("by hand", "ftcore", "lightning", "transformers", "fastai", "accelerate", "ignite", "keras")
+SEVERAL = (
+    "by hand",
+    "ftcore",
+    "ftcore channels_last",
+    "lightning",
+    "transformers",
+    "fastai",
+    "accelerate",
+    "ignite",
+    "keras",
+)
 CONTENDERS = {
     "throughput": SEVERAL,
     "probe": ("by hand", "one pass", *SEVERAL[1:]),
@@ -403,7 +410,12 @@ def keras(task: Task, clock: Clock) -> None:
     model.fit(train, epochs=task.epochs, validation_data=val, verbose=0, callbacks=[Telling()])
 
 
-def ftcore(task: Task, clock: Clock) -> None:
+def ftcore_channels_last(task: Task, clock: Clock) -> None:
+    """The same with what `ftcore find speed` finds for feature maps on a processor."""
+    ftcore(task, clock, "channels_last")
+
+
+def ftcore(task: Task, clock: Clock, *also: str) -> None:
     """`ftcore run`, with its checks, its checkpoints and its report."""
     from ftcore.config import Flags, load
     from ftcore.events import EpochEnded
@@ -425,7 +437,7 @@ def ftcore(task: Task, clock: Clock) -> None:
             "train.workers": task.workers,
             "run.folder": Path(folder) / "run",
         }
-        plugins = {"throughput": (), "probe": ("linear_probe",), "accuracy": ("surgical",)}[task.kind]
+        plugins = {"throughput": (), "probe": ("linear_probe",), "accuracy": ("surgical",)}[task.kind] + also
         flags = Flags(
             f"timm/{task.network}",
             task.folder,
@@ -448,15 +460,9 @@ def serve(contender: str, task: Task) -> None:
     """Train on a few images, and then for each line that comes; print what came out."""
     import torch
 
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(1)
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    function = globals()[contender.replace(" ", "_")]
+    out, function = alone(), globals()[contender.replace(" ", "_")]
     timed(function, replace(task, folder=f"{task.folder}-few", epochs=1))
-    distribution = PEERS[contender][0] if contender in PEERS else "ftcore" if contender == "ftcore" else "torch"
-    print(json.dumps([metadata.version(distribution), metadata.version("torch")]), file=out, flush=True)
+    print(json.dumps(versions(contender)), file=out, flush=True)
     for number, _ in enumerate(sys.stdin):
         torch.manual_seed(number)
         print(json.dumps(timed(function, task)), file=out, flush=True)
@@ -509,7 +515,7 @@ def measure(settings: argparse.Namespace, folder: Path) -> None:
     task = Task(kind, settings.network, weights, str(folder), EPOCHS[kind], goal, settings.workers)
     contenders = settings.only or CONTENDERS[kind]
     processes = {name: started(name, json.dumps(asdict(task)), __file__, ALSO) for name in contenders}
-    versions = {name: told(process) for name, process in processes.items()}
+    told_versions = {name: told(process) for name, process in processes.items()}
     found: dict[str, list[Any]] = {name: [] for name in contenders}
     for _ in range(settings.rounds):
         for name, process in processes.items():
@@ -521,9 +527,9 @@ def measure(settings: argparse.Namespace, folder: Path) -> None:
         seconds = [result["seconds"] for result in results]
         ratios = sorted(mine / base["seconds"] for mine, base in zip(seconds, found[contenders[0]], strict=True))
         missed = sum(result["accuracy"] < goal for result in results) if goal <= 1 else 0
-        version, torch = versions[name]
+        version, torch = told_versions[name]
         print(
-            f"{name:<13} {version:<8} torch {torch:<12} {statistics.median(seconds):6.1f} s   "
+            f"{name:<20} {version:<8} torch {torch:<12} {statistics.median(seconds):6.1f} s   "
             f"ratio {statistics.median(ratios):.2f} (from {ratios[0]:.2f} to {ratios[-1]:.2f})   "
             f"{statistics.median(result['epochs'] for result in results):g} epochs, "
             f"accuracy {statistics.median(result['accuracy'] for result in results):.3f}"
