@@ -136,6 +136,7 @@ def search(assembly: Assembly, most: int | None = None, share: float = 0.9) -> S
     at_most, usable = limit(parts, most), budget(memory, share)
     with same_randomness(memory.device):
         pool = samples(parts, min(POOL, at_most))
+    memory.empty()
     bench = Bench(parts, pool, memory, usable, memory.taken())
     trials = doubled(bench, at_most)
     trials = sorted([*trials, *bisected(bench, trials)], key=lambda trial: trial.batch)

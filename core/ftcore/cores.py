@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 from functools import cache
+from typing import Any
 
 MALLOPT = {"MMAP_THRESHOLD": (-3, 2**30), "TRIM_THRESHOLD": (-1, 2**31 - 1)}
 """What glibc is told, see mallopt(3): name -> (number, bytes)."""
@@ -45,8 +46,18 @@ def keep_freed() -> bool:
     with zeros, page by page: a third of a step of MobileNetV2 at 128 px. Who has told glibc something else in the
     environment (``MALLOC_MMAP_THRESHOLD_``, ``GLIBC_TUNABLES`` ...) is heeded.
     """
-    told = {"GLIBC_TUNABLES", *(f"MALLOC_{name}_" for name in MALLOPT)}
-    if sys.platform != "linux" or told & os.environ.keys():
+    told, mallopt = {"GLIBC_TUNABLES", *(f"MALLOC_{name}_" for name in MALLOPT)}, _of_glibc("mallopt")
+    if mallopt is None or told & os.environ.keys():
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-    return mallopt is not None and all(mallopt(number, size) for number, size in MALLOPT.values())
+    return all(mallopt(number, size) for number, size in MALLOPT.values())
+
+
+def give_back() -> None:
+    """Give memory that was freed, and kept, back to the system."""
+    if trim := _of_glibc("malloc_trim"):
+        trim(0)
+
+
+def _of_glibc(name: str) -> Any:
+    """Return a function of the C library, or None where that has none of the name."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

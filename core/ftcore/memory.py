@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from attrs import define, frozen
 
+from .cores import give_back
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Memory:
         """Give back what is kept for later use."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        else:
+            give_back()
 
     def wait(self) -> None:
         """Wait until the device has done what it was given."""

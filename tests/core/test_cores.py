@@ -54,6 +54,21 @@ print(first > 16, faults() > 16)  # of 16,384 pages of 4 KB, or 32 of 2 MB
 """Whether a block that was freed before is filled page by page again, before a command and after it."""
 
 
+GIVEN_BACK = """
+import torch
+from ftcore.cores import keep_freed
+from ftcore.memory import Memory, resident
+memory, before = Memory(torch.device("cpu")), resident()
+assert keep_freed()
+blocks = [torch.ones(2**23) for _ in range(4)]  # 32 MB each
+del blocks
+kept = resident() - before
+memory.empty()
+print(kept > 1.2e8, resident() - before < 2e7)
+"""
+"""Whether what was freed is kept, and whether it is given back to the system when it is to be measured."""
+
+
 def said(run: Path, *sets: str, **variables: str) -> str:
     """Return how many threads a run says that it takes."""
     words = [word for text in ("train.epochs=1", f"run.folder={run}", *sets) for word in ("--set", text)]
@@ -111,3 +126,10 @@ def test_commands_keep_what_they_freed_unless_the_environment_says_otherwise(tmp
     assert faults(["evaluate", tmp_path / "run"]) == "True False\n"
     assert faults(["predict", tmp_path / "run", tmp_path / "picture.png"]) == "True False\n"
     assert faults(["evaluate", tmp_path / "run"], MALLOC_TRIM_THRESHOLD_="131072") == "True True\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not find_library("c"), reason="glibc's")
+def test_what_is_kept_is_given_back_before_memory_is_measured() -> None:
+    done = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "True True\n"
