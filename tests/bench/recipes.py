@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -20,14 +19,12 @@ from pathlib import Path
 from typing import Any
 
 RECIPES = Path(__file__).parent / "recipes"
-KEPT = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
-"""What keeps glibc from returning activations to the system and faulting them in again at each step."""
 
 
 def ftcore(*arguments: object) -> dict[str, Any]:
     """Run a command in a process of its own, and return the JSON object that it prints."""
     command = [str(Path(sys.executable).with_name("ftcore")), *map(str, arguments), "--json"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | KEPT)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
     report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
