@@ -91,6 +91,8 @@ class Features:
         return found
 
     def _agrees(self, view: int, features: Tensor, targets: Tensor) -> bool:
+        if not len(features) == len(targets) == len(self.batches.samples):
+            return False
         batch = next(self.batches.in_order(view, self.size))
         own = share(len(batch.indices), self.placement.rank, self.placement.world_size)
         same = torch.equal(targets[own], batch.targets.cpu()[: len(targets[own])])
