@@ -23,6 +23,8 @@ FORBIDDEN = {
     "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pty.spawn",
     "socket.connect", "socket.bind", "webbrowser.open", "urllib.Request", "ctypes.dlopen",
 }  # fmt: skip
+ITSELF = ("ctypes.dlopen", (None,))
+"""How a process asks for functions that it has already, such as glibc's mallopt; it loads nothing."""
 
 
 @frozen
@@ -68,7 +70,8 @@ def attempt(read: Callable[[Path], None], file: Path, sender: Connection) -> Non
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         asks_git = event == "subprocess.Popen" and str(arguments[0]).endswith("/git")  # which commit is it?
-        if (event in FORBIDDEN and not asks_git) or (event == "open" and _is_outside(arguments, file.parent)):
+        needed = asks_git or (event, arguments) == ITSELF
+        if (event in FORBIDDEN and not needed) or (event == "open" and _is_outside(arguments, file.parent)):
             forbidden.append(f"{event} {arguments}")
 
     Path("/proc/self/clear_refs").write_text("5")

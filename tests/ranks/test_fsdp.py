@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SHARDED = ("--set", "fsdp.checkpoints=sharded")
-MOST = {name: options for name, options in SETTINGS.items() if name != "bf16 weights"}
+MOST = {name: options for name, options in SETTINGS.items() if name != "bf16 weights" and "once" not in name}
 
 
 def newest(folder: Path) -> Path:
