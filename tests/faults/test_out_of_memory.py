@@ -166,10 +166,11 @@ def test_without_that_a_run_stops_and_says_what_to_change(tmp_path: Path, where:
     with pytest.raises(UserError) as caught:
         run(config(tmp_path / "run", "small.images=1", f"small.where={where}"))
 
+    same = 'train.batch_size=24 with train.accumulate=2 (the same steps), train.on_oom="halve" (does that by itself)'
+    ways = "train.eval_batch_size=24" if where == "validation" else same
     assert str(caught.value) == (
         f"out of memory {doing} (epoch 1), with 48 images a micro-batch: {MESSAGE}\n"
-        'train.batch_size=24 with train.accumulate=2 (the same steps), train.on_oom="halve" (does that by itself), '
-        "bf16, checkpointing or a smaller model.image_size help; `ftcore find batch` measures what fits"
+        f"{ways}, bf16, checkpointing or a smaller model.image_size help; `ftcore find batch` measures what fits"
     )
 
 
