@@ -438,6 +438,9 @@ def ftcore(task: Task, clock: Clock, *also: str) -> None:
             "run.folder": Path(folder) / "run",
         }
         plugins = {"throughput": (), "probe": ("linear_probe",), "accuracy": ("surgical",)}[task.kind] + also
+        if task.kind != "accuracy":  # as the others have it
+            plugins += ("adamw", "constant")
+            sets |= {"adamw.lr": 1e-3, "adamw.weight_decay": 0.01, "groups.decay_all": "true"}
         flags = Flags(
             f"timm/{task.network}",
             task.folder,
