@@ -122,7 +122,8 @@ def search(assembly: Assembly, most: int | None = None, share: float = 0.9) -> S
     """Double the batch until it does not fit, try once in between, and verify the largest that did.
 
     On a CUDA device a size does not fit where memory runs out, or its peak is above the budget. Elsewhere no size is
-    tried whose peak, continued in a line from the last two, would be.
+    tried whose peak, continued in a line from the last two, would be; holes in memory that is kept (`cores.keep_freed`)
+    can take a peak beyond the line, for which a share below 1 leaves room.
 
     Args:
         assembly: the run; it is left as it was.
