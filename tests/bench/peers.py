@@ -396,10 +396,10 @@ def started(contender: str, task: str, script: str = __file__, also: tuple[str, 
     )
 
 
-def asked(process: subprocess.Popen[str]) -> Any:
-    """Let a contender train once; return what it says."""
+def asked(process: subprocess.Popen[str], words: str = "go") -> Any:
+    """Let a contender train once, as the words say; return what it says."""
     assert process.stdin
-    process.stdin.write("go\n")
+    process.stdin.write(f"{words}\n")
     process.stdin.flush()
     return told(process)
 
