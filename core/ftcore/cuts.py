@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,11 +12,10 @@ from torch import nn
 
 from . import freezing
 from .freezing import is_under
-from .parts import as_is
 from .shapes import as_tuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -37,50 +37,63 @@ class HeadAlone(nn.Module):
 
 
 class Behind(nn.Module):
-    """What a module within a network sees (N, ...) -> what the network gives; modules before it hand on what they get.
+    """What a module within a network sees (N, ...) -> what the network gives; modules before it compute nothing.
 
-    Where `before` is all that changes an input on its way to that module, which is tried before it is used.
+    They give what they gave for one image, whatever they get, and what comes of it ends where that module is fed with
+    the features. Whether nothing else comes of it is tried before it is used.
     """
 
-    def __init__(self, before: tuple[str, ...], network: nn.Module) -> None:
+    def __init__(self, cut: Cut, network: nn.Module) -> None:
         super().__init__()
-        self.before, self.network = before, network
+        self.cut, self.network = cut, network
 
     def forward(self, features: Tensor) -> Any:
         """Call the network, without what was computed already."""
-        passed: list[Any] = [self.network.get_submodule(path) for path in self.before]
-        for module in passed:
-            module.forward = as_is  # in the place of the class's own
+        rows, given = len(features), self.cut.before or {}
+        passed: list[Any] = [self.network.get_submodule(path) for path in given]
+        for module, output in zip(passed, given.values(), strict=True):
+            module.forward = partial(_repeated, output, rows)  # in the place of the class's own
+        at = self.network.get_submodule(self.cut.at)
+        handle = at.register_forward_pre_hook(lambda _, inputs: (features, *inputs[1:]))
         try:
-            return self.network(features)
+            return self.network(_repeated(self.cut.image, rows))
         finally:
+            handle.remove()
             for module in passed:
                 del module.forward
 
 
-@frozen
+def _repeated(row: Tensor, rows: int, *_: Any, **__: Any) -> Tensor:
+    """Tensor (1, ...) -> (N, ...), in the memory of one row."""
+    return row.expand(rows, *row.shape[1:])
+
+
+@frozen(eq=False)
 class Cut:
     """Where a network is cut in two.
 
     Attributes:
         at: path of the module whose input is kept: the head, or one before it.
-        before: paths of the modules that are passed over; None where the head is called alone.
         until: first epoch (from 0) in which something before it learns, or leaves eval mode.
+        before: path of a module that is passed over -> what it gave for an image (1, ...); None where the head is
+            called alone.
+        image: (1, C, H, W), that one.
     """
 
     at: str
-    before: tuple[str, ...] | None
     until: int
+    before: Mapping[str, Tensor] | None = None
+    image: Any = None
 
     def through(self, network: nn.Module) -> nn.Module:
         """Return what is kept -> what the network gives."""
-        return HeadAlone(self.at, network) if self.before is None else Behind(self.before, network)
+        return HeadAlone(self.at, network) if self.before is None else Behind(self, network)
 
 
 def find_cut(parts: Parts, spec: InputSpec) -> Cut | None:
     """Return where a network can be cut for its first epochs: at its head, or before the first block that learns."""
     if until := _until(parts):
-        return Cut(parts.heads[0], None, until)
+        return Cut(parts.heads[0], until)
     if not parts.plan.held or wrapped(parts) or parts.settings.precompute == "never":
         return None
     with as_it_was(parts), _without_zeros(parts.network), parts.precision.autocast():
@@ -120,43 +133,72 @@ def _without_zeros(network: nn.Module) -> Iterator[None]:
 def _cuts(parts: Parts, images: Tensor) -> Iterator[Cut]:
     """Yield cuts before the first module that learns, and before those that it lies in, the innermost first."""
     parts.network.eval()
-    calls = _calls(parts.network, images)
+    calls, outputs = _calls(parts.network, images)
     first = next((path for path, begins in calls if begins and not _stands(parts, path, 0, alone=True)), "")
     segments = first.split(".")
+    paths = [".".join(segments[:depth]) for depth in range(len(segments) + 1)]
     for depth in range(len(segments), 0, -1):
-        at = ".".join(segments[:depth])
-        place = calls.index((at, True))
-        again = {path for path, _ in calls[place:]}  # such as an activation that is one module in many places
-        done = [path for path, begins in calls[:place] if not begins and path not in again]
-        before = tuple(path for path in done if not is_under(path, [other for other in done if other != path]))
-        epochs = range(parts.settings.epochs)
-        moves = (epoch for epoch in epochs if not all(_stands(parts, path, epoch) for path in before))
-        until = next(moves, len(epochs))
-        if before and until:
-            yield Cut(at, before, until)
+        at = paths[depth]
+        if (at, True) not in calls:  # a list of modules is never called
+            continue
+        done = [path for path, begins in calls[: calls.index((at, True))] if not begins]
+        moves = _moves(parts, _outermost(done), paths[:depth])
+        before = {path: outputs[path] for path in _outermost([path for path in done if path in outputs])}
+        if before and moves:
+            yield Cut(at, moves, before, images[:1])
 
 
-def _calls(network: nn.Module, images: Tensor) -> list[tuple[str, bool]]:
-    """Return the modules that a pass calls, as (path, True) where one begins and (path, False) where it is done."""
+def _moves(parts: Parts, done: list[str], around: list[str]) -> int:
+    """Return the first epoch in which a module that is done, or what one around has of its own, does not stand."""
+    epochs = range(parts.settings.epochs)
+    for epoch in epochs:
+        own = (_stands(parts, path, epoch, alone=True) for path in around)
+        if not (all(own) and all(_stands(parts, path, epoch) for path in done)):
+            return epoch
+    return len(epochs)
+
+
+def _outermost(paths: list[str]) -> list[str]:
+    """Leave out what lies in another."""
+    known = set(paths)
+    return [path for path in dict.fromkeys(paths) if not is_under(path, known - {path})]
+
+
+def _calls(network: nn.Module, images: Tensor) -> tuple[list[tuple[str, bool]], dict[str, Tensor]]:
+    """Return the modules that a pass calls, as (path, True) where one begins and (path, False) where it is done.
+
+    And what those gave for the first image, (1, ...), that are called once and give a tensor: not such as an activation
+    that is one module in many places.
+    """
     calls: list[tuple[str, bool]] = []
+    outputs: dict[str, Tensor] = {}
     handles = []
+
+    def done(path: str, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.dim() and (path, False) not in calls:
+            outputs[path] = output[:1]
+        else:
+            outputs.pop(path, None)
+        calls.append((path, False))
+
     for path, module in network.named_modules():
         if path:
             handles.append(module.register_forward_pre_hook(lambda _, __, path=path: calls.append((path, True))))
-            handles.append(module.register_forward_hook(lambda _, __, ___, path=path: calls.append((path, False))))
+            handles.append(module.register_forward_hook(lambda _, __, output, path=path: done(path, output)))
     try:
         network(images)
     finally:
         for handle in handles:
             handle.remove()
-    return calls
+    return calls, outputs
 
 
 def _stands(parts: Parts, path: str, epoch: int, *, alone: bool = False) -> bool:
     """Whether nothing in a module learns in an epoch, or leaves eval mode; or nothing but what lies in others in it."""
     plan, module = parts.plan, parts.network.get_submodule(path)
     released = freezing.thawed(plan, epoch)
-    names = [f"{path}.{name}" for name, _ in module.named_parameters(recurse=not alone)]
+    prefix = f"{path}." if path else ""
+    names = [f"{prefix}{name}" for name, _ in module.named_parameters(recurse=not alone)]
     acts = not alone or next(module.children(), None) is None  # of a container, its parts say so themselves
     held = not acts or freezing.is_held(plan, path, released) or not (names or _changes(module))
     return held and not any(freezing.learns(plan, name, released) for name in names)

@@ -12,6 +12,7 @@ from attrs import evolve
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import dropout
+from torch.utils.flop_counter import FlopCounterMode
 
 from ftcore import EpochEnded, RunStarted, StepLogged, UserError, hookimpl, precompute
 from ftcore.config import Flags, load
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 HERE = __name__
 PROBE = ("linear_probe",)
+NO_WEIGHTS = "model.weights=none"
 LAST_STAGE = ("freeze_backbone.stages=[-1]",)
 UNTIL_EPOCH_2 = ('gradual_unfreeze.at={0 = "head", 2 = "all"}',)
 
@@ -93,6 +95,21 @@ def test_a_run_ends_where_it_ends_without(plugins: tuple[str, ...], sets: tuple[
     once, every_time = (
         built(tmp_path, *sets, f"train.precompute={mode}", plugins=plugins) for mode in ("always", "never")
     )
+    assert_same_ends(once, every_time)
+
+
+@pytest.mark.parametrize("model", ["timm/test_vit", "timm/test_vit_relpos"])
+def test_a_vision_transformers_run_ends_where_it_ends_without(model: str, tmp_path: Path) -> None:
+    few = (NO_WEIGHTS, "train.epochs=2", "train.batch_size=64", "train.threads=1")
+    once, every_time = (
+        built(tmp_path, *LAST_STAGE, *few, f"train.precompute={mode}", plugins=("freeze_backbone",), model=model)
+        for mode in ("always", "never")
+    )
+    assert_same_ends(once, every_time)
+
+
+def assert_same_ends(once: Parts, every_time: Parts) -> None:
+    """Train both, and compare what is saved and told."""
     (found, events), (expected, others) = trained(once), trained(every_time)
 
     assert found.keys() == expected.keys()
@@ -106,34 +123,63 @@ def test_a_run_ends_where_it_ends_without(plugins: tuple[str, ...], sets: tuple[
 @pytest.mark.parametrize(
     ("model", "stages", "at"),
     [
-        ("timm/test_resnet", "[-1]", "layer4.0.conv1"),
-        ("torchvision/resnet18", "[-2, -1]", "layer3.0.conv1"),
+        ("timm/test_resnet", "[-1]", "layer4.0"),
+        ("torchvision/resnet18", "[-2, -1]", "layer3.0"),
         ("torchvision/mobilenet_v3_small", "[-1]", "features.9.block.0.0"),
         ("timm/convnext_atto", "[-1]", "stages.3.downsample.0"),
-        ("torchvision/densenet121", "[-1]", "features.denseblock4.denselayer1.norm1"),
-        ("timm/test_vit", "[-1]", ""),
+        ("torchvision/densenet121", "[-1]", "features.denseblock4"),
+        ("timm/test_vit", "[-1]", "blocks.5"),
+        ("timm/test_vit_relpos", "[-1]", "blocks.8"),
+        ("timm/swin_tiny_patch4_window7_224", "[-1]", "layers.3.downsample.norm"),
     ],
 )
 def test_a_network_of_which_the_first_blocks_are_frozen_is_cut_where_it_begins_to_learn(
     model: str, stages: str, at: str, tmp_path: Path
 ) -> None:
-    """Between attention and the positions of its tokens, a vision transformer has nothing to be cut at."""
-    size = ("model.image_size=64",) if at else ()  # the transformer has one of its own
-    sets = ("model.weights=none", f"freeze_backbone.stages={stages}", *size)
+    """Also where its blocks are in a list, or tokens get their positions by no module."""
+    fixed = ("test_vit" in model, "swin" in model)
+    sets = (NO_WEIGHTS, f"freeze_backbone.stages={stages}", *(() if any(fixed) else ("model.image_size=64",)))
     parts = built(tmp_path, *sets, plugins=("freeze_backbone",), model=model)
 
     once = parts.precomputed
-    assert (once.cut.at if once else "") == at
-    if once:
-        with torch.no_grad():  # which begins with zeros, and would say the same of anything
-            parts.network.get_parameter(f"{parts.heads[0]}.weight").normal_()
-        (images, *_), (features, *_) = (
-            next(batches.in_order(0)) for batches in (parts.val, once.val.ready(0, lambda: None))
-        )
-        with torch.inference_mode():
-            expected, found = parts.network.eval()(images), once.cut.through(parts.network)(features)
-        torch.testing.assert_close(found, expected)
-        assert not any("forward" in vars(module) for module in parts.network.modules())
+    assert once is not None
+    assert once.cut.at == at
+    with torch.no_grad():  # the head begins with zeros, and would say the same of anything
+        parts.network.get_parameter(f"{parts.heads[0]}.weight").normal_()
+    batch = next(parts.val.in_order(0, 2))
+    features = once.val.compute(batch.images)
+    with torch.inference_mode():
+        expected, found = parts.network.eval()(batch.images), once.cut.through(parts.network)(features)
+    torch.testing.assert_close(found, expected)
+    assert not any("forward" in vars(module) for module in parts.network.modules())
+
+
+def test_nothing_before_the_cut_computes(tmp_path: Path) -> None:
+    parts = built(tmp_path, *LAST_STAGE, NO_WEIGHTS, plugins=("freeze_backbone",), model="timm/test_vit")
+    once = parts.precomputed
+    assert once is not None
+    features = once.val.compute(next(parts.val.in_order(0, 2)).images)
+    behind, learning = once.cut.through(parts.network), parts.network.get_submodule("blocks.5")
+
+    flops = []
+    for module in (behind, learning):
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            module(features)
+        flops.append(counter.get_total_flops())
+
+    assert flops[0] == pytest.approx(flops[1], rel=0.01)
+
+
+@pytest.mark.parametrize("model", ["timm/test_vit", "timm/eva02_tiny_patch14_224"])
+def test_a_network_is_not_cut_behind_tokens_positions_that_learn(model: str, tmp_path: Path) -> None:
+    """They are no module's but the network's own, and what is kept of an image would be another after a step.
+
+    Nor before a list of blocks, which is never called.
+    """
+    before = ["patch_embed", "blocks.0", *(["rope", "pos_drop"] if "eva" in model else ["pos_drop"])]
+    sets, plugins = (NO_WEIGHTS, f"freeze_modules.names={before}"), ("freeze_modules",)
+
+    assert built(tmp_path, *sets, plugins=plugins, model=model).precomputed is None
 
 
 class Shares(nn.Sequential):
@@ -154,11 +200,12 @@ class BuildsShares:
 
 
 def test_a_module_that_is_called_again_behind_the_cut_is_not_passed_over(tmp_path: Path) -> None:
-    """GELU of GELU is not GELU, so there is no cut; nor is a GELU left out."""
     plugins = (f"{HERE}:BuildsShares", "freeze_modules")
     parts = built(tmp_path, *SIZE, 'freeze_modules.names=["1"]', plugins=plugins, model="own/shares")
 
-    assert parts.precomputed is None
+    once = parts.precomputed
+    assert once is not None
+    assert (once.cut.at, [*(once.cut.before or ())]) == ("3", ["0", "1"])
 
 
 def test_looking_for_a_cut_leaves_the_network_as_it_was(tmp_path: Path) -> None:
