@@ -224,7 +224,9 @@ def _gives_the_same(parts: Parts, cut: Cut, images: Tensor) -> bool:
         network.train(mode)
         if mode:
             freezing.hold(network, parts.plan, 0)
-        features = seen(parts, images, cut.at)
+        features: Any = seen(parts, images, cut.at)
+        if not isinstance(features, torch.Tensor):  # such as one a branch, in a list
+            return False
         given = []
         for model, fed in ((network, images), (cut.through(network), features)):
             torch.manual_seed(0)

@@ -191,11 +191,35 @@ class Shares(nn.Sequential):
         return outputs
 
 
+class Adds(nn.Module):
+    """Takes two tensors in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, branches: list[Tensor]) -> Tensor:
+        one, other = branches
+        return self.scale * one + other
+
+
+class Branches(nn.Sequential):
+    """A network whose first module that learns sees as many tensors as there are images in the batch that is tried."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat, first, adds, head = self.children()
+        branch = first(flat(images))
+        outputs: Tensor = head(adds([branch, branch]))
+        return outputs
+
+
 class BuildsShares:
-    """Builds it, and freezes its first layer."""
+    """Builds them."""
 
     @hookimpl
-    def build_model(self) -> nn.Module:
+    def build_model(self, name: str) -> nn.Module:
+        if name == "own/branches":
+            return Branches(nn.Flatten(), nn.Linear(64, 16), Adds(), nn.Linear(16, 4))
         return Shares(nn.Flatten(), nn.Linear(64, 16), nn.GELU(), nn.Linear(16, 16), nn.Linear(16, 4))
 
 
@@ -206,6 +230,14 @@ def test_a_module_that_is_called_again_behind_the_cut_is_not_passed_over(tmp_pat
     once = parts.precomputed
     assert once is not None
     assert (once.cut.at, [*(once.cut.before or ())]) == ("3", ["0", "1"])
+
+
+def test_a_network_is_not_cut_where_there_is_more_than_one_tensor(tmp_path: Path) -> None:
+    plugins = (f"{HERE}:BuildsShares", "freeze_modules")
+
+    parts = built(tmp_path, *SIZE, 'freeze_modules.names=["1"]', plugins=plugins, model="own/branches")
+
+    assert parts.precomputed is None
 
 
 def test_looking_for_a_cut_leaves_the_network_as_it_was(tmp_path: Path) -> None:
