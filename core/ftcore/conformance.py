@@ -120,6 +120,8 @@ def _after_death(code: int, waiting: Sequence[str], said: str) -> Iterator[Findi
     if not waiting:
         return
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    if code == -signal.SIGKILL:
+        how += " (the system sends it where memory is short: --model takes another network than the first listed)"
     _, *fatal = _FATAL.split(said, maxsplit=1)  # of the faulthandler, before the stack
     lines = "\n".join(("".join(fatal) or said[-800:]).splitlines()[:12])
     yield Finding(waiting[0], "failed", f"the process has died of it, {how}; the last that it said:\n{lines}")

@@ -308,13 +308,12 @@ def _train(
 def _explained(
     error: BaseException, folder: RunFolder, parts: Parts, progress: Progress, ranks: Ranks
 ) -> BaseException:
-    """Say what to do about memory that is short; keep a step that was not finite for `replay`, and say so."""
+    """Say what to do about memory, or images, that are short; keep a step that was not finite for `replay`."""
     from . import blackbox, shortage
     from .gradients import NotFiniteError
-    from .memory import is_full
 
-    if isinstance(error, RuntimeError) and is_full(error):
-        return shortage.explained(error, parts, progress)
+    if short := shortage.explained(error, parts, progress):
+        return short
     if parts.placement.spread and not is_lost(error) and _is_of_spread(error):
         first = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
         return UserError(

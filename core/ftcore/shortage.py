@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _FEWEST = 2
 """Images in a piece at least: batch norm needs two."""
+_LONE = "Expected more than 1 value per channel when training"
+"""What torch says where it has one."""
 
 
 def cut(window: Sequence[Batch], pieces: int) -> list[Batch]:
@@ -118,8 +120,22 @@ def _warn(progress: Progress, reason: str) -> None:
     )
 
 
-def explained(error: RuntimeError, parts: Parts, progress: Progress) -> UserError:
-    """Return what a user can do about an error that says that memory is short."""
+def explained(error: BaseException, parts: Parts, progress: Progress) -> UserError | None:
+    """Return what a user can do about an error, if it says that memory is short, or images are."""
+    if isinstance(error, RuntimeError) and is_full(error):
+        return _out_of_memory(error, parts, progress)
+    if isinstance(error, ValueError) and str(error).startswith(_LONE):
+        ranks = parts.placement.world_size
+        among = f" among {ranks} processes" if ranks > 1 else ""
+        return UserError(
+            f"train.batch_size = {parts.settings.batch_size}{among}: batch norm needs mean and variance over the "
+            f"images of a batch, and one has none ({error})\n"
+            f"train.batch_size={2 * ranks}, freeze_norm or a network without batch norm helps, train.accumulate not"
+        )
+    return None
+
+
+def _out_of_memory(error: RuntimeError, parts: Parts, progress: Progress) -> UserError:
     settings = parts.settings
     if progress.current.trained:
         doing, images = "in the validation", settings.evaluated

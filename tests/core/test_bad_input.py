@@ -297,3 +297,33 @@ def test_predict_refuses_a_model_that_it_cannot_read(tmp_path: Path, text: str, 
     (tmp_path / "model" / "model.json").write_text(text, encoding="utf-8")
 
     assert_one_message(invoke("predict", tmp_path, tmp_path), message)
+
+
+LONE = """
+from torch import nn
+from ftcore import InputSpec, Backbone, HeadSlot, hookimpl
+
+@hookimpl
+def build_model():
+    layers = nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)
+    return Backbone(nn.Sequential(*layers), (HeadSlot("3", 8),), InputSpec((8, 8), channels=1, mean=(0.5,), std=(0.5,)))
+"""
+
+
+@pytest.mark.parametrize("freeze_norm", [False, True])
+def test_batches_of_one_image_are_refused_where_batch_norm_learns(tmp_path: Path, *, freeze_norm: bool) -> None:
+    (tmp_path / "lone.py").write_text(LONE, encoding="utf-8")
+    words = ["--plugin", str(tmp_path / "lone.py"), *(["--plugin", "freeze_norm"] if freeze_norm else [])]
+    sets = ("train.batch_size=1", "train.epochs=1", f"run.folder={tmp_path / 'run'}")
+    flags = [word for text in sets for word in ("--set", text)]
+
+    result = invoke("run", "--model", "own/lone", "--data", "digits:5-6", *words, *flags)
+
+    if freeze_norm:
+        assert result.code == 0
+    else:
+        assert result.code == 2
+        assert (
+            "ftcore: train.batch_size = 1: batch norm needs mean and variance over the images of a batch" in result.err
+        )
+        assert "train.batch_size=2, freeze_norm or a network without batch norm helps" in result.err
