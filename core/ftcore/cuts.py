@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from .freezing import is_under
 from .shapes import as_tuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -133,7 +134,7 @@ def _without_zeros(network: nn.Module) -> Iterator[None]:
 def _cuts(parts: Parts, images: Tensor) -> Iterator[Cut]:
     """Yield cuts before the first module that learns, and before those that it lies in, the innermost first."""
     parts.network.eval()
-    calls, outputs = _calls(parts.network, images)
+    calls, replaceable = _calls(parts.network, images)
     first = next((path for path, begins in calls if begins and not _stands(parts, path, 0, alone=True)), "")
     segments = first.split(".")
     paths = [".".join(segments[:depth]) for depth in range(len(segments) + 1)]
@@ -143,9 +144,9 @@ def _cuts(parts: Parts, images: Tensor) -> Iterator[Cut]:
             continue
         done = [path for path, begins in calls[: calls.index((at, True))] if not begins]
         moves = _moves(parts, _outermost(done), paths[:depth])
-        before = {path: outputs[path] for path in _outermost([path for path in done if path in outputs])}
+        before = _outermost([path for path in done if path in replaceable])
         if before and moves:
-            yield Cut(at, moves, before, images[:1])
+            yield Cut(at, moves, _outputs(parts.network, images, before), images[:1])
 
 
 def _moves(parts: Parts, done: list[str], around: list[str]) -> int:
@@ -164,33 +165,56 @@ def _outermost(paths: list[str]) -> list[str]:
     return [path for path in dict.fromkeys(paths) if not is_under(path, known - {path})]
 
 
-def _calls(network: nn.Module, images: Tensor) -> tuple[list[tuple[str, bool]], dict[str, Tensor]]:
+def _calls(network: nn.Module, images: Tensor) -> tuple[list[tuple[str, bool]], set[str]]:
     """Return the modules that a pass calls, as (path, True) where one begins and (path, False) where it is done.
 
-    And what those gave for the first image, (1, ...), that are called once and give a tensor: not such as an activation
-    that is one module in many places.
+    And those that are called once and give a tensor: not such as an activation that is one module in many places.
     """
     calls: list[tuple[str, bool]] = []
-    outputs: dict[str, Tensor] = {}
-    handles = []
+    tensors: set[str] = set()
 
-    def done(path: str, output: Any) -> None:
-        if isinstance(output, torch.Tensor) and output.dim() and (path, False) not in calls:
-            outputs[path] = output[:1]
-        else:
-            outputs.pop(path, None)
+    def begins(path: str) -> None:
+        calls.append((path, True))
+
+    def ends(path: str, output: Any) -> None:
         calls.append((path, False))
+        if isinstance(output, torch.Tensor) and output.dim():
+            tensors.add(path)
 
-    for path, module in network.named_modules():
-        if path:
-            handles.append(module.register_forward_pre_hook(lambda _, __, path=path: calls.append((path, True))))
-            handles.append(module.register_forward_hook(lambda _, __, output, path=path: done(path, output)))
-    try:
+    paths = [path for path, _ in network.named_modules() if path]
+    with _told(network, paths, begins, ends):
         network(images)
+    often = Counter(path for path, begins in calls if begins)
+    return calls, {path for path in tensors if often[path] == 1}
+
+
+def _outputs(network: nn.Module, images: Tensor, paths: list[str]) -> dict[str, Tensor]:
+    """Return what modules give for the first image, (1, ...)."""
+    found: dict[str, Tensor] = {}
+
+    def ends(path: str, output: Tensor) -> None:
+        found[path] = output[:1].clone()
+
+    with _told(network, paths, lambda _: None, ends):
+        network(images)
+    return found
+
+
+@contextmanager
+def _told(
+    network: nn.Module, paths: list[str], begins: Callable[[str], None], ends: Callable[[str, Any], None]
+) -> Iterator[None]:
+    """Call functions with the path where a module begins, and with path and output where it is done."""
+    handles = []
+    for path in paths:
+        module = network.get_submodule(path)
+        handles.append(module.register_forward_pre_hook(lambda _, __, path=path: begins(path)))
+        handles.append(module.register_forward_hook(lambda _, __, output, path=path: ends(path, output)))
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    return calls, outputs
 
 
 def _stands(parts: Parts, path: str, epoch: int, *, alone: bool = False) -> bool:
