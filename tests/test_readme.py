@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftcore.authoring.checks import CHECKS
 from ftcore.cli import main
-from ftcore.config import load
-from ftcore.contracts import CHECKS
-from ftcore.discover import discover
-from ftcore.lint import SPECS
+from ftcore.config.load import load_config
+from ftcore.hooks import HOOK_ARGUMENTS
+from ftcore.plugins.discovery import discover
 from ftcore.testing import invoke
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def test_the_config_file_of_the_readme_is_one(tmp_path: Path) -> None:
     (text,) = [block for block in blocks("toml") if "[model]" in block]
     (tmp_path / "run.toml").write_text(text, encoding="utf-8")
 
-    config = load(tmp_path / "run.toml")
+    config = load_config(tmp_path / "run.toml")
 
     assert (config.model.name, config.train.epochs) == ("timm/resnet50", 10)
     assert config.options == {"sgd": {"lr": 0.01, "momentum": 0.9}}
@@ -65,7 +65,7 @@ def test_the_output_that_the_readme_shows_is_what_its_command_prints(
 def test_the_readme_names_every_hook_in_order() -> None:
     section = README.partition("## Write a hooks file")[2].partition("\n## ")[0]
 
-    assert tuple(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)) == tuple(SPECS)
+    assert tuple(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)) == tuple(HOOK_ARGUMENTS)
 
 
 def test_the_readme_names_every_check_in_order() -> None:

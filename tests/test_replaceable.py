@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ftcore import checkpoint
+from ftcore.checkpoints import checkpoint
 from ftcore.testing import Result, invoke
-from ftcore_plugins.digits import WEIGHTS
+from ftcore_plugins.data.digits import WEIGHTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,7 +140,7 @@ def test_make_optimizer(run_with: RunWith, tmp_path: Path) -> None:
 
     assert result.report["hooks"]["make_optimizer"] == "hooks"
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
-    sums = {name: state["sum"] for name, state in checkpoint.read(newest)["optimizer"]["state"].items()}
+    sums = {name: state["sum"] for name, state in checkpoint.load_state(newest)["optimizer"]["state"].items()}
     assert set(sums) == {name for name in saved(tmp_path) if name.endswith(("weight", "bias"))}
     assert all(tensor.any() for tensor in sums.values())
 
@@ -255,9 +255,9 @@ def test_param_groups(run_with: RunWith, tmp_path: Path) -> None:
         from ftcore import ParamGroup, hookimpl
 
         @hookimpl
-        def param_groups(learning, heads):
-            rest = {name: p for name, p in learning.items() if not name.startswith(heads)}
-            new = {name: p for name, p in learning.items() if name not in rest}
+        def param_groups(trainable, heads):
+            rest = {name: p for name, p in trainable.items() if not name.startswith(heads)}
+            new = {name: p for name, p in trainable.items() if name not in rest}
             return [ParamGroup("new", new), ParamGroup("rest", rest, lr_scale=0.0)]
         """
     )
@@ -274,7 +274,7 @@ def test_make_schedule(run_with: RunWith, tmp_path: Path) -> None:
 
         @hookimpl
         def make_schedule(optimizer):
-            return Schedule(LambdaLR(optimizer, lambda epoch: 0.5**epoch), per="epoch")
+            return Schedule(LambdaLR(optimizer, lambda epoch: 0.5**epoch), interval="epoch")
         """,
         *("--set", "train.epochs=3", "--set", "adamw.lr=0.004"),
     )
@@ -293,8 +293,8 @@ def test_make_regularizers(run_with: RunWith) -> None:
         from ftcore import Regularizer, hookimpl
 
         @hookimpl
-        def make_regularizers(learning):
-            return [Regularizer("seven", lambda: 7 + 0 * sum(p.sum() for p in learning.values()))]
+        def make_regularizers(trainable):
+            return [Regularizer("seven", lambda: 7 + 0 * sum(p.sum() for p in trainable.values()))]
         """
     )
 
@@ -321,11 +321,11 @@ def test_make_average(run_with: RunWith, tmp_path: Path) -> None:
     result = run_with(
         """
         from copy import deepcopy
-        from ftcore import Average, hookimpl
+        from ftcore import WeightAverage, hookimpl
 
         @hookimpl
         def make_average(model):
-            return Average("as_it_began", deepcopy(model), lambda network, count: None)
+            return WeightAverage("as_it_began", deepcopy(model), lambda network, count: None)
         """
     )
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import ftcore_plugins.defaults
-from ftcore import hooks, scaffold
+from ftcore import hooks
+from ftcore.authoring import scaffold
 from ftcore.cli import main
-from ftcore.config import SECTIONS, Named
-from ftcore.discover import discover, static_hooks
-from ftcore.lint import SPECS
-from ftcore.listing import describe, options
+from ftcore.config import SECTIONS, PluginRef
+from ftcore.hooks import HOOK_ARGUMENTS
+from ftcore.plugins import describe_plugin, discover, option_rows, static_hooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,16 +36,16 @@ def hook_page() -> Iterator[str]:
     yield "# Hooks"
     yield inspect.cleandoc(hooks.__doc__ or "").partition("\n")[2]
     yield f"\nThis is version {major}.{minor} of the hooks; [what may change, and when](../compatibility.md)."
-    names = list(SPECS)
+    names = list(HOOK_ARGUMENTS)
     for place, name in enumerate(names):
         before = f"after `{names[place - 1]}`" if place else "first"
-        used = "all answers are used" if name in hooks.ALL else "one answer is used"
+        used = "all answers are used" if name in hooks.COLLECT_HOOKS else "one answer is used"
         makers = ", ".join(f"`{maker}`" for maker in default_makers(name)) or "nobody"
         yield f"\n## {name}\n"
         yield f"```python\n{signature(name)}\n```\n"
         yield inspect.cleandoc(getattr(hooks, name).__doc__ or "")
         yield f"\nCalled {before}; {used}. By default answered by {makers}.\n"
-        yield f"```python\n{scaffold.module('acme', [name])}```"
+        yield f"```python\n{scaffold.render_module('acme', [name])}```"
 
 
 def signature(name: str) -> str:
@@ -84,7 +84,7 @@ def config_page() -> Iterator[str]:
     yield "The keys of a file such as `run.toml`, and of `--set SECTION.KEY=VALUE`.\n"
     for name, cls in SECTIONS.items():
         yield f"\n## {name}\n"
-        yield from rows(("key", "type", "default", "meaning"), options(cls))
+        yield from rows(("key", "type", "default", "meaning"), option_rows(cls))
 
 
 def plugin_page() -> Iterator[str]:
@@ -92,7 +92,7 @@ def plugin_page() -> Iterator[str]:
     yield "# Built-in plugins\n"
     for plugin in sorted(discover(), key=lambda plugin: plugin.name):
         if plugin.distribution == "ftcore":
-            facts, answers, found = describe(Named(plugin.name, "the documentation", Path()))
+            facts, answers, found = describe_plugin(PluginRef(plugin.name, "the documentation", Path()))
             yield f"\n## {plugin.name}\n\n{dict(facts.rows)['about']}\n"
             yield f"Hooks: {', '.join(f'`{hook}` ({how})' for hook, how, *_ in answers.rows) or 'none, a recipe'}.\n"
             yield from rows(found.columns, found.rows) if found.rows else ()

@@ -1,15 +1,31 @@
 """ftcore: fine-tune an image network; every decision is one plugin's answer to one hook.
 
-These are the names for plugin authors, together with the modules `ftcore.config`, `ftcore.console`, `ftcore.files`,
-`ftcore.freezing`, `ftcore.heads`, `ftcore.images`, `ftcore.labelled`, `ftcore.predict`, `ftcore.shapes`,
-`ftcore.splitting`, `ftcore.stages`, `ftcore.testing` and `ftcore.weights`; the other modules may change at any time.
+These are the names for plugin authors, together with those that the packages `ftcore.cli`, `ftcore.config`,
+`ftcore.data`, `ftcore.distributed`, `ftcore.inference`, `ftcore.model` and `ftcore.runs` and the modules
+`ftcore.console` and `ftcore.testing` export; everything else may change at any time.
 Importing this package imports neither torch nor any plugin.
 """
 
-from .backbone import Backbone, HeadSlot, Hub, InputSpec, ModelInfo, Tokens
-from .config import RunConfig
-from .errors import DataError, UserError, closest, listed, nearest
-from .events import (
+from typing import TYPE_CHECKING
+
+from .config.schema import RunConfig
+from .distributed.ranks import ProcessInfo
+from .errors import DataError, UserError, did_you_mean, format_names, suggestions
+from .hooks import HOOK_API, hookimpl
+from .lazy import lazy
+from .types.context import Context
+from .types.data import (
+    BatchImageTransform,
+    BatchTransform,
+    Data,
+    ImageSource,
+    SampleDataset,
+    Task,
+    Transforms,
+    TwoStageTransform,
+)
+from .types.distributed import Placement, Sharding
+from .types.events import (
     BatchEvaluated,
     CheckpointSaved,
     EpochEnded,
@@ -21,38 +37,18 @@ from .events import (
     RunStopped,
     StepLogged,
 )
-from .hooks import HOOK_API, hookimpl
-from .loaded import load
-from .parts import (
-    Average,
-    BatchTransform,
-    Context,
-    Data,
-    FreezePlan,
-    ImageTransform,
-    Loss,
-    ParamGroup,
-    Pass,
-    Placement,
-    Precision,
-    Recipe,
-    Regularizer,
-    Samples,
-    Schedule,
-    Spread,
-    Step,
-    Steps,
-    Table,
-    Task,
-    Transforms,
-)
-from .ranks import Ranks
+from .types.model import Backbone, FreezePlan, HeadSlot, HubExporter, InputSpec, ModelInfo, TokenSpec
+from .types.table import Table
+from .types.training import ForwardPass, Loss, ParamGroup, Precision, Recipe, Regularizer, Schedule, Step, WeightAverage
+
+if TYPE_CHECKING:
+    from .inference.load import load
 
 __all__ = [
     "HOOK_API",
-    "Average",
     "Backbone",
     "BatchEvaluated",
+    "BatchImageTransform",
     "BatchTransform",
     "CheckpointSaved",
     "Context",
@@ -60,19 +56,19 @@ __all__ = [
     "DataError",
     "EpochEnded",
     "Event",
+    "ForwardPass",
     "FreezePlan",
     "HeadSlot",
-    "Hub",
-    "ImageTransform",
+    "HubExporter",
+    "ImageSource",
     "InputSpec",
     "Loss",
     "ModelInfo",
     "Observer",
     "ParamGroup",
-    "Pass",
     "Placement",
     "Precision",
-    "Ranks",
+    "ProcessInfo",
     "Recipe",
     "Regularizer",
     "RunConfig",
@@ -80,20 +76,23 @@ __all__ = [
     "RunFailed",
     "RunStarted",
     "RunStopped",
-    "Samples",
+    "SampleDataset",
     "Schedule",
-    "Spread",
+    "Sharding",
     "Step",
     "StepLogged",
-    "Steps",
     "Table",
     "Task",
-    "Tokens",
+    "TokenSpec",
     "Transforms",
+    "TwoStageTransform",
     "UserError",
-    "closest",
+    "WeightAverage",
+    "did_you_mean",
+    "format_names",
     "hookimpl",
-    "listed",
     "load",
-    "nearest",
+    "suggestions",
 ]
+
+__getattr__ = lazy(__name__, {"inference.load": "load"})

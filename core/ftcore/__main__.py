@@ -1,5 +1,7 @@
 """``python -m ftcore``, as torchrun starts it."""
 
-from .cli import main
+from __future__ import annotations
+
+from ftcore.cli import main
 
 main(prog_name="ftcore")

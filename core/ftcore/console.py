@@ -13,17 +13,17 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from .parts import Table
+    from .types.table import Table
+
 
 WIDTH = 160
 """Columns where the stream is no terminal."""
-
 
 _quiet = ContextVar("quiet", default=False)
 
 
 @contextmanager
-def quietly(*, quiet: bool) -> Iterator[None]:
+def suppress_output(*, quiet: bool) -> Iterator[None]:
     """Let consoles that are made meanwhile show nothing, if asked to."""
     token = _quiet.set(quiet or _quiet.get())
     try:
@@ -33,7 +33,7 @@ def quietly(*, quiet: bool) -> Iterator[None]:
 
 
 def console(stream: IO[str]) -> Console:
-    """Make a console that writes to `stream`; colour only on a terminal; `quietly`, nothing at all."""
+    """Make a console that writes to `stream`; colour only on a terminal; `suppress_output`, nothing at all."""
     terminal = stream.isatty() and not _quiet.get()
     return Console(
         file=stream,
@@ -45,29 +45,29 @@ def console(stream: IO[str]) -> Console:
     )
 
 
-def printable(text: str) -> str:
+def escape_unencodable(text: str) -> str:
     """Spell out what no stream can encode: the bytes of a file name that is not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def show_table(out: Console, table: Table) -> None:
+def print_table(out: Console, table: Table) -> None:
     """Print a table with its title."""
     shown = RichTable(box=None, header_style="dim", pad_edge=False)
     for column in table.columns:
         shown.add_column(column, overflow="fold")
     for row in table.rows:
-        shown.add_row(*(Text(printable(cell)) for cell in row))
+        shown.add_row(*(Text(escape_unencodable(cell)) for cell in row))
     out.print(table.title, style="bold")
     _print_trimmed(out, shown)
 
 
-def show_facts(out: Console, facts: Mapping[str, str]) -> None:
+def print_key_values(out: Console, facts: Mapping[str, str]) -> None:
     """Print names and values in two columns."""
     shown = RichTable(box=None, show_header=False, pad_edge=False)
     shown.add_column(style="dim")
     shown.add_column(overflow="fold")
     for name, value in facts.items():
-        shown.add_row(Text(name), Text(printable(value)))
+        shown.add_row(Text(name), Text(escape_unencodable(value)))
     _print_trimmed(out, shown)
 
 

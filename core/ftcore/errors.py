@@ -25,13 +25,13 @@ class DataError(UserError):
     """A file of the user's data cannot be used; the message names its path and the reason."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest of `known`, or ``""``."""
     close = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def closest(word: str, known: Iterable[str], prefix: str = "") -> str:
+def suggestions(word: str, known: Iterable[str], prefix: str = "") -> str:
     """Return up to five of `known`, the closest first, each behind `prefix`; or ``none``."""
     return ", ".join(prefix + match for match in close_matches(word, known)) or "none"
 
@@ -41,6 +41,6 @@ def close_matches(word: str, known: Iterable[str]) -> list[str]:
     return get_close_matches(word, list(known), n=5, cutoff=0.4)
 
 
-def listed(words: Iterable[str]) -> str:
+def format_names(words: Iterable[str]) -> str:
     """Return the words sorted and joined by commas, or ``none``."""
     return ", ".join(sorted(words)) or "none"

@@ -12,46 +12,36 @@ Hooks run once each, in the order of this file, before the first step; the loop 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import nn
     from torch.optim import Optimizer
 
-    from .backbone import Backbone, HeadSlot, InputSpec, ModelInfo
-    from .config import RunConfig
-    from .events import Observer
-    from .parts import (
-        Average,
-        BatchTransform,
-        Context,
-        Data,
-        FreezePlan,
-        ImageTransform,
-        Loss,
-        ParamGroup,
-        Placement,
-        Precision,
-        Regularizer,
-        Schedule,
-        Step,
-        Task,
-        Transforms,
-    )
+    from .config.schema import RunConfig
+    from .types.context import Context
+    from .types.data import BatchImageTransform, BatchTransform, Data, Task, Transforms
+    from .types.distributed import Placement
+    from .types.events import Observer
+    from .types.model import Backbone, FreezePlan, HeadSlot, InputSpec, ModelInfo
+    from .types.training import Loss, ParamGroup, Precision, Regularizer, Schedule, Step, WeightAverage
 
-HOOK_API = (1, 5)
+
+HOOK_API = (2, 0)
 """Version of the specs below: a new hook or argument raises the second number, anything else the first."""
 
-PROJECT = "ftcore"
-hookimpl = pluggy.HookimplMarker(PROJECT)
-_hookspec = pluggy.HookspecMarker(PROJECT)
+PLUGGY_PROJECT = "ftcore"
 
-ALL = frozenset({"batch_transforms", "list_models", "make_metrics", "make_observers", "make_regularizers"})
+hookimpl = pluggy.HookimplMarker(PLUGGY_PROJECT)
+
+_hookspec = pluggy.HookspecMarker(PLUGGY_PROJECT)
+
+COLLECT_HOOKS = frozenset({"batch_transforms", "list_models", "make_metrics", "make_observers", "make_regularizers"})
 """Hooks whose answers are all used; every other hook takes one."""
 
 
@@ -68,9 +58,9 @@ def build_data(source: str | None, config: RunConfig, ctx: Context) -> Data | No
 def build_model(name: str | None, weights: str, config: RunConfig, ctx: Context) -> Backbone | nn.Module | None:
     """Build the pre-trained network with its own head.
 
-    `name` is ``provider/network``: answer only for your provider. `weights` is ``default``, ``none``, a named entry
-    or a file (`ftcore.weights.load_weights` reads one). For a bare module the host takes the last Linear or Conv2d, or
-    ``model.head``, as the head. `predict` calls this hook with ``none`` and loads the run's own weights.
+    `name` is ``provider/network``: answer only for yours. `weights` is ``default``, ``none``, a named entry
+    or a file (`ftcore.model.weights.load_weights` reads one). For a bare module the host takes the last Linear or
+    Conv2d, or ``model.head``, as the head. `predict` calls this hook with ``none`` and loads the run's own weights.
     """
 
 
@@ -78,18 +68,18 @@ def build_model(name: str | None, weights: str, config: RunConfig, ctx: Context)
 def make_transforms(spec: InputSpec, task: Task, config: RunConfig, ctx: Context) -> Transforms | None:
     """Make the functions from PIL image (mode L or RGB) to tensor; `spec` holds size, mean and std of the weights.
 
-    Where it is `ftcore.Tokens`, the network reads texts: from what the data gives (a str) to token ids.
+    Where it is `ftcore.TokenSpec`, the network reads texts: from what the data gives (a str) to token ids.
     """
 
 
 @_hookspec
 def batch_transforms(
     task: Task, spec: InputSpec, config: RunConfig, ctx: Context
-) -> Sequence[BatchTransform | ImageTransform] | None:
+) -> Sequence[BatchTransform | BatchImageTransform] | None:
     """Make functions that change whole training batches on the device, such as mixup; applied in turn.
 
-    Classes come as one-hot targets, so the loss must take soft ones, unless all of them are `ftcore.ImageTransform`,
-    which see no targets. `spec` holds mean and std of the normalised images. All answers are used.
+    Classes come as one-hot targets, so the loss must take soft ones, unless all are `ftcore.BatchImageTransform`, which
+    see no targets. `spec` holds mean and std of the normalised images. All answers are used.
     """
 
 
@@ -130,14 +120,14 @@ def precision_context(placement: Placement, config: RunConfig, ctx: Context) -> 
 
 @_hookspec
 def param_groups(
-    learning: Mapping[str, nn.Parameter],
+    trainable: Mapping[str, nn.Parameter],
     model: nn.Module,
     heads: tuple[str, ...],
     backbone: Backbone,
     config: RunConfig,
     ctx: Context,
 ) -> Sequence[ParamGroup] | None:
-    """Put each of `learning`, the parameters that learn now or after unfreezing, into exactly one group."""
+    """Put each of `trainable`, the parameters that learn now or after unfreezing, into exactly one group."""
 
 
 @_hookspec
@@ -176,13 +166,13 @@ def make_schedule(
 
 @_hookspec
 def make_regularizers(
-    learning: Mapping[str, nn.Parameter],
+    trainable: Mapping[str, nn.Parameter],
     model: nn.Module,
     heads: tuple[str, ...],
     config: RunConfig,
     ctx: Context,
 ) -> Sequence[Regularizer] | None:
-    """Make penalties on parameters; `learning` are those that learn now or later, with their starting values.
+    """Make penalties on parameters; `trainable` are those that learn now or later, with their starting values.
 
     All answers are used, and added to the loss.
     """
@@ -208,15 +198,28 @@ def make_step(
 @_hookspec
 def make_average(
     model: nn.Module, placement: Placement, epochs: int, steps_per_epoch: int, config: RunConfig, ctx: Context
-) -> Average | None:
+) -> WeightAverage | None:
     """Make a second network that follows the first, e.g. an exponential moving average; None for none."""
 
 
 @_hookspec
 def make_observers(config: RunConfig, ctx: Context) -> Sequence[Observer] | None:
-    """Make callables that are told what happens (see `ftcore.events`). All answers are used."""
+    """Make callables that are told what happens (see `ftcore.types.events`). All answers are used."""
 
 
 @_hookspec
 def list_models(config: RunConfig, ctx: Context) -> Sequence[ModelInfo] | None:
     """List the networks that `build_model` of the same plugin can build, and build none. All answers are used."""
+
+
+def argument_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of a function's arguments, in its order."""
+    return tuple(inspect.signature(function).parameters)
+
+
+HOOK_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    name: argument_names(function)
+    for name, function in [*globals().items()]
+    if hasattr(function, f"{PLUGGY_PROJECT}_spec")
+}
+"""Hook name -> names of its arguments, in the order in which a run calls the hooks."""

@@ -14,17 +14,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+
 WIDTH, HEIGHT = 70, 15
 """Characters of a plot on a stream."""
+
 _MOST = 1000
 """Points of a curve that are drawn with characters, of which there are at most two a column."""
+
 _LETTERS = "abcdefgh"
 """Of the curves in one drawing; more could not be told apart."""
+
 _FRAME = str.maketrans("┌┐└┘├┤┬┴┼─│", "+++++++++-|")
 
 
 @frozen
-class Line:
+class Series:
     """A curve.
 
     Attributes:
@@ -41,7 +45,7 @@ class Line:
 
 
 @frozen
-class Mark:
+class Marker:
     """A point on a curve, shown as the first letter of its name."""
 
     name: str
@@ -65,12 +69,12 @@ class Plot:
     title: str
     x_label: str
     y_label: str
-    lines: tuple[Line, ...]
-    marks: tuple[Mark, ...] = ()
+    lines: tuple[Series, ...]
+    marks: tuple[Marker, ...] = ()
     log_x: bool = False
 
 
-def as_text(plot: Plot, *, colour: bool = False) -> str:
+def render_text(plot: Plot, *, colour: bool = False) -> str:
     """Draw a plot of 70 x 15 characters, and its legend below; one curve in dots, several in letters."""
     import plotext  # type: ignore[import-untyped]
 
@@ -82,7 +86,7 @@ def as_text(plot: Plot, *, colour: bool = False) -> str:
         x, y = _points(line, log_x=plot.log_x)
         figure.draw(figure.signal(x, y, marker=marker).lines())
     for mark in plot.marks:
-        figure.draw(figure.signal([_place(mark.x, log_x=plot.log_x)], [mark.y], marker=mark.name[0]))
+        figure.draw(figure.signal([_axis_value(mark.x, log_x=plot.log_x)], [mark.y], marker=mark.name[0]))
     legend = [f"{letter}: {line.name}" for letter, line in names.items() if len(lines) > 1]
     legend += [f"{mark.name[0]}: {mark.name}" for mark in plot.marks]
     if len(lines) > len(names):
@@ -122,19 +126,19 @@ def _ticks(values: Sequence[float], *, log_x: bool) -> tuple[list[float], list[s
     return ([float(x) for x in whole], [f"{x:,}" for x in whole]) if high - low >= 2 else ([], [])
 
 
-def _points(line: Line, *, log_x: bool) -> tuple[list[float], list[float]]:
+def _points(line: Series, *, log_x: bool) -> tuple[list[float], list[float]]:
     """Return what is drawn of a curve: its finite points, evenly thinned out where there are many, and the last."""
-    pairs = [(_place(x, log_x=log_x), y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
+    pairs = [(_axis_value(x, log_x=log_x), y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
     kept = pairs[:: math.ceil(len(pairs) / _MOST)] if pairs else []
     kept += pairs[-1:]
     return [x for x, _ in kept], [y for _, y in kept]
 
 
-def _place(x: float, *, log_x: bool) -> float:
+def _axis_value(x: float, *, log_x: bool) -> float:
     return math.log10(x) if log_x else x
 
 
-def spelled(text: str, encoding: str) -> str:
+def to_encoding(text: str, encoding: str) -> str:
     """Return a plot in characters that an encoding has: where it lacks one, all of it in ASCII."""
     try:
         text.encode(encoding)

@@ -17,9 +17,10 @@ from attrs import frozen
 from click.testing import CliRunner
 from PIL import Image
 
-from .cli import main
-from .conformance import check
-from .subject import Asked
+from ftcore.cli import main
+
+from .authoring.check import run_checks_in_subprocess
+from .authoring.plugin_under_test import CheckRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +83,7 @@ class Conforms(Protocol):
     """Makes every check of ``ftcore plugins check``, and fails the test with those that have failed."""
 
     def __call__(self, plugin: str, **options: Any) -> None:
-        """Check a plugin, written as in ``--plugin``; the options are those of `ftcore.subject.Asked`."""
+        """Check a plugin, written as in ``--plugin``; `ftcore.authoring.plugin_under_test.Asked` has the options."""
         ...
 
 
@@ -91,7 +92,11 @@ def conforms() -> Conforms:
     """Make every check of a plugin: ``conforms("acme_focal", sets=("acme_focal.gamma=2",))``."""
 
     def make_all(plugin: str, **options: Any) -> None:
-        failed = [str(finding) for finding in check(Asked(plugin, **options)) if finding.state == "failed"]
+        failed = [
+            str(finding)
+            for finding in run_checks_in_subprocess(CheckRequest(plugin, **options))
+            if finding.state == "failed"
+        ]
         if failed:
             pytest.fail("\n".join(failed), pytrace=False)
 

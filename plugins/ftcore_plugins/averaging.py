@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen, validators
 
-from ftcore import Average, UserError, hookimpl
+from ftcore import UserError, WeightAverage, hookimpl
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,12 +45,12 @@ class Ema:
         self.config = config
 
     @hookimpl
-    def make_average(self, model: nn.Module, epochs: int) -> Average:
+    def make_average(self, model: nn.Module, epochs: int) -> WeightAverage:
         """Answer always; half-precision parameters are averaged in float32."""
         import torch
         from timm.utils.model_ema import ModelEmaV3
 
-        from ftcore.spread import is_spread
+        from ftcore.distributed import is_sharded
 
         config = self.config
         _check_start("ema", config.start, epochs)
@@ -62,11 +62,11 @@ class Ema:
             use_warmup=config.warmup,
             warmup_gamma=config.gamma or 1.0,
             warmup_power=config.power or 2 / 3,
-            foreach=not any(map(is_spread, model.parameters())),  # which mixes them with running statistics
+            foreach=not any(map(is_sharded, model.parameters())),  # which mixes them with running statistics
             **wide,
         )
         # timm counts steps from 1, and takes the network itself at the first
-        return Average(
+        return WeightAverage(
             "ema", average.module, lambda network, count: average.update(network, count + 1), start=config.start
         )
 
@@ -95,7 +95,7 @@ class Swa:
         self.config = config
 
     @hookimpl
-    def make_average(self, model: nn.Module, epochs: int) -> Average:
+    def make_average(self, model: nn.Module, epochs: int) -> WeightAverage:
         """Answer always."""
         from torch.optim.swa_utils import AveragedModel
 
@@ -107,13 +107,13 @@ class Swa:
             average.n_averaged.fill_(count)  # a run that is resumed has a new object
             average.update_parameters(network)
 
-        return Average(
+        return WeightAverage(
             "swa",
             average.module,
             update,
-            per="epoch",
+            interval="epoch",
             start=start,
-            renew=True,
+            recompute_bn=True,
         )
 
 

@@ -1,5 +1,7 @@
 """What a run uses where the user named nothing."""
 
+from __future__ import annotations
+
 PLUGINS = (
     "timm",
     "torchvision",
@@ -27,10 +29,10 @@ PLUGINS = (
 )
 """Plugins that answer a hook that no named plugin answers."""
 
-DEMO = {"model": {"name": "digits/cnn"}, "data": {"source": "digits:5-9"}, "train": {"threads": 1}}
+DEMO_CONFIG = {"model": {"name": "digits/cnn"}, "data": {"source": "digits:5-9"}, "train": {"threads": 1}}
 """What is set where the user named neither a model nor data; on 8 x 8 pixels a second thread only waits."""
 
-CHECK = {
+CHECK_CONFIG = {
     "data.source": "digits:5-6",
     "model.name": "digits/cnn",
     "train.epochs": "2",
@@ -42,7 +44,7 @@ CHECK = {
 }
 """What `ftcore plugins check` runs a plugin with, where nothing else is set: two epochs of four steps."""
 
-BESIDE: dict[str, tuple[str, ...]] = {
+COMBINATION_CHECKS: dict[str, tuple[str, ...]] = {
     "augment": (),
     "balanced_sampling": (),
     "mixup": (),

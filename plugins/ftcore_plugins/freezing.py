@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, field, frozen, validators
 
-from ftcore import FreezePlan, UserError, hookimpl, listed, nearest
-from ftcore.freezing import all_tensors, is_under, matching, modules_within
+from ftcore import FreezePlan, UserError, did_you_mean, format_names, hookimpl
+from ftcore.model import is_submodule_of, match_modules, modules_holding_only, named_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
@@ -58,22 +58,24 @@ class FreezeBackbone:
         """
         paths = {name for name, _ in model.named_modules()}
         staged = {name for stage in self.config.stages for name in _of_stage(stage, backbone)}
-        modules = {*heads, *modules_within(model, staged)}
+        modules = {*heads, *modules_holding_only(model, staged)}
         singles = set(staged)
         for name in self.config.but:
             if name == "bias":
-                singles |= _some({n for n, _ in model.named_parameters() if _is_bias(n)}, "biases")
+                singles |= _require_any({n for n, _ in model.named_parameters() if _is_bias(n)}, "biases")
             elif name == "norm":
-                modules |= _some({n for n, module in model.named_modules() if _is_norm(module)}, "norm layers")
+                modules |= _require_any({n for n, module in model.named_modules() if _is_norm(module)}, "norm layers")
             else:
-                found = set(matching(name, model, "freeze_backbone.but"))
+                found = set(match_modules(name, model, "freeze_backbone.but"))
                 modules, singles = modules | found & paths, singles | found - paths
         saved = model.state_dict().keys()
-        frozen = {n for n in all_tensors(model) if n in saved and n not in singles and not is_under(n, modules)}
+        frozen = {
+            n for n in named_tensors(model) if n in saved and n not in singles and not is_submodule_of(n, modules)
+        }
         return FreezePlan(frozenset(frozen), frozenset(_outside(model, tuple(modules))))
 
 
-def _some(names: set[str], what: str) -> set[str]:
+def _require_any(names: set[str], what: str) -> set[str]:
     if not names:
         raise UserError(f"freeze_backbone.but: the network has no {what}")
     return names
@@ -101,7 +103,7 @@ def _outside(model: nn.Module, heads: tuple[str, ...]) -> set[str]:
     return {
         name
         for name, _ in model.named_modules()
-        if not is_under(name, heads) and not any(is_under(head, [name]) for head in heads)
+        if not is_submodule_of(name, heads) and not any(is_submodule_of(head, [name]) for head in heads)
     }
 
 
@@ -135,13 +137,13 @@ class FreezeModules:
             raise UserError("freeze_modules needs types, names or stages, e.g. --set freeze_modules.stages=2")
         modules = dict(model.named_modules())
         typed = {name for wanted in self.config.types for name in _of_type(wanted, modules)}
-        roots = {name for p in self.config.names for name in matching(p, model, "freeze_modules.names")}
+        roots = {name for p in self.config.names for name in match_modules(p, model, "freeze_modules.names")}
         deep = _first_stages(self.config.stages, backbone, model)
-        typed = {name for name in typed if not is_under(name, heads)}
+        typed = {name for name in typed if not is_submodule_of(name, heads)}
         first = {id(parameter): name for name, parameter in model.named_parameters()}  # shared ones have one name
         every = model.named_parameters(remove_duplicate=False)
-        names = {first[id(p)] for n, p in every if _owner(n) in typed or is_under(n, roots) or n in deep}
-        held = {n for n in modules if n in typed or is_under(n, roots)} | modules_within(model, deep)
+        names = {first[id(p)] for n, p in every if _owner(n) in typed or is_submodule_of(n, roots) or n in deep}
+        held = {n for n in modules if n in typed or is_submodule_of(n, roots)} | modules_holding_only(model, deep)
         return FreezePlan(frozenset(names), frozenset(held))
 
 
@@ -157,7 +159,7 @@ def _first_stages(count: int | None, backbone: Backbone, model: nn.Module) -> se
     last = max(backbone.stages.values(), default=0)
     if count > last:
         raise UserError(f"freeze_modules.stages = {count}: the architecture has {last} stages behind its stem")
-    return {name for name in all_tensors(model) if backbone.stages.get(name, count + 1) <= count}
+    return {name for name in named_tensors(model) if backbone.stages.get(name, count + 1) <= count}
 
 
 def _of_type(wanted: str, modules: dict[str, nn.Module]) -> set[str]:
@@ -168,7 +170,7 @@ def _of_type(wanted: str, modules: dict[str, nn.Module]) -> set[str]:
         types = {type(modules[name]).__name__ for name in owners}
         raise UserError(
             f"freeze_modules.types: no module with parameters of its own is a {wanted!r}"
-            f"{nearest(wanted, types)}; there are {listed(types)}"
+            f"{did_you_mean(wanted, types)}; there are {format_names(types)}"
         )
     return found
 
@@ -199,14 +201,14 @@ class FreezeNorm:
         norms = {
             name: module
             for name, module in model.named_modules()
-            if _is_norm(module) and not is_under(name, heads) and "parametrizations" not in name.split(".")
+            if _is_norm(module) and not is_submodule_of(name, heads) and "parametrizations" not in name.split(".")
         }
         found = {name for name, module in norms.items() if self._wanted(module)}
         if not found:
             types = {type(module).__name__ for module in norms.values()}
-            wanted = f" of type {listed(self.config.types)}" if self.config.types else ""
-            raise UserError(f"freeze_norm: the network has no norm layers{wanted}; it has {listed(types)}")
-        return evolve(plan, always=plan.always | found)
+            wanted = f" of type {format_names(self.config.types)}" if self.config.types else ""
+            raise UserError(f"freeze_norm: the network has no norm layers{wanted}; it has {format_names(types)}")
+        return evolve(plan, never_unfreeze=plan.never_unfreeze | found)
 
     def _wanted(self, module: nn.Module) -> bool:
         return not self.config.types or not _class_names(module).isdisjoint(self.config.types)
@@ -258,10 +260,10 @@ class GradualUnfreeze:
     @hookimpl
     def freeze(self, model: nn.Module, heads: tuple[str, ...], config: RunConfig) -> FreezePlan:
         """Freeze everything, and say what is released when; a release that changes nothing is an error."""
-        releases = {int(epoch): self._roots(what, model, heads) for epoch, what in self.config.at.items()}
+        releases = {int(epoch): self._resolve_names(what, model, heads) for epoch, what in self.config.at.items()}
         waiting = {name for name, _ in model.named_parameters()}
         for epoch, roots in sorted(releases.items()):
-            released = {name for name in waiting if is_under(name, roots)}
+            released = {name for name in waiting if is_submodule_of(name, roots)}
             if epoch >= config.train.epochs:
                 raise UserError(
                     f"gradual_unfreeze.at: epoch {epoch} (from 0) is beyond train.epochs = {config.train.epochs}"
@@ -271,13 +273,13 @@ class GradualUnfreeze:
             waiting -= released
         return FreezePlan(
             frozen=frozenset(name for name, _ in model.named_parameters()),
-            held=frozenset(_outside(model, tuple(releases[0]))),
+            eval_modules=frozenset(_outside(model, tuple(releases[0]))),
             unfreeze_at=releases,
         )
 
-    def _roots(self, what: tuple[str, ...] | str, model: nn.Module, heads: tuple[str, ...]) -> frozenset[str]:
+    def _resolve_names(self, what: tuple[str, ...] | str, model: nn.Module, heads: tuple[str, ...]) -> frozenset[str]:
         special: Mapping[str, Iterable[str]] = {"head": heads, "all": ("",)}
         names = (what,) if isinstance(what, str) else what
         return frozenset(
-            root for name in names for root in special.get(name) or matching(name, model, "gradual_unfreeze.at")
+            root for name in names for root in special.get(name) or match_modules(name, model, "gradual_unfreeze.at")
         )

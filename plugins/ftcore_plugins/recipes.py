@@ -12,6 +12,7 @@ from attrs import field, frozen, validators
 from ftcore import Recipe
 
 _positive: Any = validators.gt(0)
+
 _share: Any = validators.and_(validators.gt(0), validators.le(1))
 
 

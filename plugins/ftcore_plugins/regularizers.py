@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen, validators
 
 from ftcore import Regularizer, UserError, hookimpl
-from ftcore.freezing import is_under
+from ftcore.model import is_submodule_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,9 +37,9 @@ class L1:
         self.config = config
 
     @hookimpl
-    def make_regularizers(self, learning: Mapping[str, nn.Parameter]) -> list[Regularizer]:
+    def make_regularizers(self, trainable: Mapping[str, nn.Parameter]) -> list[Regularizer]:
         """Answer always; what is released later counts from then on."""
-        strength, params = self.config.strength, [p for p in learning.values() if self.config.vectors or p.ndim > 1]
+        strength, params = self.config.strength, [p for p in trainable.values() if self.config.vectors or p.ndim > 1]
         if not params:
             raise UserError("l1.vectors = false leaves nothing to penalise: only vectors learn in this run")
 
@@ -78,10 +78,10 @@ class L2SP:
         self.config = config
 
     @hookimpl
-    def make_regularizers(self, learning: Mapping[str, nn.Parameter], heads: tuple[str, ...]) -> list[Regularizer]:
+    def make_regularizers(self, trainable: Mapping[str, nn.Parameter], heads: tuple[str, ...]) -> list[Regularizer]:
         """Answer always; the starting values are those of this moment."""
-        new = [p for name, p in learning.items() if is_under(name, heads)]
-        pairs = [(p, p.detach().float().clone()) for name, p in learning.items() if not is_under(name, heads)]
+        new = [p for name, p in trainable.items() if is_submodule_of(name, heads)]
+        pairs = [(p, p.detach().float().clone()) for name, p in trainable.items() if not is_submodule_of(name, heads)]
         alpha, beta = self.config.alpha, self.config.beta
 
         def penalty() -> Tensor:

@@ -3,8 +3,9 @@
     uv run python tests/bench/answers.py [--seconds 60]
 
 1. predict: pictures a second from JPEG files of 640 x 426 to probabilities, batches of 32, one thread; by
-   `ftcore.predict.predict`, and by a loop that is written by hand around the same network, with PIL and torchvision's
-   transforms of the same size, interpolation and normalisation. Rounds are interleaved; the ratio is of their medians.
+   `ftcore.inference.predict.predict`, and by a loop that is written by hand around the same network, with PIL and
+   torchvision's transforms of the same size, interpolation and normalisation. Rounds are interleaved; the ratio is
+   of their medians.
 2. serve: 200 clients on this machine, each with a connection that it keeps, who post a JPEG as soon as they have the
    answer to the last: how many a second, and how many errors. Then at half of that rate, each client at its times,
    whether or not the last answer is there; the time to an answer counts from when it was due.
@@ -32,13 +33,14 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import v2
 
-from ftcore.predict import load, predict
+from ftcore.inference.load import load
+from ftcore.inference.predict import predict
 from ftcore.testing import invoke
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ftcore.ensemble import Model
+    from ftcore.inference.model import Model
 
 BATCH, ROUNDS, CLIENTS = 32, 7, 200
 

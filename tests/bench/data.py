@@ -27,13 +27,13 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from ftcore import InputSpec
-from ftcore.config import DataConfig, RunConfig
-from ftcore.files import Files, scan
-from ftcore.labelled import Names, make_data
-from ftcore.loading import Prepared, make_batches
-from ftcore.pixelcache import make_cache
-from ftcore_plugins.folder import _labelled
-from ftcore_plugins.transforms import PlainTransforms
+from ftcore.config.schema import DataConfig, RunConfig
+from ftcore.data.dataset import PackedStrings, make_data
+from ftcore.data.decoded_cache import make_image_cache
+from ftcore.data.files import ImageFiles, scan_folders
+from ftcore.data.loader import TransformedDataset, make_batches
+from ftcore_plugins.data.image_folder import _labelled
+from ftcore_plugins.transforms.standard import PlainTransforms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +59,7 @@ def photographs(root: Path, width: int, per_class: int) -> Path:
 def indexed(root: Path) -> Data:
     """Index a folder as `--data` does, without reading headers."""
     config = RunConfig(data=DataConfig(source=str(root), on_corrupt="skip"))
-    labelled = _labelled(root, [found for found in scan(root) if found.path], config, has_splits=False)
+    labelled = _labelled(root, [found for found in scan_folders(root) if found.path], config, has_splits=False)
     return make_data(labelled, RunConfig(data=DataConfig(source=str(root))))
 
 
@@ -68,13 +68,13 @@ def ours(data: Data, cache: str | None = None) -> Callable[[], tuple[int, float]
     made = PlainTransforms().make_transforms(SPEC)
     config = RunConfig(data=DataConfig(cache=cache, cache_gb=1.0))  # type: ignore[arg-type]
     split: Any = data.train
-    prepared = Prepared(
-        evolve(split, side=made.evaluate.side),
+    prepared = TransformedDataset(
+        evolve(split, side=made.evaluate.min_decode_side),
         made.evaluate,
         data.task,
-        cache=make_cache(config, data, "train", made.evaluate),
+        cache=make_image_cache(config, data, "train", made.evaluate),
     )
-    batches = make_batches(prepared, BATCH, WORKERS, torch.device("cpu"), finish=made.finish)
+    batches = make_batches(prepared, BATCH, WORKERS, torch.device("cpu"), on_device_transform=made.on_device)
 
     def measure() -> tuple[int, float]:
         started = time.perf_counter()
@@ -104,8 +104,8 @@ def difference(root: Path) -> str:
     """Say how far ftcore's pixels are from those that are decoded in full, in grey levels of 255."""
     made, far = PlainTransforms().make_transforms(SPEC), []
     for file in sorted(root.rglob("*.jpg"))[:20]:
-        files = Files(root, Names.of([file.relative_to(root).as_posix()]))
-        small, full = (made.evaluate(files.read(0, side)).double() for side in (made.evaluate.side, None))
+        files = ImageFiles(root, PackedStrings.of([file.relative_to(root).as_posix()]))
+        small, full = (made.evaluate(files.read(0, side)).double() for side in (made.evaluate.min_decode_side, None))
         far.append((small - full).abs())
     all_of_them = torch.stack(far)
     return f"pixels differ by {float(all_of_them.mean()):.2f} grey levels on average, at most {int(all_of_them.max())}"

@@ -19,20 +19,20 @@ from torch import distributed
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from ftcore import loop
-from ftcore.config import Flags, load
-from ftcore.keeping import Every, Keeper
-from ftcore.ranks import joined
-from ftcore.run import prepare
-from ftcore.signals import Flags as Asked
-from ftcore.state import Progress
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.distributed.rendezvous import process_session
+from ftcore.runs.prepared import prepare
+from ftcore.runs.saver import CheckpointSaver, SaveInterval
+from ftcore.system.signals import SignalFlags
+from ftcore.training import loop
+from ftcore.training.state import Progress
 
 from loop import InMemory  # type: ignore[import-not-found]  # isort: skip - the script beside this one
 
 if TYPE_CHECKING:
-    from ftcore import Ranks
-    from ftcore.loading import Batches
-    from ftcore.state import Parts
+    from ftcore import ProcessInfo
+    from ftcore.data.loader import EpochLoader
+    from ftcore.training.state import TrainingParts
 
 ROUNDS, STEPS = 15, 20
 NETWORKS = {
@@ -42,15 +42,17 @@ NETWORKS = {
 }
 
 
-def parts_for(name: str, sets: tuple[str, ...], ranks: Ranks) -> Parts:
+def parts_for(name: str, sets: tuple[str, ...], ranks: ProcessInfo) -> TrainingParts:
     """Assemble a run, with this process's share of some batches in memory."""
     sets = (*sets, "model.weights=none", "train.epochs=1000000", "train.batch_size=32", "ddp.device=cpu")
-    parts = prepare(load(flags=Flags(name, "digits", plugins=("ddp",), sets=sets)), ranks=ranks).assembly.parts
+    parts = prepare(
+        load_config(flags=CliOverrides(name, "digits", plugins=("ddp",), sets=sets)), ranks=ranks
+    ).assembly.parts
     batches = tuple(list(parts.train.epoch(0))[:STEPS])
-    return evolve(parts, train=cast("Batches", InMemory(batches, parts.train.samples)), observers=())
+    return evolve(parts, train=cast("EpochLoader", InMemory(batches, parts.train.samples)), observers=())
 
 
-def hand_written(parts: Parts, model: DistributedDataParallel) -> None:
+def hand_written(parts: TrainingParts, model: DistributedDataParallel) -> None:
     """Train for some steps as a person would write it."""
     model.train()  # type: ignore[no-untyped-call]
     total = 0.0
@@ -65,13 +67,17 @@ def hand_written(parts: Parts, model: DistributedDataParallel) -> None:
             total += loss.item()
 
 
-def ours(parts: Parts) -> None:
+def ours(parts: TrainingParts) -> None:
     """Train for some steps as ftcore does."""
     progress = Progress()
-    loop.train_epoch(parts, progress, Keeper(cast("Any", None), parts, progress, Every(10**6, "epoch"), Asked()))
+    loop.train_epoch(
+        parts,
+        progress,
+        CheckpointSaver(cast("Any", None), parts, progress, SaveInterval(10**6, "epoch"), SignalFlags()),
+    )
 
 
-def compare(name: str, sets: tuple[str, ...], ranks: Ranks) -> str:
+def compare(name: str, sets: tuple[str, ...], ranks: ProcessInfo) -> str:
     """Time both in turn, and say how they compare."""
     mine, theirs = (parts_for(name, sets, ranks) for _ in range(2))
     model = DistributedDataParallel(theirs.network, gradient_as_bucket_view=True)
@@ -98,13 +104,13 @@ def compare(name: str, sets: tuple[str, ...], ranks: Ranks) -> str:
 def main() -> None:
     """Print one line a network: steps per second of both, and the ratio with its spread over the rounds."""
     torch.set_num_threads(1)
-    with joined() as ranks:
-        if ranks.leads:
+    with process_session() as ranks:
+        if ranks.is_main:
             rounds = f"{ROUNDS} interleaved rounds of {STEPS} steps"
             print(f"torch {torch.__version__}, two processes of one thread, {rounds}, batch 32 = 2 x 16")
         for title, (name, sets) in NETWORKS.items():
             line = compare(name, sets, ranks)
-            if ranks.leads:
+            if ranks.is_main:
                 print(f"{title:34} {line}", flush=True)
 
 

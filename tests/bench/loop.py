@@ -15,17 +15,17 @@ import torch
 from attrs import evolve, frozen
 from torch.nn import functional
 
-from ftcore import loop
-from ftcore.config import Flags, load
-from ftcore.run import prepare
-from ftcore.state import Progress
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.runs.prepared import prepare
+from ftcore.training import loop
+from ftcore.training.state import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ftcore.loading import Batch, Batches
-    from ftcore.parts import Samples
-    from ftcore.state import Parts
+    from ftcore.data.loader import Batch, EpochLoader
+    from ftcore.training.state import TrainingParts
+    from ftcore.types.data import SampleDataset
 
 ROUNDS = 9
 NETWORKS = {
@@ -39,7 +39,7 @@ class InMemory:
     """Batches that were made before the clock started."""
 
     ready: tuple[Batch, ...]
-    samples: Samples
+    samples: SampleDataset
 
     def __len__(self) -> int:
         return len(self.ready)
@@ -49,7 +49,7 @@ class InMemory:
         return iter(self.ready[start:])
 
 
-def hand_written(parts: Parts) -> None:
+def hand_written(parts: TrainingParts) -> None:
     """Train for one epoch as a person would write it."""
     model, optimizer, scheduler = parts.network, parts.optimizer, parts.schedule.scheduler
     model.train()
@@ -65,23 +65,23 @@ def hand_written(parts: Parts) -> None:
             total += loss.item()
 
 
-def ours(parts: Parts) -> None:
+def ours(parts: TrainingParts) -> None:
     """Train for one epoch as ftcore does."""
     loop.train_epoch(parts, Progress())
 
 
-def parts_for(arguments: list[str]) -> Parts:
+def parts_for(arguments: list[str]) -> TrainingParts:
     """Assemble a run, with 30 batches of it in memory."""
     model = [] if arguments == ["--digits"] else [f"model.image_size={arguments[1]}"]
-    flags = Flags(
+    flags = CliOverrides(
         model="digits/cnn" if not model else arguments[0],
         data="digits",
         sets=[*model, "model.weights=none", "train.epochs=1000000"],
     )
-    parts = prepare(load(flags=flags)).assembly.parts
+    parts = prepare(load_config(flags=flags)).assembly.parts
     batches = list(parts.train.epoch(0))[:30]
     in_memory = InMemory(tuple(batches), parts.train.samples)
-    return evolve(parts, train=cast("Batches", in_memory), observers=())
+    return evolve(parts, train=cast("EpochLoader", in_memory), observers=())
 
 
 def main() -> None:

@@ -289,15 +289,15 @@ def keras(name: str) -> Callable[[], None]:
 
 
 def ftcore(name: str) -> Callable[[], None]:
-    """`ftcore.loop.fit`, with its checks and its metrics; one group and one rate, as the others have."""
+    """`ftcore.training.loop.fit`, with its checks and its metrics; one group and one rate, as the others have."""
     import torch
     from attrs import evolve, frozen
 
-    from ftcore.config import Flags, load
-    from ftcore.loading import Batch
-    from ftcore.loop import fit
-    from ftcore.run import prepare
-    from ftcore.state import Progress
+    from ftcore.config.load import CliOverrides, load_config
+    from ftcore.data.loader import Batch
+    from ftcore.runs.prepared import prepare
+    from ftcore.training.loop import fit
+    from ftcore.training.state import Progress
 
     @frozen(eq=False)
     class Ready:
@@ -319,11 +319,11 @@ def ftcore(name: str) -> Callable[[], None]:
     bare = ("train.log_every=1000000", "groups.decay_all=true")
     side = 8 if name == "linear" else 32
     sizes = (f"model.image_size={side}", "model.mean=0.5", "model.std=0.5")
-    flags = Flags(f"own/{name}", "digits", plugins=(f"{__file__}:Own", "constant"), sets=(*sets, *bare, *sizes))
+    flags = CliOverrides(f"own/{name}", "digits", plugins=(f"{__file__}:Own", "constant"), sets=(*sets, *bare, *sizes))
     train, val = (loader.dataset for loader in loaders(name))
 
     def once() -> None:
-        parts = prepare(load(None, flags)).assembly.parts
+        parts = prepare(load_config(None, flags)).assembly.parts
         samples = parts.train.samples
         ready: Any = {"train": Ready(train, samples), "val": Ready(val, samples)}
         begun.append(time.perf_counter())

@@ -466,9 +466,9 @@ def ftcore_channels_last(task: Task, clock: Clock) -> None:
 
 def ftcore(task: Task, clock: Clock, *also: str) -> None:
     """`ftcore run`, with its checks, its checkpoints and its report."""
-    from ftcore.config import Flags, load
-    from ftcore.events import EpochEnded
-    from ftcore.run import run
+    from ftcore.config.load import CliOverrides, load_config
+    from ftcore.runs.run import fit
+    from ftcore.types.events import EpochEnded
 
     def told(event: object) -> None:
         if isinstance(event, EpochEnded):
@@ -490,13 +490,13 @@ def ftcore(task: Task, clock: Clock, *also: str) -> None:
         if task.kind != "accuracy":  # as the others have it
             plugins += ("adamw", "constant")
             sets |= {"adamw.lr": 1e-3, "adamw.weight_decay": 0.01, "groups.decay_all": "true"}
-        flags = Flags(
+        flags = CliOverrides(
             f"timm/{task.network}",
             task.folder,
             plugins=plugins,
             sets=[f"{name}={value}" for name, value in sets.items()],
         )
-        run(load(None, flags), [told])
+        fit(load_config(None, flags), [told])
 
 
 def timed(contender: Callable[[Task, Clock], None], task: Task) -> dict[str, float]:

@@ -41,7 +41,13 @@ PEERS = {
 
 
 IMPORTED = {
-    "ftcore": ("sklearn.datasets", "ftcore.assemble", "ftcore.loop", "ftcore.run", "ftcore.runfolder"),
+    "ftcore": (
+        "sklearn.datasets",
+        "ftcore.training.assemble",
+        "ftcore.training.loop",
+        "ftcore.runs.run",
+        "ftcore.runs.folder",
+    ),
     "lightning": ("sklearn.datasets", "lightning.pytorch.callbacks"),
     "transformers": ("sklearn.datasets", "transformers.trainer"),
     "composer": ("sklearn.datasets", "composer.models", "composer.utils"),
@@ -222,9 +228,9 @@ def ftcore(folder: Path, step: int, *, augmented: bool, workers: int) -> str:
     from safetensors.torch import load_file
 
     from ftcore import StepLogged
-    from ftcore.config import Flags, load
-    from ftcore.run import resume, run
-    from ftcore.signals import Stopped
+    from ftcore.config.load import CliOverrides, load_config
+    from ftcore.runs.run import fit, resume
+    from ftcore.system.signals import StoppedBySignal
 
     folder = folder / f"{step}-{os.getpid()}"
     options = (f"train.epochs={EPOCHS}", "train.batch_size=37", f"train.seed={SEED}", "train.log_every=1")
@@ -240,9 +246,9 @@ def ftcore(folder: Path, step: int, *, augmented: bool, workers: int) -> str:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     try:
-        run(load(None, Flags("digits/cnn", "digits:5-6", plugins=plugins, sets=sets)), [observe])
+        fit(load_config(None, CliOverrides("digits/cnn", "digits:5-6", plugins=plugins, sets=sets)), [observe])
         assert len(steps) == EPOCHS * STEPS, len(steps)
-    except Stopped:
+    except StoppedBySignal:
         resume(folder)
     return digest(load_file(max((folder / "checkpoints").iterdir()) / "model.safetensors"))
 

@@ -22,8 +22,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch.utils.data import BatchSampler, RandomSampler
 
 from ftcore import Task
-from ftcore.loading import EpochSampler
-from ftcore_plugins.metrics import ClassMetrics
+from ftcore.data.loader import EpochSampler
+from ftcore_plugins.metrics.builtin import ClassMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ftcore.testing import Result, image_folder, invoke
-from ftcore_plugins.digits_cnn import make_cnn
+from ftcore_plugins.models.digits_cnn import make_cnn
 
 if TYPE_CHECKING:
     from pathlib import Path

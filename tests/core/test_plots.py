@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from ftcore import UserError
-from ftcore.plots import HEIGHT, WIDTH, Line, Mark, Plot, as_text, check_png, save_png, spelled
+from ftcore.plots import HEIGHT, WIDTH, Marker, Plot, Series, check_png, render_text, save_png, to_encoding
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 DECADES = [10.0**k for k in range(-4, 1)]
-FALLING = Plot("test", "rate", "loss", (Line("loss", DECADES, [4.0, 3.0, 2.0, 1.0, 0.0]),), log_x=True)
+FALLING = Plot("test", "rate", "loss", (Series("loss", DECADES, [4.0, 3.0, 2.0, 1.0, 0.0]),), log_x=True)
 
 
 def canvas(text: str) -> list[str]:
@@ -34,16 +34,16 @@ def letters(text: str, letter: str) -> list[tuple[int, int]]:
 
 
 def test_a_plot_is_70_by_15_characters_without_colour() -> None:
-    rows = as_text(FALLING).splitlines()
+    rows = render_text(FALLING).splitlines()
 
     assert len(rows) == HEIGHT
     assert max(map(len, rows)) == WIDTH
     assert "\x1b" not in "".join(rows)
-    assert "\x1b" in as_text(FALLING, colour=True)
+    assert "\x1b" in render_text(FALLING, colour=True)
 
 
 def test_title_labels_and_powers_of_ten_are_written_around_it() -> None:
-    rows = as_text(FALLING).splitlines()
+    rows = render_text(FALLING).splitlines()
 
     assert rows[0].strip() == "test"
     assert rows[-2].split() == ["1e-4", "1e-3", "1e-2", "1e-1", "1e0"]
@@ -51,15 +51,17 @@ def test_title_labels_and_powers_of_ten_are_written_around_it() -> None:
 
 
 def test_whole_numbers_mark_a_linear_axis() -> None:
-    text = as_text(Plot("t", "epochs", "rate", (Line("a", np.linspace(0, 10, 50).tolist(), [1.0] * 49 + [2.0]),)))
+    text = render_text(Plot("t", "epochs", "rate", (Series("a", np.linspace(0, 10, 50).tolist(), [1.0] * 49 + [2.0]),)))
 
     assert text.splitlines()[-2].split() == ["0", "2", "4", "6", "8", "10"]
 
 
 def test_marks_are_where_they_belong_on_a_logarithmic_axis() -> None:
-    plot = Plot("t", "rate", "loss", FALLING.lines, (Mark("valley", 1e-2, 2.0), Mark("steep", 1e-3, 3.0)), log_x=True)
+    plot = Plot(
+        "t", "rate", "loss", FALLING.lines, (Marker("valley", 1e-2, 2.0), Marker("steep", 1e-3, 3.0)), log_x=True
+    )
 
-    text = as_text(plot)
+    text = render_text(plot)
 
     (valley,), (steep,) = letters(text, "v"), letters(text, "s")
     width = len(canvas(text)[0])
@@ -73,7 +75,7 @@ def test_marks_are_where_they_belong_on_a_logarithmic_axis() -> None:
 def test_several_curves_are_letters_with_a_legend() -> None:
     x = [0.0, 1.0, 2.0]
 
-    text = as_text(Plot("t", "x", "y", (Line("low", x, [0.0, 0.0, 0.0]), Line("high", x, [9.0, 9.0, 9.0]))))
+    text = render_text(Plot("t", "x", "y", (Series("low", x, [0.0, 0.0, 0.0]), Series("high", x, [9.0, 9.0, 9.0]))))
 
     assert {row for _, row in letters(text, "a")} == {9}
     assert {row for _, row in letters(text, "b")} == {0}
@@ -81,9 +83,9 @@ def test_several_curves_are_letters_with_a_legend() -> None:
 
 
 def test_more_curves_than_can_be_told_apart_are_thinned_out_and_counted() -> None:
-    lines = tuple(Line(str(k), [0.0, 1.0], [k, k]) for k in range(20))
+    lines = tuple(Series(str(k), [0.0, 1.0], [k, k]) for k in range(20))
 
-    assert as_text(Plot("t", "x", "y", lines)).splitlines()[-8:] == [
+    assert render_text(Plot("t", "x", "y", lines)).splitlines()[-8:] == [
         *(f"{letter}: {3 * k}" for k, letter in enumerate("abcdefg")),
         "and 13 more, not drawn",
     ]
@@ -91,7 +93,7 @@ def test_more_curves_than_can_be_told_apart_are_thinned_out_and_counted() -> Non
 
 @pytest.mark.parametrize("value", [0.001, 5.0, 0.0])
 def test_a_constant_is_drawn_at_its_value(value: float) -> None:
-    text = as_text(Plot("t", "x", "y", (Line("", [0.0, 1.0], [value, value]),)))
+    text = render_text(Plot("t", "x", "y", (Series("", [0.0, 1.0], [value, value]),)))
 
     (row,) = [row for row in text.splitlines() if row.count("⠉") + row.count("⠤") + row.count("⠒") > 50]
     assert float(row.split("┤")[0]) == value
@@ -101,31 +103,31 @@ def test_what_is_not_finite_is_left_out_and_the_last_of_many_points_is_kept() ->
     y = [1.0] * 5000
     y[17], y[-1] = math.nan, 3.0
 
-    text = as_text(Plot("t", "x", "y", (Line("", [float(k) for k in range(5000)], y),)))
+    text = render_text(Plot("t", "x", "y", (Series("", [float(k) for k in range(5000)], y),)))
 
     assert canvas(text)[0].strip()
     assert "nan" not in text
 
 
 def test_nothing_of_one_plot_is_left_in_the_next() -> None:
-    first = as_text(FALLING)
-    as_text(Plot("other", "x", "y", (Line("a", [0.0, 5.0], [5.0, 1.0]), Line("b", [0.0, 9.0], [5.0, 1.0]))))
+    first = render_text(FALLING)
+    render_text(Plot("other", "x", "y", (Series("a", [0.0, 5.0], [5.0, 1.0]), Series("b", [0.0, 9.0], [5.0, 1.0]))))
 
-    assert as_text(FALLING) == first
+    assert render_text(FALLING) == first
 
 
 def test_a_stream_without_such_characters_gets_ascii() -> None:
-    text = as_text(FALLING)
+    text = render_text(FALLING)
 
-    assert spelled(text, "utf-8") == text
-    plain = spelled(text, "cp1252")
+    assert to_encoding(text, "utf-8") == text
+    plain = to_encoding(text, "cp1252")
     assert plain.isascii()
     assert plain.splitlines()[1].strip() == f"+{'-' * (len(canvas(text)[0]))}+"
     assert "*" in plain
 
 
 def test_a_png_has_its_size_and_something_on_it(tmp_path: Path) -> None:
-    plot = Plot("t", "x", "y", (Line("raw", DECADES, [0.0, 99.0, 0.0, 1.0, 2.0], faint=True), *FALLING.lines))
+    plot = Plot("t", "x", "y", (Series("raw", DECADES, [0.0, 99.0, 0.0, 1.0, 2.0], faint=True), *FALLING.lines))
 
     save_png(plot, tmp_path / "curve.png")
 
@@ -150,6 +152,6 @@ def test_a_png_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
 
 
 def test_drawing_is_imported_only_to_draw() -> None:
-    code = "import sys, ftcore.plots, ftcore.cli; print({'plotext', 'matplotlib', 'torch'} & sys.modules.keys())"
+    code = "import sys, ftcore.plots, ftcore.cli.group; print({'plotext', 'matplotlib', 'torch'} & sys.modules.keys())"
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -11,7 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ftcore.cli
+import ftcore.cli.group
 
 from .killing import forked, result
 

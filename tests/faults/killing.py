@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ftcore.cli
-from ftcore.discover import discover
+import ftcore.cli.group
+from ftcore.plugins.discovery import discover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = ("sklearn.datasets", "timm.utils.model_ema", "torchmetrics.classification", "torch._weights_only_unpickler")
-OURS = tuple(f"ftcore.{name}" for name in ("assemble", "loop", "run", "runfolder", "unpickle", "evaluate", "testing"))
+OURS = (
+    "ftcore.training.assemble",
+    "ftcore.training.loop",
+    "ftcore.runs.run",
+    "ftcore.runs.folder",
+    "ftcore.model.safe_unpickle",
+    "ftcore.inference.evaluate",
+    "ftcore.testing",
+)
 PLUGINS = tuple(plugin.target.partition(":")[0] for plugin in discover() if plugin.distribution == "ftcore")
 TIMES = {"seconds", "samples_per_second", "data_wait"}
 

@@ -11,9 +11,11 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from ftcore import UserError, predict, unpickle
-from ftcore.run import resume
-from ftcore.weights import load_weights
+from ftcore import UserError
+from ftcore.inference import load
+from ftcore.model import safe_unpickle
+from ftcore.model.weights import load_weights
+from ftcore.runs.run import resume
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +45,7 @@ class Outcome:
 
 
 def read_pickled(file: Path) -> None:
-    reason = unpickle.convert(file, file.with_name("converted.safetensors"))
+    reason = safe_unpickle.convert(file, file.with_name("converted.safetensors"))
     if reason:
         raise UserError(f"weights {file} {reason}")
     load_weights(net(), file.with_name("converted.safetensors"))
@@ -54,7 +56,7 @@ def read_safetensors(file: Path) -> None:
 
 
 def read_run(folder: Path) -> None:
-    predict.load(folder)
+    load.load(folder)
     resume(folder)
 
 

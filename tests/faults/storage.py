@@ -11,7 +11,8 @@ import pytest
 from attrs import define, field
 from safetensors import SafetensorError
 
-from ftcore import checkpoint, runfolder
+from ftcore.checkpoints import checkpoint
+from ftcore.runs import folder as runs_folder
 
 if TYPE_CHECKING:
     import random
@@ -100,7 +101,7 @@ def written_to(disk: Disk) -> Iterator[Disk]:
         _installed.append(True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
-        for module, name in ((checkpoint, "save_file"), (checkpoint, "save_model"), (runfolder, "save_model")):
+        for module, name in ((checkpoint, "save_file"), (checkpoint, "save_model"), (runs_folder, "save_model")):
             patch.setattr(module, name, saved(getattr(module, name)))
         _using.append(disk)
         try:

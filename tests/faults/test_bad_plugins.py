@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import ftcore_plugins.defaults
-from ftcore.conformance import findings
-from ftcore.contracts import CHECKS
-from ftcore.subject import Asked
+from ftcore.authoring.check import run_checks
+from ftcore.authoring.checks import CHECKS
+from ftcore.authoring.plugin_under_test import CheckRequest
 from ftcore.testing import invoke
 
 from .killing import end, forked
@@ -52,8 +52,11 @@ def written(name: str) -> str:
 
 def make_checks(plugin: str, folder: str, out: str, but: tuple[str, ...]) -> None:
     """Make all checks, in combination with two plugins instead of all, and write down what came of them."""
-    ftcore_plugins.defaults.BESIDE = {"sgd": (), "mixup": ()}
-    found = [(finding.check, finding.state, finding.why) for finding in findings(Asked(plugin, but=but), Path(folder))]
+    ftcore_plugins.defaults.COMBINATION_CHECKS = {"sgd": (), "mixup": ()}
+    found = [
+        (finding.check, finding.state, finding.why)
+        for finding in run_checks(CheckRequest(plugin, but=but), Path(folder))
+    ]
     Path(out).write_text(json.dumps(found))
 
 

@@ -13,22 +13,24 @@ import torch
 from safetensors.torch import load_file
 
 from ftcore import UserError
-from ftcore.checkpoint import damage, newest, read, rotate, save, standing, step_folder, tidy, to_json, write_folder
-from ftcore.config import Flags, load
-from ftcore.log import RunLog
-from ftcore.loop import fit
-from ftcore.run import prepare
-from ftcore.snapshot import networks, optimizer_state, take
-from ftcore.state import Parts, Progress
+from ftcore.checkpoints.atomic import recover_interrupted_writes, resolve_current, to_json, write_dir_atomic
+from ftcore.checkpoints.checkpoint import checkpoint_dir, latest_checkpoint, load_state, prune_checkpoints, save
+from ftcore.checkpoints.manifest import find_damage
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.runs.log import RunLog
+from ftcore.runs.prepared import prepare
 from ftcore.testing import invoke
+from ftcore.training.loop import fit
+from ftcore.training.resume_state import capture_state, networks_to_save, optimizer_state
+from ftcore.training.state import Progress, TrainingParts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def build(*sets: str, plugins: tuple[str, ...] = ()) -> Parts:
-    flags = Flags("digits/cnn", "digits:5-6", plugins=plugins, sets=("train.epochs=1", *sets))
-    return prepare(load(None, flags)).assembly.parts
+def build(*sets: str, plugins: tuple[str, ...] = ()) -> TrainingParts:
+    flags = CliOverrides("digits/cnn", "digits:5-6", plugins=plugins, sets=("train.epochs=1", *sets))
+    return prepare(load_config(None, flags)).assembly.parts
 
 
 def write_two(folder: Path) -> None:
@@ -46,7 +48,7 @@ def entries(folder: Path) -> list[str]:
 
 
 def test_a_folder_is_written_with_all_its_files(tmp_path: Path) -> None:
-    write_folder(tmp_path / "deep" / "model", write_two)
+    write_dir_atomic(tmp_path / "deep" / "model", write_two)
 
     assert entries(tmp_path) == ["deep", "deep/model", "deep/model/one.txt", "deep/model/two.txt"]
 
@@ -56,23 +58,23 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     target.mkdir()
     (target / "old.txt").write_text("old")
 
-    write_folder(target, write_two)
+    write_dir_atomic(target, write_two)
 
     assert entries(tmp_path) == ["model", "model/one.txt", "model/two.txt"]
 
 
 def test_a_writer_that_fails_leaves_no_half_folder(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no space left"):
-        write_folder(tmp_path / "model", write_one_and_fail)
+        write_dir_atomic(tmp_path / "model", write_one_and_fail)
 
     assert entries(tmp_path) == []
 
 
 def test_a_writer_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    write_folder(tmp_path / "model", write_two)
+    write_dir_atomic(tmp_path / "model", write_two)
 
     with pytest.raises(OSError, match="no space left"):
-        write_folder(tmp_path / "model", write_one_and_fail)
+        write_dir_atomic(tmp_path / "model", write_one_and_fail)
 
     assert entries(tmp_path) == ["model", "model/one.txt", "model/two.txt"]
     assert (tmp_path / "model" / "one.txt").read_text() == "new"
@@ -115,13 +117,13 @@ def test_the_groups_settings_are_in_the_optimizers_state() -> None:
 def test_what_is_read_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
     parts, progress = build(plugins=("ema",)), Progress()
     fit(parts, progress, lambda _: None)
-    state = take(parts, progress)
+    state = capture_state(parts, progress)
 
-    save(tmp_path / "saved", networks(parts, progress), state)
+    save(tmp_path / "saved", networks_to_save(parts, progress), state)
 
     assert parts.average
-    assert damage(tmp_path / "saved") == ""
-    found = read(tmp_path / "saved")
+    assert find_damage(tmp_path / "saved") == ""
+    found = load_state(tmp_path / "saved")
     torch.testing.assert_close(found.pop("optimizer")["state"], state.pop("optimizer")["state"], rtol=0, atol=0)
     assert found == state
     for name, network in (("model", parts.network), ("average", parts.average.network)):
@@ -131,7 +133,7 @@ def test_what_is_read_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
 
 
 def make(folder: Path, step: int) -> Path:
-    target = step_folder(folder, step)
+    target = checkpoint_dir(folder, step)
     save(target, {"model": torch.nn.Linear(2, 2)}, {"step": step})
     return target
 
@@ -147,9 +149,9 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, keep: int, best: int, 
     for step in (3, 6, 9):
         make(tmp_path, step)
 
-    rotate(step_folder(tmp_path, 9), keep, step_folder(tmp_path, best))
+    prune_checkpoints(checkpoint_dir(tmp_path, 9), keep, checkpoint_dir(tmp_path, best))
 
-    assert names(tmp_path) == [step_folder(tmp_path, step).name for step in left]
+    assert names(tmp_path) == [checkpoint_dir(tmp_path, step).name for step in left]
 
 
 def flip(file: Path) -> None:
@@ -186,7 +188,7 @@ def test_of_damaged_checkpoints_the_one_before_is_used_and_that_is_said(
     good, bad = make(tmp_path, 3), make(tmp_path, 6)
     harm(bad)
 
-    assert newest(tmp_path) == good
+    assert latest_checkpoint(tmp_path) == good
     assert f"{bad} is damaged, {good.name} is used" in capsys.readouterr().err
 
 
@@ -196,14 +198,14 @@ def test_where_all_checkpoints_are_damaged_each_is_named(tmp_path: Path) -> None
         (folder / "state.json").write_text("{}")
 
     with pytest.raises(UserError) as raised:
-        newest(tmp_path)
+        latest_checkpoint(tmp_path)
 
     assert str(raised.value).splitlines()[0] == "no checkpoint is whole"
     assert all(f"{folder}: state.json is not what was written" in str(raised.value) for folder in folders)
 
 
 def test_where_there_is_no_checkpoint_there_is_no_newest(tmp_path: Path) -> None:
-    assert newest(tmp_path / "none") is None
+    assert latest_checkpoint(tmp_path / "none") is None
 
 
 def test_what_a_killed_process_left_is_finished_or_removed(tmp_path: Path) -> None:
@@ -211,14 +213,14 @@ def test_what_a_killed_process_left_is_finished_or_removed(tmp_path: Path) -> No
         (tmp_path / name).mkdir()
         (tmp_path / name / "of").write_text(name)
     (tmp_path / ".new-report.json").write_text("{")
-    assert standing(tmp_path / "model") == tmp_path / ".old-model-bb"
+    assert resolve_current(tmp_path / "model") == tmp_path / ".old-model-bb"
 
-    tidy(tmp_path)
+    recover_interrupted_writes(tmp_path)
 
     assert names(tmp_path) == ["model", "step-2"]
     assert (tmp_path / "model" / "of").read_text() == ".old-model-bb"
     assert (tmp_path / "step-2" / "of").read_text() == "step-2"
-    assert standing(tmp_path / "model") == tmp_path / "model"
+    assert resolve_current(tmp_path / "model") == tmp_path / "model"
 
 
 def test_no_checkpoint_is_begun_for_which_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,23 +16,23 @@ import pytest
 from PIL import Image
 
 from ftcore import UserError
-from ftcore.calls import Calls
-from ftcore.config import Flags, load
-from ftcore.run import activate
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.plugins.calls import HookCalls
+from ftcore.plugins.startup import activate
 from ftcore.testing import image_folder, invoke
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ftcore import Data, Samples
+    from ftcore import Data, SampleDataset
 
     Make = Callable[[Path], Path]
 
 
 def index(source: Path, *sets: str) -> Data:
-    host = activate(load(None, Flags("digits/cnn", str(source), sets=sets)))
-    return Calls(host).build_data(host.config.data.source)
+    host = activate(load_config(None, CliOverrides("digits/cnn", str(source), sets=sets)))
+    return HookCalls(host).build_data(host.config.data.source)
 
 
 def found(data: Data, root: Path) -> dict[str, object]:
@@ -44,7 +44,7 @@ def found(data: Data, root: Path) -> dict[str, object]:
     }
 
 
-def meaning(data: Data, samples: Samples, place: int) -> object:
+def meaning(data: Data, samples: SampleDataset, place: int) -> object:
     target = samples[place][1]
     if data.task.kind == "classification":
         return data.task.names[target]

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from ftcore import StepLogged, checkpoint
-from ftcore.config import Flags, load
-from ftcore.run import run as train
+from ftcore import StepLogged
+from ftcore.checkpoints import manifest
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.runs.run import fit
 from ftcore.testing import invoke
 
 from . import environments
@@ -144,7 +145,7 @@ def test_a_run_within_limits_ends_in_the_same_bits_or_says_which_limit_it_is(
     assert answer["code"] == 2, answer["err"]
     assert message in answer["err"]
     assert "Traceback" not in answer["err"]
-    assert all(not checkpoint.damage(step) for step in (run / "checkpoints").glob("step-*"))
+    assert all(not manifest.find_damage(step) for step in (run / "checkpoints").glob("step-*"))
     if not run.exists():
         return
     gone_on = invoke("resume", run)
@@ -241,7 +242,7 @@ def test_a_long_run_takes_no_more_of_the_machine_as_it_goes(tmp_path: Path) -> N
             seen.append((count("/proc/self/fd"), count("/proc/self/task"), megabytes()))
 
     sets = ("train.epochs=60", "train.batch_size=8", "train.log_every=5", f"run.folder={tmp_path / 'run'}")
-    train(load(None, Flags("digits/cnn", "digits:5-6", sets=(*sets, "train.threads=1"))), [look])
+    fit(load_config(None, CliOverrides("digits/cnn", "digits:5-6", sets=(*sets, "train.threads=1"))), [look])
 
     files, threads, memory = zip(*seen[20:], strict=True)
     assert len(files) > 300

@@ -8,7 +8,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from ftcore import checkpoint
+from ftcore.checkpoints import manifest
 
 from .hostile_files import PICKLES, SAFETENSORS, of
 from .killing import forked
@@ -98,13 +98,13 @@ def stated(folder: Path, edit: Callable[[dict[str, Any]], object] | str) -> None
     if not isinstance(edit, str):
         edit(state)
     (newest / "state.json").write_text(edit if isinstance(edit, str) else json.dumps(state))
-    checkpoint.write_manifest(newest)
+    manifest.write_manifest(newest)
 
 
 def listed(folder: Path, **files: Any) -> None:
     """Change the manifest of each checkpoint."""
     for place in (folder / "checkpoints").iterdir():
-        (place / "manifest.json").write_text(json.dumps({"format": checkpoint.FORMAT, "files": files}))
+        (place / "manifest.json").write_text(json.dumps({"format": manifest.FORMAT, "files": files}))
 
 
 def replaced(folder: Path, name: str, text: str | bytes) -> None:

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from ftcore import DataError, Task
-from ftcore.files import Files
-from ftcore.images import check_image, read_image
-from ftcore.labelled import Names, Split
-from ftcore.loading import Prepared, make_batches, order
+from ftcore.data.dataset import ImageSplit, PackedStrings
+from ftcore.data.decoding import check_image, read_image
+from ftcore.data.files import ImageFiles
+from ftcore.data.loader import TransformedDataset, epoch_order, make_batches
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,11 +45,13 @@ def to_tensor(image: Image) -> torch.Tensor:
 def loaded(kinds: dict[str, Path], split: str, workers: int) -> dict[str, Any]:
     """Return what a loader of ftcore gives for each kind."""
     root = next(iter(kinds.values())).parent
-    files = Files(root, Names.of([path.name for path in kinds.values()]))
+    files = ImageFiles(root, PackedStrings.of([path.name for path in kinds.values()]))
     train = split == "train"
-    samples = Split(files, np.arange(len(files)), np.zeros(len(files), np.int64), 32 if train else None)
-    prepared = Prepared(samples, to_tensor, Task("classification", ("a", "b"), (len(files), 0)), 0 if train else None)
-    places = order(0, 0, len(files)) if train else range(len(files))
+    samples = ImageSplit(files, np.arange(len(files)), np.zeros(len(files), np.int64), 32 if train else None)
+    prepared = TransformedDataset(
+        samples, to_tensor, Task("classification", ("a", "b"), (len(files), 0)), 0 if train else None
+    )
+    places = epoch_order(0, 0, len(files)) if train else range(len(files))
     names = list(kinds)
     given = make_batches(prepared, 1, workers, torch.device("cpu")).loader
     return {names[place]: item for place, item in zip(places, given, strict=True)}
@@ -108,10 +110,13 @@ def test_an_epoch_ends_with_the_error_of_its_malformed_file(
     kinds: dict[str, Path], tmp_path: Path, kind: str, workers: int
 ) -> None:
     GENERATOR["photograph"]().save(tmp_path / "good.jpg")
-    files = Files(tmp_path, Names.of(["good.jpg", str(kinds[kind])]))
-    samples = Split(files, np.arange(2), np.zeros(2, np.int64))
+    files = ImageFiles(tmp_path, PackedStrings.of(["good.jpg", str(kinds[kind])]))
+    samples = ImageSplit(files, np.arange(2), np.zeros(2, np.int64))
     batches = make_batches(
-        Prepared(samples, to_tensor, Task("classification", ("a", "b"), (2, 0))), 1, workers, torch.device("cpu")
+        TransformedDataset(samples, to_tensor, Task("classification", ("a", "b"), (2, 0))),
+        1,
+        workers,
+        torch.device("cpu"),
     )
 
     epoch = batches.epoch(0)
@@ -124,7 +129,7 @@ def test_an_epoch_ends_with_the_error_of_its_malformed_file(
 @pytest.mark.parametrize("act", ["read_image", "check_image"])
 def test_bombs_are_refused_in_less_than_half_a_gigabyte(kinds: dict[str, Path], act: str) -> None:
     code = (
-        "import sys, PIL.Image, ftcore, ftcore.images as images\n"
+        "import sys, PIL.Image, ftcore, ftcore.data.decoding as images\n"
         "PIL.Image.MAX_IMAGE_PIXELS = None\n"  # as some libraries set it
         "for path in sys.argv[1:]:\n"
         f"    try: images.{act}(path)\n"

@@ -14,11 +14,11 @@ from structlog.testing import capture_logs
 from timm.layers import convert_sync_batchnorm
 
 from ftcore import UserError, hookimpl
-from ftcore.config import Flags, load
-from ftcore.loading import Batch
-from ftcore.run import resume, run
-from ftcore.shortage import cut
-from ftcore.signals import Stopped
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.data.loader import Batch
+from ftcore.runs.run import fit, resume
+from ftcore.system.signals import StoppedBySignal
+from ftcore.training.oom import split_micro_batches
 
 from .killing import result
 from .test_resume import stopping
@@ -93,7 +93,7 @@ class Small:
 def config(folder: Path, *sets: str, plugins: tuple[str, ...] = ()) -> Any:
     settings = ("train.epochs=2", "train.batch_size=48", "train.log_every=1", f"run.folder={folder}", *sets)
     named = ("freeze_norm", "mlp_head", HERE, *plugins)
-    return load(None, Flags("digits/cnn", "digits:5-6", plugins=named, sets=settings))
+    return load_config(None, CliOverrides("digits/cnn", "digits:5-6", plugins=named, sets=settings))
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -106,10 +106,10 @@ def test_pieces_give_the_gradient_of_the_whole(
     tmp_path: Path, where: str, every: int, plugins: tuple[str, ...]
 ) -> None:
     sets = ("mlp_head.dropout=0", "train.accumulate=2", "sgd.lr=0.05")
-    run(config(tmp_path / "whole", *sets, plugins=("sgd", *plugins)))
+    fit(config(tmp_path / "whole", *sets, plugins=("sgd", *plugins)))
 
     small = ("small.images=13", f"small.where={where}", f"small.every={every}", "train.on_oom=halve")
-    report = run(config(tmp_path / "pieces", *sets, *small, plugins=("sgd", *plugins)))
+    report = fit(config(tmp_path / "pieces", *sets, *small, plugins=("sgd", *plugins)))
 
     assert report["pieces"] in {2, 4}  # of 24 or 12 images
     expected, found = weights(tmp_path / "whole"), weights(tmp_path / "pieces")
@@ -120,7 +120,7 @@ def test_pieces_give_the_gradient_of_the_whole(
 
 def test_each_halving_is_said_and_written_down(tmp_path: Path) -> None:
     with capture_logs() as logs:
-        run(config(tmp_path / "run", "small.images=13", "train.on_oom=halve"))
+        fit(config(tmp_path / "run", "small.images=13", "train.on_oom=halve"))
 
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
     assert json.loads((newest / "state.json").read_text())["progress"]["pieces"] == 4
@@ -132,10 +132,10 @@ def test_each_halving_is_said_and_written_down(tmp_path: Path) -> None:
 
 def test_a_run_in_pieces_that_was_stopped_ends_in_the_same_bits(tmp_path: Path) -> None:
     sets = ("small.images=13", "train.on_oom=halve")
-    run(config(tmp_path / "whole", *sets, plugins=("mixup",)))
+    fit(config(tmp_path / "whole", *sets, plugins=("mixup",)))
 
-    with pytest.raises(Stopped):
-        run(config(tmp_path / "run", *sets, plugins=("mixup",)), [stopping(3)])
+    with pytest.raises(StoppedBySignal):
+        fit(config(tmp_path / "run", *sets, plugins=("mixup",)), [stopping(3)])
     resume(tmp_path / "run")
 
     assert result(tmp_path / "run") | {"checkpoints": 0} == result(tmp_path / "whole") | {"checkpoints": 0}
@@ -147,7 +147,7 @@ def test_batch_norm_counts_a_step_that_was_tried_again_once(tmp_path: Path) -> N
     for images in (96, 48):
         folder = tmp_path / str(images)
         settings = (*sets, f"small.images={images}", f"run.folder={folder}")
-        run(load(None, Flags("digits/cnn", "digits:5-6", plugins=(HERE,), sets=settings)))
+        fit(load_config(None, CliOverrides("digits/cnn", "digits:5-6", plugins=(HERE,), sets=settings)))
         counts.append(next(int(tensor) for name, tensor in weights(folder).items() if "num_batches" in name))
 
     assert counts[1] - counts[0] == 3  # three batches in two pieces each, and the last of two images in one
@@ -164,7 +164,7 @@ def test_batch_norm_counts_a_step_that_was_tried_again_once(tmp_path: Path) -> N
 )
 def test_without_that_a_run_stops_and_says_what_to_change(tmp_path: Path, where: str, doing: str) -> None:
     with pytest.raises(UserError) as caught:
-        run(config(tmp_path / "run", "small.images=1", f"small.where={where}"))
+        fit(config(tmp_path / "run", "small.images=1", f"small.where={where}"))
 
     same = 'train.batch_size=24 with train.accumulate=2 (the same steps), train.on_oom="halve" (does that by itself)'
     ways = "train.eval_batch_size=24" if where == "validation" else same
@@ -177,13 +177,13 @@ def test_without_that_a_run_stops_and_says_what_to_change(tmp_path: Path, where:
 @pytest.mark.parametrize("where", ["forward", "update", "validation"])
 def test_what_cannot_be_halved_stops_a_run_too(tmp_path: Path, where: str) -> None:
     with pytest.raises(UserError, match=r"^out of memory .*, with 48 images a micro-batch.*: CUDA out of memory"):
-        run(config(tmp_path / "run", "small.images=1", f"small.where={where}", "train.on_oom=halve"))
+        fit(config(tmp_path / "run", "small.images=1", f"small.where={where}", "train.on_oom=halve"))
 
 
 def test_what_was_saved_before_can_be_gone_on_with_in_smaller_pieces(tmp_path: Path) -> None:
-    run(config(tmp_path / "whole"))
+    fit(config(tmp_path / "whole"))
     with pytest.raises(UserError, match="out of memory in step 3 "):
-        run(config(tmp_path / "run", "run.save_every=1 step", plugins=(f"{__name__}:Later",)))
+        fit(config(tmp_path / "run", "run.save_every=1 step", plugins=(f"{__name__}:Later",)))
 
     report = resume(tmp_path / "run", ("train.on_oom=halve",))
 
@@ -223,7 +223,7 @@ class Synchronised:
 def test_batch_norm_over_processes_may_not_be_halved(tmp_path: Path) -> None:
     message = r"^train.on_oom = 'halve' does not work with batch norm over processes \(--set train.on_oom"
     with pytest.raises(UserError, match=message):
-        run(config(tmp_path / "run", "train.on_oom=halve", plugins=(f"{__name__}:Synchronised",)))
+        fit(config(tmp_path / "run", "train.on_oom=halve", plugins=(f"{__name__}:Synchronised",)))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_batch_norm_over_processes_may_not_be_halved(tmp_path: Path) -> None:
 def test_no_piece_has_a_single_image(images: int, pieces: int, sizes: list[int]) -> None:
     batch = Batch(torch.arange(images).float(), torch.arange(images), torch.arange(images))
 
-    found = cut([batch, batch], pieces)
+    found = split_micro_batches([batch, batch], pieces)
 
     assert [len(piece.targets) for piece in found] == 2 * sizes
     assert torch.equal(torch.cat([piece.images for piece in found]), torch.cat([batch.images, batch.images]))

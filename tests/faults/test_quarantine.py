@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from safetensors.torch import load_file
 
-from ftcore.lint import SPECS
+from ftcore.hooks import HOOK_ARGUMENTS
 from ftcore.testing import invoke
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DIGITS = ("--data", "digits:5-6", "--model", "digits/cnn")
-ASKED_BY_A_RUN = [hook for hook in SPECS if hook != "list_models"]
+ASKED_BY_A_RUN = [hook for hook in HOOK_ARGUMENTS if hook != "list_models"]
 ANSWER = "from ftcore import hookimpl\n\nclass Broken:\n    @hookimpl\n    def {hook}(self):\n        {body}\n"
 WRAPPER = ANSWER.replace("@hookimpl\n", "@hookimpl(wrapper=True)\n")
 GONE = "import {}\n"
@@ -129,7 +129,7 @@ def test_a_package_that_cannot_be_activated(fault: str, install: Callable[[str],
     assert "Traceback" not in result.err
 
 
-@pytest.mark.parametrize("hook", SPECS)
+@pytest.mark.parametrize("hook", HOOK_ARGUMENTS)
 def test_a_hook_that_answers_with_something_else(hook: str, install: Callable[[str], None]) -> None:
     install(ANSWER.format(hook=hook, body="return 42"))
     check_others_undisturbed()
@@ -142,7 +142,7 @@ def test_a_hook_that_answers_with_something_else(hook: str, install: Callable[[s
     )
 
 
-@pytest.mark.parametrize("hook", SPECS)
+@pytest.mark.parametrize("hook", HOOK_ARGUMENTS)
 def test_a_hook_that_raises(hook: str, install: Callable[[str], None]) -> None:
     install(ANSWER.format(hook=hook, body="raise ZeroDivisionError('by acme')"))
     check_others_undisturbed()
@@ -156,7 +156,7 @@ def test_a_hook_that_raises(hook: str, install: Callable[[str], None]) -> None:
     )
 
 
-@pytest.mark.parametrize("hook", SPECS)
+@pytest.mark.parametrize("hook", HOOK_ARGUMENTS)
 def test_a_hook_that_wants_to_end_the_process(hook: str, install: Callable[[str], None]) -> None:
     install(ANSWER.format(hook=hook, body="raise SystemExit(0)"))
     check_others_undisturbed()
@@ -168,7 +168,9 @@ def test_a_hook_that_wants_to_end_the_process(hook: str, install: Callable[[str]
     assert "wanted to end the process: SystemExit: 0" in result.err
 
 
-@pytest.mark.parametrize("hook", [hook for hook in SPECS if hook != "make_average"])  # to which nobody may answer
+@pytest.mark.parametrize(
+    "hook", [hook for hook in HOOK_ARGUMENTS if hook != "make_average"]
+)  # to which nobody may answer
 def test_a_wrapper_that_drops_the_result(hook: str, install: Callable[[str], None]) -> None:
     install(WRAPPER.format(hook=hook, body="yield"))
     check_others_undisturbed()
@@ -180,7 +182,7 @@ def test_a_wrapper_that_drops_the_result(hook: str, install: Callable[[str], Non
     assert "returned None and would discard the result" in result.err
 
 
-@pytest.mark.parametrize("hook", SPECS)
+@pytest.mark.parametrize("hook", HOOK_ARGUMENTS)
 def test_a_wrapper_that_raises(hook: str, install: Callable[[str], None]) -> None:
     install(WRAPPER.format(hook=hook, body="yield; raise ZeroDivisionError('by acme')"))
     check_others_undisturbed()

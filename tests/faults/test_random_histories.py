@@ -28,13 +28,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from ftcore import CheckpointSaved, RunStarted, StepLogged, UserError, checkpoint
-from ftcore.checkpoint import damage, standing
-from ftcore.config import Flags, load
-from ftcore.locking import LOCK
-from ftcore.run import resume, run
-from ftcore.runfolder import RunFolder
-from ftcore.signals import Stopped
+from ftcore import CheckpointSaved, RunStarted, StepLogged, UserError
+from ftcore.checkpoints import atomic, checkpoint
+from ftcore.checkpoints.atomic import resolve_current
+from ftcore.checkpoints.manifest import find_damage
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.runs.folder import RunFolder
+from ftcore.runs.lock import LOCK
+from ftcore.runs.run import fit, resume
+from ftcore.system.signals import StoppedBySignal
 
 from .killing import result
 from .storage import Dead, Disk, written_to
@@ -56,7 +58,9 @@ WORKERS = st.sampled_from([0, 0, 0, 2])
 def config(folder: Path, *sets: str) -> Any:
     settings = ("train.epochs=2", "train.batch_size=60", "train.log_every=1", "run.save_every=2 steps")
     flags = (*settings, f"run.keep={KEEP}", f"run.folder={folder}", *sets)
-    return load(None, Flags("digits/cnn", "digits:5-6", plugins=("ema",), without=("progress",), sets=flags))
+    return load_config(
+        None, CliOverrides("digits/cnn", "digits:5-6", plugins=("ema",), without=("progress",), sets=flags)
+    )
 
 
 def content(folder: Path) -> dict[Path, bytes]:
@@ -119,8 +123,10 @@ class Histories(RuleBasedStateMachine):
         """Return the whole checkpoints, with those that a process was killed replacing."""
         names = {path.name for path in (self.folder / "checkpoints").glob("step-*")}
         names |= {path.name[5:-9] for path in (self.folder / "checkpoints").glob(".old-step-*")}
-        stand = (standing(self.folder / "checkpoints" / name) for name in names)
-        return {int(path.name.split("-")[1 + path.name.startswith(".old")]): path for path in stand if not damage(path)}
+        stand = (resolve_current(self.folder / "checkpoints" / name) for name in names)
+        return {
+            int(path.name.split("-")[1 + path.name.startswith(".old")]): path for path in stand if not find_damage(path)
+        }
 
     @property
     def newest(self) -> int:
@@ -145,7 +151,7 @@ class Histories(RuleBasedStateMachine):
                 resume(self.folder, [sets], [watching])
             else:  # its process died before it had begun
                 shutil.rmtree(self.folder, ignore_errors=True)
-                run(config(self.folder, sets), [watching])
+                fit(config(self.folder, sets), [watching])
         finally:
             assert watching.step in {-1, before}
             self.kept |= set(watching.saved)
@@ -160,7 +166,7 @@ class Histories(RuleBasedStateMachine):
         wanted, told = min(self.newest + steps, STEPS), int(how)
         try:
             self.go({steps: sending(how)}, workers)
-        except Stopped as stopped:
+        except StoppedBySignal as stopped:
             told = stopped.number
         assert told == how
         assert self.newest == wanted
@@ -206,7 +212,7 @@ class Histories(RuleBasedStateMachine):
 
         def another() -> None:
             before = content(self.folder)
-            begins: list[Callable[[], Any]] = [lambda: run(config(self.folder)), lambda: resume(self.folder)]
+            begins: list[Callable[[], Any]] = [lambda: fit(config(self.folder)), lambda: resume(self.folder)]
             for begin in begins:
                 with pytest.raises(UserError, match=f"{self.folder} (is in use by|exists and is not empty)") as told:
                     begin()
@@ -214,7 +220,7 @@ class Histories(RuleBasedStateMachine):
             assert content(self.folder) == before
             os.kill(os.getpid(), signal.SIGTERM)
 
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedBySignal):
             self.go({1: another})
         assert len(refused) == 2
 
@@ -253,8 +259,8 @@ class Histories(RuleBasedStateMachine):
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> type[Histories]:
     folder = tmp_path_factory.mktemp("histories")
-    run(config(folder / "whole", "run.save_every=1 step", "run.keep=99"))
-    steps = [checkpoint.step_folder(folder / "whole" / "checkpoints", step) for step in range(1, STEPS + 1)]
+    fit(config(folder / "whole", "run.save_every=1 step", "run.keep=99"))
+    steps = [checkpoint.checkpoint_dir(folder / "whole" / "checkpoints", step) for step in range(1, STEPS + 1)]
     Histories.root = folder
     Histories.bits = result(folder / "whole") | {"checkpoints": 0}
     Histories.at_step = {n: (step / "model.safetensors").read_bytes() for n, step in enumerate(steps, start=1)}
@@ -295,10 +301,10 @@ def rotate_the_newest(newest: Path, _keep: int, _best: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Any, str, Any]] = {
-    "the newest is removed": (checkpoint, "rotate", rotate_the_newest),
-    "damage is not seen": (checkpoint, "damage", lambda _: ""),
-    "lines are not cut": (RunFolder, "_cut_metrics", lambda *_: None),
-    "litter stays": (checkpoint, "tidy", lambda _: None),
+    "the newest is removed": (checkpoint, "prune_checkpoints", rotate_the_newest),
+    "damage is not seen": (checkpoint, "find_damage", lambda _: ""),
+    "lines are not cut": (RunFolder, "_truncate_metrics", lambda *_: None),
+    "litter stays": (atomic, "recover_interrupted_writes", lambda _: None),
 }
 
 

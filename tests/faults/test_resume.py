@@ -14,15 +14,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ftcore import EpochEnded, StepLogged, UserError, checkpoint, hookimpl, loading, snapshot
-from ftcore.config import Flags, load
-from ftcore.locking import locked
-from ftcore.packing import pack, unpack
-from ftcore.run import resume, run
-from ftcore.signals import Stopped
-from ftcore.state import Progress
+from ftcore import EpochEnded, StepLogged, UserError, hookimpl
+from ftcore.checkpoints import atomic
+from ftcore.checkpoints import checkpoint as checkpoints_checkpoint
+from ftcore.checkpoints import manifest as checkpoints_manifest
+from ftcore.checkpoints.serialization import deserialize, serialize
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.data import loader
+from ftcore.data.workers import WorkerPids
+from ftcore.runs.lock import lock_run_folder
+from ftcore.runs.run import fit, resume
+from ftcore.system.signals import StoppedBySignal
 from ftcore.testing import invoke
-from ftcore.workers import Pids
+from ftcore.training import resume_state
+from ftcore.training.state import Progress
 
 from .killing import result
 
@@ -39,7 +44,7 @@ STEPS = 8
 
 def config(folder: Path, plugins: tuple[str, ...] = (), sets: tuple[str, ...] = ()) -> Any:
     settings = ("train.epochs=2", "train.batch_size=96", "train.log_every=1", f"run.folder={folder}", *sets)
-    return load(None, Flags("digits/cnn", "digits:5-6", plugins=plugins, sets=settings))
+    return load_config(None, CliOverrides("digits/cnn", "digits:5-6", plugins=plugins, sets=settings))
 
 
 def stopping(at: int, how: signal.Signals = signal.SIGTERM) -> Callable[[Event], None]:
@@ -54,8 +59,8 @@ def stopping(at: int, how: signal.Signals = signal.SIGTERM) -> Callable[[Event],
 
 
 def stopped(folder: Path, at: int, plugins: tuple[str, ...] = (), sets: tuple[str, ...] = ()) -> Path:
-    with pytest.raises(Stopped, match=f"stopped by SIGTERM after step {at}, .*ftcore resume {folder}` goes on"):
-        run(config(folder, plugins, sets), [stopping(at)])
+    with pytest.raises(StoppedBySignal, match=f"stopped by SIGTERM after step {at}, .*ftcore resume {folder}` goes on"):
+        fit(config(folder, plugins, sets), [stopping(at)])
     return folder
 
 
@@ -83,7 +88,7 @@ RUNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 @pytest.mark.parametrize("at", [1, 4, 6])
 def test_a_run_that_was_stopped_ends_in_the_same_bits(tmp_path: Path, named: str, at: int) -> None:
     plugins, sets = RUNS[named]
-    run(config(tmp_path / "whole", plugins, sets))
+    fit(config(tmp_path / "whole", plugins, sets))
 
     resume(stopped(tmp_path / "stopped", at, plugins, sets))
 
@@ -94,7 +99,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(tmp_path: Path, named: str
 
 @pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (1, 2)])
 def test_it_may_go_on_with_another_number_of_workers(tmp_path: Path, before: int, after: int) -> None:
-    run(config(tmp_path / "whole", ("mixup",)))
+    fit(config(tmp_path / "whole", ("mixup",)))
 
     resume(stopped(tmp_path / "stopped", 3, ("mixup",), (f"train.workers={before}",)), (f"train.workers={after}",))
 
@@ -103,27 +108,27 @@ def test_it_may_go_on_with_another_number_of_workers(tmp_path: Path, before: int
 
 def test_no_sample_before_the_checkpoint_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, read = stopped(tmp_path / "run", 3), []
-    real = loading.Prepared._prepared
+    real = loader.TransformedDataset._prepared
 
-    def prepared(self: loading.Prepared, index: int) -> Any:
+    def prepared(self: loader.TransformedDataset, index: int) -> Any:
         if self.seed is not None:
             read.append(index)
         return real(self, index)
 
-    monkeypatch.setattr(loading.Prepared, "_prepared", prepared)
+    monkeypatch.setattr(loader.TransformedDataset, "_prepared", prepared)
     resume(folder)
 
-    orders = [loading.order(0, epoch, 290) for epoch in (0, 1)]
+    orders = [loader.epoch_order(0, epoch, 290) for epoch in (0, 1)]
     assert read == orders[0][3 * 96 :] + orders[1]
 
 
 def test_a_run_without_a_checkpoint_goes_on_from_its_beginning(tmp_path: Path) -> None:
-    run(config(tmp_path / "whole"))
+    fit(config(tmp_path / "whole"))
     stopped(tmp_path / "run", 1)
-    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
-    for file in checkpoint.iterdir():
+    (checkpoints_checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    for file in checkpoints_checkpoint.iterdir():
         file.unlink()
-    checkpoint.rmdir()
+    checkpoints_checkpoint.rmdir()
 
     resume(tmp_path / "run")
 
@@ -134,10 +139,10 @@ def test_a_run_that_died_before_it_removed_old_checkpoints_removes_them_when_it_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sets = ("run.save_every=1 step",)
-    run(config(tmp_path / "whole", (), sets))
+    fit(config(tmp_path / "whole", (), sets))
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "rotate", lambda *_: None)
-        run(config(tmp_path / "run", (), sets))
+        patched.setattr(checkpoints_checkpoint, "prune_checkpoints", lambda *_: None)
+        fit(config(tmp_path / "run", (), sets))
 
     resume(tmp_path / "run")
 
@@ -151,10 +156,10 @@ def test_a_damaged_checkpoint_never_drives_out_a_whole_one(tmp_path: Path) -> No
     (folder / "checkpoints" / "step-00000007").rename(damaged)
     (damaged / "state.json").write_text("{}")
 
-    with pytest.raises(Stopped):  # goes on from the best, that of the first epoch, and saves the fifth step
+    with pytest.raises(StoppedBySignal):  # goes on from the best, that of the first epoch, and saves the fifth step
         resume(folder, (), [stopping(1)])
 
-    assert checkpoint.newest(folder / "checkpoints") == folder / "checkpoints" / "step-00000005"
+    assert checkpoints_checkpoint.latest_checkpoint(folder / "checkpoints") == folder / "checkpoints" / "step-00000005"
 
 
 def test_a_damaged_checkpoint_does_not_count_as_one_of_those_that_are_kept(tmp_path: Path) -> None:
@@ -162,16 +167,16 @@ def test_a_damaged_checkpoint_does_not_count_as_one_of_those_that_are_kept(tmp_p
     checkpoints = folder / "checkpoints"
     (checkpoints / "step-00000005" / "state.json").write_text("{}")
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedBySignal):
         resume(folder, (), [stopping(2)])
 
-    whole = {path.name for path in checkpoints.glob("step-*") if not checkpoint.damage(path)}
+    whole = {path.name for path in checkpoints.glob("step-*") if not checkpoints_manifest.find_damage(path)}
     assert whole == {"step-00000004", "step-00000006"}
     assert (checkpoints / "damaged-step-00000005" / "state.json").read_text() == "{}"
 
 
 def test_of_a_finished_run_only_the_report_is_given_again(tmp_path: Path) -> None:
-    first = run(config(tmp_path / "run"))
+    first = fit(config(tmp_path / "run"))
     before = result(tmp_path / "run")
 
     again = resume(tmp_path / "run")
@@ -189,30 +194,30 @@ def test_each_part_of_the_state_counts(tmp_path: Path, monkeypatch: pytest.Monke
     """Without it the run ends in other bits, or does not go on: the proof that the tests above can fail."""
     plugins = ("ema", "plateau", f"{HERE}:Counting", *(["fp16"] if left_out == "scaler" else []))
     sets = ("plateau.patience=0", "plateau.warmup=0.5", "train.epochs=3")
-    run(config(tmp_path / "whole", plugins, sets))
+    fit(config(tmp_path / "whole", plugins, sets))
     folder = stopped(tmp_path / "stopped", 6, plugins, sets)
 
     nothing: Any = lambda *_: None  # noqa: E731
-    real = snapshot._progress
+    real = resume_state._progress
     if left_out == "progress":
-        monkeypatch.setattr(snapshot, "_progress", lambda _: Progress())
+        monkeypatch.setattr(resume_state, "_progress", lambda _: Progress())
     elif left_out == "totals":
-        monkeypatch.setattr(snapshot, "_progress", lambda s: real({**s, "current": s["current"] | {"totals": {}}}))
+        monkeypatch.setattr(resume_state, "_progress", lambda s: real({**s, "current": s["current"] | {"totals": {}}}))
     elif left_out == "optimizer":
-        monkeypatch.setattr(snapshot, "load_optimizer", nothing)
+        monkeypatch.setattr(resume_state, "load_optimizer", nothing)
     elif left_out in {"model", "average"}:
-        load_network = snapshot._load_network
+        load_network = resume_state._load_network
         keep: Any = lambda network, file: None if file.stem == left_out else load_network(network, file)  # noqa: E731
-        monkeypatch.setattr(snapshot, "_load_network", keep)
+        monkeypatch.setattr(resume_state, "_load_network", keep)
     elif left_out == "plugins":
-        monkeypatch.setattr(snapshot, "_load_plugins", nothing)
+        monkeypatch.setattr(resume_state, "_load_plugins", nothing)
     elif left_out == "scaler":
         monkeypatch.setattr(torch.amp.GradScaler, "load_state_dict", nothing)
     else:
-        load_scheduler, wanted = snapshot._load_scheduler, left_out
+        load_scheduler, wanted = resume_state._load_scheduler, left_out
         is_warmup: Any = lambda s: type(s).__name__ != "ReduceLROnPlateau"  # noqa: E731
         some: Any = lambda s, d: None if is_warmup(s) == (wanted == "warmup") else load_scheduler(s, d)  # noqa: E731
-        monkeypatch.setattr(snapshot, "_load_scheduler", some)
+        monkeypatch.setattr(resume_state, "_load_scheduler", some)
     resume(folder)
 
     assert result(folder) | {"checkpoints": 0} != result(tmp_path / "whole") | {"checkpoints": 0}
@@ -247,7 +252,7 @@ def test_a_command_that_is_interrupted_says_so_and_ends_with_the_code_of_that_si
 
 
 def test_sigusr1_has_a_run_saved_and_it_goes_on(tmp_path: Path) -> None:
-    run(config(tmp_path / "run", sets=("run.keep=9",)), [stopping(3, signal.SIGUSR1)])
+    fit(config(tmp_path / "run", sets=("run.keep=9",)), [stopping(3, signal.SIGUSR1)])
 
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["step-00000003", "step-00000004", "step-00000008"]
@@ -255,8 +260,8 @@ def test_sigusr1_has_a_run_saved_and_it_goes_on(tmp_path: Path) -> None:
 
 def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
     script = (
-        "import os, signal, sys; from ftcore.signals import listening\n"
-        "with listening() as flags:\n"
+        "import os, signal, sys; from ftcore.system.signals import handle_signals\n"
+        "with handle_signals() as flags:\n"
         "    os.kill(os.getpid(), signal.SIGTERM); print(flags.ending, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGTERM); print('still there', flush=True)\n"
     )
@@ -270,16 +275,16 @@ def test_a_loader_process_outlives_signals_that_it_is_sent_before_it_ignores_the
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torch's own handler in a loader process would end it."""
-    ready = Pids.__call__
+    ready = WorkerPids.__call__
 
-    def signalled(pids: Pids, worker: int) -> None:
+    def signalled(pids: WorkerPids, worker: int) -> None:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGTERM)
         ready(pids, worker)
 
-    monkeypatch.setattr(Pids, "__call__", signalled)
+    monkeypatch.setattr(WorkerPids, "__call__", signalled)
 
-    report = run(config(tmp_path / "run", sets=("train.workers=1", "train.epochs=1")))
+    report = fit(config(tmp_path / "run", sets=("train.workers=1", "train.epochs=1")))
 
     assert report["epochs"] == 1
 
@@ -317,7 +322,7 @@ class Sighup(_Sending):
     [("3 steps", [3, 6, 8]), ("2 epochs", [8]), ("1 epoch", [4, 8]), ("9 minutes", [8])],
 )
 def test_a_run_is_saved_as_often_as_wanted_and_at_its_end(tmp_path: Path, every: str, saved: list[int]) -> None:
-    report = run(config(tmp_path / "run", sets=("run.keep=99", f"run.save_every={every}")))
+    report = fit(config(tmp_path / "run", sets=("run.keep=99", f"run.save_every={every}")))
 
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == [f"step-{step:08d}" for step in saved]
@@ -330,14 +335,14 @@ def test_a_run_is_saved_as_often_as_wanted_and_at_its_end(tmp_path: Path, every:
 
 def held_back(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Let nothing of a checkpoint be written before the event that is returned."""
-    go, write_folder = threading.Event(), checkpoint.write_folder
+    go, write_folder = threading.Event(), atomic.write_dir_atomic
 
     def later(target: Path, write: Callable[[Path], None]) -> None:
         if target.parent.name == "checkpoints":
             assert go.wait(60)
         write_folder(target, write)
 
-    monkeypatch.setattr(checkpoint, "write_folder", later)
+    monkeypatch.setattr(atomic, "write_dir_atomic", later)
     return go
 
 
@@ -347,7 +352,7 @@ def test_a_checkpoint_holds_the_step_it_was_asked_for_whatever_came_since(
 ) -> None:
     plugins = tuple(f"{HERE}:Tied" if name == "tied" else name for name in plugins)
     sets = ("run.keep=9", "run.save_every=2 steps", *(["swa.start=0"] if "swa" in plugins else []))
-    run(config(tmp_path / "waiting", plugins, sets))
+    fit(config(tmp_path / "waiting", plugins, sets))
     go = held_back(monkeypatch)
     seen: list[int] = []
 
@@ -358,7 +363,7 @@ def test_a_checkpoint_holds_the_step_it_was_asked_for_whatever_came_since(
             assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
             go.set()
 
-    report = run(config(tmp_path / "run", plugins, (*sets, "run.async_save=true")), [observe])
+    report = fit(config(tmp_path / "run", plugins, (*sets, "run.async_save=true")), [observe])
 
     assert report["saves"] == 4
     for step in ("step-00000002", "step-00000004", "step-00000006", "step-00000008"):
@@ -381,7 +386,7 @@ class Tied:
 
 @pytest.mark.parametrize("at", [1, 4, 6])
 def test_a_run_that_is_saved_while_it_goes_on_is_stopped_with_all_saved(tmp_path: Path, at: int) -> None:
-    run(config(tmp_path / "whole", ("ema",)))
+    fit(config(tmp_path / "whole", ("ema",)))
 
     folder = stopped(tmp_path / "run", at, ("ema",), ("run.async_save=true", "run.save_every=1 step"))
 
@@ -393,7 +398,7 @@ def test_a_run_that_is_saved_while_it_goes_on_is_stopped_with_all_saved(tmp_path
 def test_a_checkpoint_that_cannot_be_written_in_the_meantime_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rename = checkpoint._rename
+    rename = atomic._rename
 
     def full(aside: Path, target: Path, old: Path) -> None:
         if target.parent.name == "checkpoints":
@@ -402,10 +407,10 @@ def test_a_checkpoint_that_cannot_be_written_in_the_meantime_stops_the_run(
 
     def break_down(event: Event) -> None:
         if isinstance(event, StepLogged) and event.step == 3:
-            monkeypatch.setattr(checkpoint, "_rename", full)
+            monkeypatch.setattr(atomic, "_rename", full)
 
     with pytest.raises(UserError, match=r"cannot save in .*checkpoints: .*No space left on device"):
-        run(config(tmp_path / "run", (), ("run.async_save=true", "run.save_every=1 step")), [break_down])
+        fit(config(tmp_path / "run", (), ("run.async_save=true", "run.save_every=1 step")), [break_down])
 
     monkeypatch.undo()
     assert resume(tmp_path / "run")["epochs"] == 2
@@ -417,7 +422,7 @@ def test_a_run_that_fails_waits_for_what_it_was_writing(tmp_path: Path) -> None:
             raise ValueError("an observer")
 
     with pytest.raises(ValueError, match="an observer"):
-        run(config(tmp_path / "run", (), ("run.async_save=true", "run.save_every=1 step")), [break_down])
+        fit(config(tmp_path / "run", (), ("run.async_save=true", "run.save_every=1 step")), [break_down])
 
     assert max(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == "step-00000002"
     assert not [thread for thread in threading.enumerate() if thread.name == "ftcore-save"]
@@ -482,7 +487,7 @@ def test_another_machine_is_said_and_not_refused(tmp_path: Path) -> None:
 def test_weights_that_are_not_those_the_run_began_with_are_refused(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    from ftcore_plugins.digits import WEIGHTS
+    from ftcore_plugins.data.digits import WEIGHTS
 
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(WEIGHTS.read_bytes())
@@ -498,8 +503,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_two_processes_cannot_hold_a_folder(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from ftcore.locking import locked\n"
-        "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()\n"
+        "import sys; from pathlib import Path; from ftcore.runs.lock import lock_run_folder\n"
+        "with lock_run_folder(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", script, str(stopped(tmp_path / "run", 2))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -509,7 +514,7 @@ def test_two_processes_cannot_hold_a_folder(tmp_path: Path) -> None:
         other.kill()
     assert f"{tmp_path / 'run'} is in use by process {other.pid} on " in message
 
-    with locked(tmp_path / "run"):  # a lock dies with its process
+    with lock_run_folder(tmp_path / "run"):  # a lock dies with its process
         pass
 
 
@@ -603,7 +608,7 @@ class Half:
 
 
 def test_the_state_of_a_plugin_is_saved_and_put_back(tmp_path: Path) -> None:
-    run(config(tmp_path / "whole", (f"{HERE}:Counting",)))
+    fit(config(tmp_path / "whole", (f"{HERE}:Counting",)))
 
     resume(stopped(tmp_path / "stopped", 5, (f"{HERE}:Counting",)))
 
@@ -634,9 +639,9 @@ def test_a_plugin_with_half_of_the_two_methods_is_refused(tmp_path: Path) -> Non
 def test_what_is_unpacked_is_what_was_packed(value: dict[Any, Any]) -> None:
     tensors: dict[str, torch.Tensor] = {}
 
-    plain = json.loads(json.dumps(pack(value, "state", tensors)))
+    plain = json.loads(json.dumps(serialize(value, "state", tensors)))
 
-    torch.testing.assert_close(_flat(unpack(plain, tensors)), _flat(value), rtol=0, atol=0, check_stride=False)
+    torch.testing.assert_close(_flat(deserialize(plain, tensors)), _flat(value), rtol=0, atol=0, check_stride=False)
     assert all(tensor.is_contiguous() for tensor in tensors.values())
 
 
@@ -654,7 +659,7 @@ def test_the_layout_of_a_tensor_stays() -> None:
     tensors: dict[str, torch.Tensor] = {}
     laid = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
 
-    found = unpack(pack(laid, "state", tensors), tensors)
+    found = deserialize(serialize(laid, "state", tensors), tensors)
 
     assert found.stride() == laid.stride()
     assert torch.equal(found, laid)

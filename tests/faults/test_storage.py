@@ -18,11 +18,12 @@ from attrs import evolve, frozen
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ftcore import EpochEnded, UserError, checkpoint
-from ftcore.config import Flags, load
-from ftcore.run import prepare
-from ftcore.runfolder import RunFolder, opened
-from ftcore.state import Ongoing, Progress
+from ftcore import EpochEnded, UserError
+from ftcore.checkpoints import atomic
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.runs.folder import RunFolder, open_run_folder
+from ftcore.runs.prepared import prepare
+from ftcore.training.state import EpochProgress, Progress
 
 from .storage import Dead, Disk, lay_out, record, written_to
 
@@ -53,13 +54,13 @@ class Saving:
         """Do what is done at the end of an epoch; it is the best."""
         metrics = {"loss": 1.0 / epoch, "accuracy": 0.5 + epoch / 10}
         event = EpochEnded(epoch, 10 * epoch, {"loss": 1.0}, metrics, True, "accuracy", 1.0, 100.0)  # noqa: FBT003
-        progress = Progress(epoch=epoch, current=Ongoing(), step=10 * epoch, best={"epoch": epoch, **metrics})
+        progress = Progress(epoch=epoch, current=EpochProgress(), step=10 * epoch, best={"epoch": epoch, **metrics})
         self.folder.save_epoch(event, progress)
-        self.folder.saving(progress, later=False)()
+        self.folder.prepare_checkpoint(progress, later=False)()
 
     def epochs(self) -> tuple[int, int]:
         """Return the epochs of the checkpoint that is gone on with, and of the model, both of which are whole."""
-        model = checkpoint.standing(self.folder.path / "model")
+        model = atomic.resolve_current(self.folder.path / "model")
         described = (model / "model.json").read_text()
         load_file(model / "model.safetensors")
         return self.folder.resume().epoch, 1 if '"epoch": 1' in described else 2
@@ -67,10 +68,10 @@ class Saving:
 
 @pytest.fixture(scope="module")
 def saving(tmp_path_factory: pytest.TempPathFactory) -> Saving:
-    ready = prepare(load(None, Flags("digits/cnn", "digits:5-6", plugins=("ema",), sets=("run.keep=1",))))
+    ready = prepare(load_config(None, CliOverrides("digits/cnn", "digits:5-6", plugins=("ema",), sets=("run.keep=1",))))
     path = tmp_path_factory.mktemp("storage") / "run"
     path.mkdir()
-    saving = Saving(opened(evolve(ready, folder=path)), 0)
+    saving = Saving(open_run_folder(evolve(ready, folder=path)), 0)
     saving.save(1)
     with written_to(Disk(path.with_name("count"))) as disk:
         copy = saving.copy(disk.root)
@@ -155,8 +156,8 @@ def test_without_fsync_a_loss_of_power_would_cost_the_checkpoints(
     saving: Saving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: str
 ) -> None:
     """The proof that the two tests above can fail."""
-    real: Any = checkpoint._sync
-    monkeypatch.setattr(checkpoint, "_sync", lambda p: None if p.is_dir() == (forgotten == "folder") else real(p))
+    real: Any = atomic._sync
+    monkeypatch.setattr(atomic, "_sync", lambda p: None if p.is_dir() == (forgotten == "folder") else real(p))
     copy = saving.copy(tmp_path / "run")
     tape = record(copy.folder.path, copy.save)
 

@@ -10,14 +10,14 @@ from torch import nn
 from torch.nn import functional
 
 from ftcore import Backbone, HeadSlot, UserError, hookimpl
-from ftcore.config import Flags, load
-from ftcore.loop import evaluate, fit, total_loss
-from ftcore.run import prepare
-from ftcore.shapes import as_tuple
-from ftcore.state import Progress
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.model.shape_inference import as_tuple
+from ftcore.runs.prepared import prepare
+from ftcore.training.loop import evaluate, fit, total_loss
+from ftcore.training.state import Progress
 
 if TYPE_CHECKING:
-    from ftcore.state import Parts
+    from ftcore.training.state import TrainingParts
 
 
 class Branched(nn.Module):
@@ -37,13 +37,13 @@ class Provider:
     @hookimpl
     def build_model(self, name: str | None) -> Backbone | None:
         slots = (HeadSlot("main", 4), HeadSlot("aux", 4))
-        return Backbone(Branched(), slots, aux_weights=(0.4,) if name == "own/declared" else ())
+        return Backbone(Branched(), slots, aux_loss_weights=(0.4,) if name == "own/declared" else ())
 
 
-def parts_of(model: str, *sets: str, plugins: tuple[str, ...] = (f"{__name__}:Provider",)) -> Parts:
+def parts_of(model: str, *sets: str, plugins: tuple[str, ...] = (f"{__name__}:Provider",)) -> TrainingParts:
     digits = ("model.weights=none", "model.image_size=8", "model.channels=1", "model.mean=0.5", "model.std=0.5")
-    flags = Flags(model, "digits:5-6", plugins, sets=(*digits, "linear.std=1", *sets))
-    return prepare(load(None, flags)).assembly.parts
+    flags = CliOverrides(model, "digits:5-6", plugins, sets=(*digits, "linear.std=1", *sets))
+    return prepare(load_config(None, flags)).assembly.parts
 
 
 def test_the_loss_is_the_sum_with_the_providers_factors() -> None:
@@ -86,9 +86,9 @@ def test_outputs_that_no_provider_declared_are_refused_before_the_first_step() -
 
 @pytest.mark.parametrize(("model", "weights"), [("googlenet", (0.3, 0.3)), ("inception_v3", (0.4,)), ("resnet18", ())])
 def test_torchvisions_auxiliary_classifiers_count_as_in_their_papers(model: str, weights: tuple[float, ...]) -> None:
-    flags = Flags(f"torchvision/{model}", "digits:5-6", sets=("model.weights=none",))
+    flags = CliOverrides(f"torchvision/{model}", "digits:5-6", sets=("model.weights=none",))
 
-    parts = prepare(load(None, flags)).assembly.parts
+    parts = prepare(load_config(None, flags)).assembly.parts
 
     assert parts.aux_weights == weights
     outputs = parts.network.train()(torch.zeros(2, 3, 299, 299))

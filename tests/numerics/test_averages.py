@@ -14,14 +14,15 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import update_bn
 
-from ftcore import EpochEnded, UserError, freezing
-from ftcore import predict as saved
-from ftcore.averages import renew_norms
-from ftcore.config import Flags, load
-from ftcore.loop import evaluate, fit
-from ftcore.run import prepare
-from ftcore.state import Progress
+from ftcore import EpochEnded, UserError
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.inference import load as saved
+from ftcore.model import freezing
+from ftcore.runs.prepared import prepare
 from ftcore.testing import invoke
+from ftcore.training.loop import evaluate, fit
+from ftcore.training.state import Progress
+from ftcore.training.weight_averaging import recompute_bn_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,19 +30,19 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ftcore import Average, Event
-    from ftcore.state import Parts
+    from ftcore import Event, WeightAverage
+    from ftcore.training.state import TrainingParts
 
 State = dict[str, "Tensor"]
 
 
-def build(*sets: str, plugins: tuple[str, ...]) -> Parts:
+def build(*sets: str, plugins: tuple[str, ...]) -> TrainingParts:
     """Ten steps of 32 images an epoch."""
-    flags = Flags("digits/cnn", "digits:5-6", plugins=plugins, sets=("train.epochs=3", "adamw.lr=0.003", *sets))
-    return prepare(load(None, flags)).assembly.parts
+    flags = CliOverrides("digits/cnn", "digits:5-6", plugins=plugins, sets=("train.epochs=3", "adamw.lr=0.003", *sets))
+    return prepare(load_config(None, flags)).assembly.parts
 
 
-def average(parts: Parts) -> Average:
+def average(parts: TrainingParts) -> WeightAverage:
     assert parts.average is not None
     return parts.average
 
@@ -51,7 +52,7 @@ def wide(model: nn.Module) -> State:
     return {name: tensor.detach().clone().double() for name, tensor in model.state_dict().items()}
 
 
-def train(parts: Parts) -> tuple[list[State], list[State], list[EpochEnded], Progress]:
+def train(parts: TrainingParts) -> tuple[list[State], list[State], list[EpochEnded], Progress]:
     """What the network holds after each step that was made and after each epoch, and what was told."""
     steps: list[State] = []
     epochs: list[State] = []
@@ -207,7 +208,7 @@ def test_statistics_are_renewed_without_dropout_and_without_a_graph() -> None:
     dropout = next(module for module in network.modules() if isinstance(module, nn.Dropout))
     dropout.register_forward_hook(lambda module, *_: seen.append((module.training, torch.is_grad_enabled())))
 
-    renew_norms(network, parts, 0)
+    recompute_bn_statistics(network, parts, 0)
 
     assert seen == [(False, False)] * 10
 
@@ -217,7 +218,7 @@ def test_a_network_without_batch_norm_is_not_passed_over_again() -> None:
     seen: list[object] = []
     average(parts).network.register_forward_pre_hook(lambda *given: seen.append(given))
 
-    renew_norms(average(parts).network, parts, 0)
+    recompute_bn_statistics(average(parts).network, parts, 0)
 
     assert seen == []
 

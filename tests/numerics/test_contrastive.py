@@ -13,24 +13,24 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ftcore import Backbone, EpochEnded, HeadSlot, InputSpec, UserError, hookimpl
-from ftcore.config import Flags, load
-from ftcore.loop import backward, fit
-from ftcore.run import prepare
-from ftcore.state import Progress
-from ftcore_plugins.contrastive import supervised_contrastive
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.runs.prepared import prepare
+from ftcore.training.loop import backward, fit
+from ftcore.training.state import Progress
+from ftcore_plugins.steps.supcon import supervised_contrastive
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ftcore import Event
-    from ftcore.state import Parts
+    from ftcore.training.state import TrainingParts
 
 
-def build(*sets: str, plugins: tuple[str, ...] = (), model: str = "digits/cnn") -> Parts:
+def build(*sets: str, plugins: tuple[str, ...] = (), model: str = "digits/cnn") -> TrainingParts:
     """290 images to train on, a head that is not zero, and plain gradient descent."""
     usual = ("train.epochs=1", "sgd.momentum=0", "sgd.lr=0.1", "linear.std=0.1")
-    flags = Flags(model, "digits:5-6", plugins=("sgd", "constant", *plugins), sets=(*usual, *sets))
-    return prepare(load(None, flags)).assembly.parts
+    flags = CliOverrides(model, "digits:5-6", plugins=("sgd", "constant", *plugins), sets=(*usual, *sets))
+    return prepare(load_config(None, flags)).assembly.parts
 
 
 def naive(vectors: Tensor, targets: Tensor, temperature: float) -> float:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageCms
 from torchvision.io import ImageReadMode, decode_image
 
-from ftcore.images import check_image, read_image
+from ftcore.data.decoding import check_image, read_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftcore import Task
-from ftcore.loading import Prepared, key, make_batches, order
+from ftcore.data.loader import TransformedDataset, epoch_order, make_batches
+from ftcore.system.seeding import derive_seed
 from ftcore.testing import invoke
 
 if TYPE_CHECKING:
@@ -69,36 +70,36 @@ def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
 
 
 def test_a_key_is_the_same_on_every_machine_and_in_every_version() -> None:
-    assert key("order", 0, 0) == 4876581156571347824
-    assert key("augment", 1, 2, 3) == 922569660406978268
-    assert key("step", 0, 0) == 5987354191183068823
+    assert derive_seed("order", 0, 0) == 4876581156571347824
+    assert derive_seed("augment", 1, 2, 3) == 922569660406978268
+    assert derive_seed("step", 0, 0) == 5987354191183068823
 
 
 def test_a_key_depends_on_each_of_its_parts() -> None:
-    keys = {key("augment", *parts) for parts in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0), (0, 10)]}
+    keys = {derive_seed("augment", *parts) for parts in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0), (0, 10)]}
 
     assert len(keys) == 6
 
 
 @given(st.integers(0, 2**40), st.integers(0, 1000), st.integers(1, 300))
 def test_the_order_is_a_permutation(seed: int, epoch: int, size: int) -> None:
-    assert sorted(order(seed, epoch, size)) == list(range(size))
+    assert sorted(epoch_order(seed, epoch, size)) == list(range(size))
 
 
 def test_another_epoch_has_another_order() -> None:
-    orders = {tuple(order(0, epoch, 50)) for epoch in range(20)}
+    orders = {tuple(epoch_order(0, epoch, 50)) for epoch in range(20)}
 
     assert len(orders) == 20
 
 
 def test_another_seed_has_another_order() -> None:
-    assert order(0, 0, 50) != order(1, 0, 50)
+    assert epoch_order(0, 0, 50) != epoch_order(1, 0, 50)
 
 
 def test_the_order_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
 
-    order(0, 0, 50)
+    epoch_order(0, 0, 50)
 
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -120,8 +121,8 @@ def draw(_: Any) -> torch.Tensor:
     return torch.stack([torch.rand(()), torch.tensor(np.random.rand()).float(), torch.tensor(random.random())])  # noqa: NPY002
 
 
-def drawing(seed: int | None) -> Prepared:
-    return Prepared(Numbers(), draw, Task("classification", ("even", "odd"), (4, 4)), seed=seed)
+def drawing(seed: int | None) -> TransformedDataset:
+    return TransformedDataset(Numbers(), draw, Task("classification", ("even", "odd"), (4, 4)), seed=seed)
 
 
 def images(workers: int, epoch: int) -> torch.Tensor:

@@ -16,15 +16,15 @@ from torch import nn
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 from torchvision.transforms.v2 import functional
 
-from ftcore import Backbone, EpochEnded, HeadSlot, InputSpec, Pass, StepLogged, Task, UserError
-from ftcore import predict as saved
-from ftcore.config import Flags, load
-from ftcore.ensemble import join
-from ftcore.loop import fit
-from ftcore.run import prepare
-from ftcore.state import Progress
+from ftcore import Backbone, EpochEnded, ForwardPass, HeadSlot, InputSpec, StepLogged, Task, UserError
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.inference import load as saved
+from ftcore.inference.ensemble import create_ensemble
+from ftcore.runs.prepared import prepare
 from ftcore.testing import image_folder, invoke
-from ftcore_plugins.distill import _by_name, distance, seen_by
+from ftcore.training.loop import fit
+from ftcore.training.state import Progress
+from ftcore_plugins.steps.distillation import _by_name, distillation_loss, renormalise_and_resize
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ftcore import Event
-    from ftcore.loading import Batch
-    from ftcore.state import Parts
+    from ftcore.data.loader import Batch
+    from ftcore.training.state import TrainingParts
 
 
 def build(
     *sets: str, plugins: tuple[str, ...] = ("distill",), data: str | Path = "digits:5-6", model: str = "digits/cnn"
-) -> Parts:
-    flags = Flags(model, str(data), plugins=plugins, sets=("train.epochs=1", "train.log_every=1", *sets))
-    return prepare(load(None, flags)).assembly.parts
+) -> TrainingParts:
+    flags = CliOverrides(model, str(data), plugins=plugins, sets=("train.epochs=1", "train.log_every=1", *sets))
+    return prepare(load_config(None, flags)).assembly.parts
 
 
-def train(parts: Parts) -> list[Event]:
+def train(parts: TrainingParts) -> list[Event]:
     events: list[Event] = []
     fit(attrs.evolve(parts, observers=(events.append,)), Progress(), lambda _: None)
     return events
@@ -69,12 +69,12 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(tmp_path_factory.mktemp("runs") / "other", *sets)
 
 
-def first(parts: Parts) -> Batch:
+def first(parts: TrainingParts) -> Batch:
     return next(parts.train.epoch(0))
 
 
-def term(parts: Parts, batch: Batch, outputs: Tensor) -> Tensor:
-    return parts.step.terms["distill"](Pass(batch.images, batch.targets, outputs, lambda _: outputs))
+def term(parts: TrainingParts, batch: Batch, outputs: Tensor) -> Tensor:
+    return parts.step.terms["distill"](ForwardPass(batch.images, batch.targets, outputs, lambda _: outputs))
 
 
 def kl(wanted: Tensor, outputs: Tensor, temperature: float) -> float:
@@ -101,7 +101,7 @@ def test_over_classes_it_is_the_divergence_from_the_teacher(
 ) -> None:
     outputs, wanted = two(drawn)
 
-    found = distance(outputs, wanted, "classification", temperature)
+    found = distillation_loss(outputs, wanted, "classification", temperature)
     found.backward()  # type: ignore[no-untyped-call]
 
     assert float(found.detach()) == pytest.approx(kl(wanted, outputs.detach(), temperature), rel=1e-6, abs=1e-9)
@@ -120,7 +120,7 @@ def test_over_labels_it_is_the_mean_over_each_label_and_its_absence(
     outputs, wanted = two(drawn)
     p, q = (Bernoulli(logits=x.detach() / temperature) for x in (wanted, outputs))
 
-    found = float(distance(outputs, wanted, "multilabel", temperature).detach())
+    found = float(distillation_loss(outputs, wanted, "multilabel", temperature).detach())
 
     assert found == pytest.approx(temperature**2 * float(kl_divergence(p, q).mean()), rel=1e-6, abs=1e-9)
 
@@ -129,7 +129,7 @@ def test_over_labels_it_is_the_mean_over_each_label_and_its_absence(
 def test_over_numbers_it_is_the_mean_squared_difference(drawn: tuple[int, int, float, int]) -> None:
     outputs, wanted = two(drawn)
 
-    found = float(distance(outputs, wanted, "regression", 2.0).detach())
+    found = float(distillation_loss(outputs, wanted, "regression", 2.0).detach())
 
     assert found == pytest.approx(float(((outputs - wanted) ** 2).detach().mean()), rel=1e-9)
 
@@ -140,7 +140,7 @@ def test_a_teacher_that_agrees_asks_for_nothing(
 ) -> None:
     outputs, _ = two(drawn)
 
-    found = distance(outputs, outputs.detach().clone(), kind, temperature)
+    found = distillation_loss(outputs, outputs.detach().clone(), kind, temperature)
     found.backward()  # type: ignore[no-untyped-call]
 
     assert outputs.grad is not None
@@ -178,7 +178,7 @@ def test_the_teacher_sees_the_same_pictures_in_its_own_size_and_normalisation(si
     student = InputSpec((8, 8), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     teacher = InputSpec(size, mean=(0.5, 0.4, 0.3), std=(0.2, 0.1, 0.3))
 
-    found = seen_by(functional.normalize(raw, [*student.mean], [*student.std]), student, teacher)
+    found = renormalise_and_resize(functional.normalize(raw, [*student.mean], [*student.std]), student, teacher)
 
     expected = functional.resize(raw, [*size], antialias=True)
     torch.testing.assert_close(found, functional.normalize(expected, [*teacher.mean], [*teacher.std]))
@@ -189,7 +189,7 @@ def test_a_teacher_of_another_size_and_normalisation_answers_as_it_does_alone(tm
     parts, model = build(f"distill.teacher={folder}"), saved.load(folder)
     batch = first(parts)
     pictures = [parts.train.samples[int(index)][0] for index in batch.indices]
-    images = model.transforms.finish(torch.stack([model.transforms.evaluate(picture) for picture in pictures]))
+    images = model.transforms.on_device(torch.stack([model.transforms.evaluate(picture) for picture in pictures]))
     outputs = torch.randn(len(images), 2)
 
     found = float(term(parts, batch, outputs))
@@ -237,7 +237,7 @@ def test_numbers_are_compared_in_the_students_standardisation(tmp_path: Path) ->
 
 
 def test_an_ensemble_teaches_the_mean_of_its_probabilities(teacher: Path, other: Path, tmp_path: Path) -> None:
-    join([teacher, other], tmp_path / "both", [3, 1])
+    create_ensemble([teacher, other], tmp_path / "both", [3, 1])
     parts, model = build(f"distill.teacher={tmp_path / 'both'}", "distill.temperature=1"), saved.load(tmp_path / "both")
     batch = first(parts)
     outputs = torch.randn(len(batch.targets), 2)
@@ -259,7 +259,7 @@ def test_an_ensemble_that_is_certain_still_gives_a_finite_term(teacher: Path, ot
         tensors["head.weight"] *= 1e5
 
     runs = [changed(tmp_path / str(place), run, certain) for place, run in enumerate((teacher, teacher))]
-    join(runs, tmp_path / "both")
+    create_ensemble(runs, tmp_path / "both")
     parts = build(f"distill.teacher={tmp_path / 'both'}")
     batch = first(parts)
 
@@ -383,7 +383,7 @@ def test_all_of_them_work_in_one_run(teacher: Path, order: tuple[str, ...]) -> N
 
     assert isinstance(ended, EpochEnded)
     assert ended.train.keys() == names
-    assert all({"loss", *step.terms} == names for step in steps if isinstance(step, StepLogged))
+    assert all({"loss", *step.loss_terms} == names for step in steps if isinstance(step, StepLogged))
     assert all(torch.tensor(value).isfinite() for value in ended.train.values())
 
 

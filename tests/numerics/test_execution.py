@@ -17,19 +17,21 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 
-from ftcore import Backbone, Placement, RunConfig, UserError, checkpoint
-from ftcore.calls import Calls
-from ftcore.config import Flags, load
-from ftcore.freezing import all_tensors, is_under
-from ftcore.loop import fit, train_step
-from ftcore.run import activate, prepare
-from ftcore.shapes import without_memory
-from ftcore.stages import block_modules, derive_stages
-from ftcore.state import Progress
+from ftcore import Backbone, Placement, RunConfig, UserError
+from ftcore.checkpoints import checkpoint
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.model.freezing import is_submodule_of, named_tensors
+from ftcore.model.shape_inference import build_on_meta
+from ftcore.model.stages import block_modules, derive_stages
+from ftcore.plugins.calls import HookCalls
+from ftcore.plugins.startup import activate
+from ftcore.runs.prepared import prepare
 from ftcore.testing import invoke
-from ftcore_plugins.digits_cnn import make_cnn
-from ftcore_plugins.execution import ChannelsLast, Checkpointing
-from ftcore_plugins.norms import untracked
+from ftcore.training.loop import fit, train_step
+from ftcore.training.state import Progress
+from ftcore_plugins._norms import preserve_running_stats
+from ftcore_plugins.devices.execution import ChannelsLast, Checkpointing
+from ftcore_plugins.models.digits_cnn import make_cnn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,15 +39,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ftcore.state import Parts
+    from ftcore.training.state import TrainingParts
 
 LEARNS = ("sgd.lr=0.05", "linear.std=0.1")
 """Plain enough that a difference of rounding stays one: Adam's first steps are signs of gradients."""
 
 
-def build(*sets: str, plugins: tuple[str, ...] = (), model: str = "digits/cnn") -> Parts:
-    flags = Flags(model, "digits:5-6", ("sgd", *plugins), sets=("train.epochs=1", *LEARNS, *sets))
-    return prepare(load(None, flags)).assembly.parts
+def build(*sets: str, plugins: tuple[str, ...] = (), model: str = "digits/cnn") -> TrainingParts:
+    flags = CliOverrides(model, "digits:5-6", ("sgd", *plugins), sets=("train.epochs=1", *LEARNS, *sets))
+    return prepare(load_config(None, flags)).assembly.parts
 
 
 def trained(*sets: str, plugins: tuple[str, ...] = (), steps: int = 5) -> dict[str, Tensor]:
@@ -171,7 +173,7 @@ def test_names_in_saved_files_are_those_of_the_network(tmp_path: Path, also: tup
 
     files = [file for file in folder.rglob("*.safetensors") if file.name != "state.safetensors"]
     (saved,) = folder.glob("checkpoints/*")
-    optimizer = checkpoint.read(saved)["optimizer"]
+    optimizer = checkpoint.load_state(saved)["optimizer"]
     assert len(files) == 2 + len(also)
     assert {name for file in files for name in load_file(file)} == set(make_cnn(2).state_dict())
     assert set(optimizer["state"]) == {name for group in optimizer["groups"] for name in group["params"]}
@@ -252,7 +254,7 @@ def pair(name: str) -> tuple[nn.Module, nn.Module]:
             module.momentum = 0.1  # torchvision's 0.01 would hide a second update in the rounding
     saving = copy.deepcopy(plain)
     stages, layers = derive_stages(saving, [HEADS[name]])
-    wrapper = Checkpointing().wrap_devices(saving, (HEADS[name],), Backbone(saving, (), stages=stages, layers=layers))
+    wrapper = Checkpointing().wrap_devices(saving, (HEADS[name],), Backbone(saving, (), stages=stages, blocks=layers))
     next(wrapper)
     return plain, saving
 
@@ -306,9 +308,9 @@ def test_only_the_blocks_that_learn_are_computed_again(name: str) -> None:
     plain, saving = pair(name)
     for model in (plain, saving):
         for path, p in model.named_parameters():
-            p.requires_grad_(is_under(path, [HEADS[name]]))
+            p.requires_grad_(is_submodule_of(path, [HEADS[name]]))
         for path, module in model.named_children():
-            module.train(is_under(path, [HEADS[name]]))
+            module.train(is_submodule_of(path, [HEADS[name]]))
     calls = {"plain": 0, "saving": 0}
     for label, model in (("plain", plain), ("saving", saving)):
         first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
@@ -353,7 +355,7 @@ def test_checkpointing_goes_with(plugins: tuple[str, ...]) -> None:
         fit(parts, Progress(), lambda _: None)
 
     assert_same(dict(found.network.state_dict()), dict(expected.network.state_dict()), atol=0)
-    assert_same(dict(found.evaluated(0).state_dict()), dict(expected.evaluated(0).state_dict()), atol=0)
+    assert_same(dict(found.model_at(0).state_dict()), dict(expected.model_at(0).state_dict()), atol=0)
 
 
 def test_a_network_without_blocks_is_refused() -> None:
@@ -380,7 +382,7 @@ def test_running_statistics_of_every_kind_stay_and_move_again_afterwards() -> No
     before = {name: buffer.clone() for name, buffer in buffers.items()}
     images = 3 * torch.randn(8, 3, 4, 4) + 1
 
-    with untracked(model):
+    with preserve_running_stats(model):
         model(images)
         assert all(model.get_buffer(name) is not buffer for name, buffer in buffers.items())
 
@@ -395,7 +397,7 @@ def test_running_statistics_are_put_back_after_an_error() -> None:
     model = nn.Sequential(nn.BatchNorm2d(3))
     buffers = dict(model.named_buffers())
 
-    with pytest.raises(RuntimeError, match="running_mean should contain 5 elements"), untracked(model):
+    with pytest.raises(RuntimeError, match="running_mean should contain 5 elements"), preserve_running_stats(model):
         model[0](torch.zeros(2, 5, 4, 4))
 
     assert all(model.get_buffer(name) is buffer for name, buffer in buffers.items())
@@ -422,7 +424,7 @@ FAMILIES = [
 
 @cache
 def backbone(name: str) -> Backbone:
-    found = without_memory(lambda: Calls(activate(RunConfig())).build_model(name, "none"))
+    found = build_on_meta(lambda: HookCalls(activate(RunConfig())).build_model(name, "none"))
     assert isinstance(found, Backbone)
     found.module.to("meta")
     return found
@@ -433,15 +435,17 @@ def test_blocks_are_found_in_every_family_and_hold_no_head(name: str) -> None:
     network = backbone(name)
     heads = [slot.path for slot in network.heads]
 
-    blocks = block_modules(network.module, network.layers, heads)
+    blocks = block_modules(network.module, network.blocks, heads)
 
     assert len(blocks) > 2
     for path in blocks:
-        assert not any(is_under(head, [path]) or is_under(path, [head]) for head in heads)
-        assert not any(is_under(other, [path]) for other in blocks if other != path)
+        assert not any(is_submodule_of(head, [path]) or is_submodule_of(path, [head]) for head in heads)
+        assert not any(is_submodule_of(other, [path]) for other in blocks if other != path)
         assert not isinstance(network.module.get_submodule(path), nn.ModuleList | nn.ModuleDict)
-    inside = sum(t.numel() for n, t in all_tensors(network.module).items() if is_under(n, blocks))
-    outside = sum(t.numel() for n, t in all_tensors(network.module).items() if not is_under(n, [*blocks, *heads]))
+    inside = sum(t.numel() for n, t in named_tensors(network.module).items() if is_submodule_of(n, blocks))
+    outside = sum(
+        t.numel() for n, t in named_tensors(network.module).items() if not is_submodule_of(n, [*blocks, *heads])
+    )
     assert inside > 0.4 * (inside + outside)  # mobilenetv3_small_050 has a large convolution behind its blocks
 
 
@@ -449,7 +453,7 @@ def test_blocks_are_found_in_every_family_and_hold_no_head(name: str) -> None:
 def test_a_network_calls_its_blocks(name: str) -> None:
     """A block whose forward nobody calls would keep all of its activations."""
     network = backbone(name)
-    blocks = block_modules(network.module, network.layers, [slot.path for slot in network.heads])
+    blocks = block_modules(network.module, network.blocks, [slot.path for slot in network.heads])
     called = set[str]()
     handles = [
         network.module.get_submodule(path).register_forward_hook(lambda *_, path=path: called.add(path))
@@ -466,7 +470,7 @@ def test_a_network_calls_its_blocks(name: str) -> None:
 def test_blocks_of_a_resnet_are_those_of_the_paper() -> None:
     network = backbone("timm/resnet18")
 
-    found = block_modules(network.module, network.layers, ["fc"])
+    found = block_modules(network.module, network.blocks, ["fc"])
 
     assert found == [f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)]
 
@@ -477,14 +481,14 @@ def test_a_module_that_is_or_holds_a_head_is_no_block() -> None:
     _, layers = derive_stages(model, ["2.1"])
 
     assert block_modules(model, {**layers, "2.1.weight": 7, "2.1.bias": 7}, ["2.1"]) == ["0", "1"]
-    whole = {name: 7 for name in all_tensors(model) if is_under(name, ["2"])}
+    whole = {name: 7 for name in named_tensors(model) if is_submodule_of(name, ["2"])}
     assert block_modules(model, {**layers, **whole}, ["2"]) == ["0", "1"]
 
 
 def test_a_placement_comes_through_unchanged() -> None:
     plain, _ = pair("digits/cnn")
     _, layers = derive_stages(plain, ["head"])
-    wrapper = Checkpointing().wrap_devices(plain, ("head",), Backbone(plain, (), layers=layers))
+    wrapper = Checkpointing().wrap_devices(plain, ("head",), Backbone(plain, (), blocks=layers))
     placement = Placement(torch.device("cpu"), plain, lambda model: model)
     next(wrapper)
 

@@ -13,12 +13,12 @@ from structlog.testing import capture_logs
 from torch import nn
 
 from ftcore import hookimpl
-from ftcore.config import Flags, load
-from ftcore.loading import Prepared
-from ftcore.loop import fit
-from ftcore.run import prepare
-from ftcore.state import Progress
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.data.loader import TransformedDataset
+from ftcore.runs.prepared import prepare
 from ftcore.testing import image_folder, invoke
+from ftcore.training.loop import fit
+from ftcore.training.state import Progress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,13 +40,13 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Places of the samples that are read, in either split."""
     read: list[int] = []
-    original = Prepared.__getitem__
+    original = TransformedDataset.__getitem__
 
-    def counted(self: Prepared, place: tuple[int, int]) -> Any:
+    def counted(self: TransformedDataset, place: tuple[int, int]) -> Any:
         read.append(place[1])
         return original(self, place)
 
-    monkeypatch.setattr(Prepared, "__getitem__", counted)
+    monkeypatch.setattr(TransformedDataset, "__getitem__", counted)
     return read
 
 
@@ -58,7 +58,9 @@ def trained(tmp_path: Path, *sets: str, plugins: tuple[str, ...] = (), model: st
     """Train, and return all weights."""
     names = ("linear_probe", *plugins)
     settings = (*FEW, f"run.folder={tmp_path / 'run'}", *sets)
-    parts = prepare(load(None, Flags(model, str(tmp_path / "photos"), plugins=names, sets=settings))).assembly.parts
+    parts = prepare(
+        load_config(None, CliOverrides(model, str(tmp_path / "photos"), plugins=names, sets=settings))
+    ).assembly.parts
     fit(evolve(parts, observers=()), Progress(), lambda _: None)
     return {name: value.clone() for name, value in parts.network.state_dict().items()}
 

@@ -12,11 +12,11 @@ import torch
 from timm.utils.agc import adaptive_clip_grad
 
 from ftcore import EpochEnded, Loss, StepLogged, UserError
-from ftcore.config import Flags, load
-from ftcore.freezing import is_under
-from ftcore.loop import fit, train_step
-from ftcore.run import prepare
-from ftcore.state import Progress
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.model.freezing import is_submodule_of
+from ftcore.runs.prepared import prepare
+from ftcore.training.loop import fit, train_step
+from ftcore.training.state import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,28 +24,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ftcore import Event
-    from ftcore.loading import Batch
-    from ftcore.state import Parts
+    from ftcore.data.loader import Batch
+    from ftcore.training.state import TrainingParts
 
 WAYS = ("train.clip_norm=0.02", "train.clip_value=0.001", "train.clip_adaptive=0.001")
 
 
-def build(*sets: str, plugins: tuple[str, ...] = ("sgd", "constant"), model: str = "digits/cnn") -> Parts:
+def build(*sets: str, plugins: tuple[str, ...] = ("sgd", "constant"), model: str = "digits/cnn") -> TrainingParts:
     """290 images: ten steps of 32; a head that is not zero, so that all parameters have a gradient."""
     usual = ("train.epochs=1", "linear.std=0.1", *(("sgd.lr=0.1", "sgd.momentum=0") if "sgd" in plugins else ()))
-    return prepare(load(None, Flags(model, "digits:5-6", plugins=plugins, sets=(*usual, *sets)))).assembly.parts
+    return prepare(
+        load_config(None, CliOverrides(model, "digits:5-6", plugins=plugins, sets=(*usual, *sets)))
+    ).assembly.parts
 
 
-def weights(parts: Parts) -> dict[str, Tensor]:
+def weights(parts: TrainingParts) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in parts.network.named_parameters()}
 
 
-def first(parts: Parts, batches: int = 1) -> list[Batch]:
+def first(parts: TrainingParts, batches: int = 1) -> list[Batch]:
     epoch = parts.train.epoch(0)
     return [next(epoch) for _ in range(batches)]
 
 
-def gradient_of(parts: Parts, window: list[Batch]) -> dict[str, Tensor]:
+def gradient_of(parts: TrainingParts, window: list[Batch]) -> dict[str, Tensor]:
     """Of the mean loss over the images of a window, in plain PyTorch; batch norms see micro-batches."""
     model = copy.deepcopy(parts.network).train()
     total = sum(len(batch.targets) for batch in window)
@@ -55,7 +57,7 @@ def gradient_of(parts: Parts, window: list[Batch]) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def gradients_at_the_update(parts: Parts) -> list[dict[str, Tensor]]:
+def gradients_at_the_update(parts: TrainingParts) -> list[dict[str, Tensor]]:
     """A list to which each update adds the gradient that the optimizer is given."""
     seen: list[dict[str, Tensor]] = []
 
@@ -67,9 +69,9 @@ def gradients_at_the_update(parts: Parts) -> list[dict[str, Tensor]]:
     return seen
 
 
-def clipped(way: str, grads: dict[str, Tensor], parts: Parts) -> dict[str, Tensor]:
+def clipped(way: str, grads: dict[str, Tensor], parts: TrainingParts) -> dict[str, Tensor]:
     """The gradient as another source clips it."""
-    size, inside = float(way.partition("=")[2]), [n for n in grads if not is_under(n, parts.heads)]
+    size, inside = float(way.partition("=")[2]), [n for n in grads if not is_submodule_of(n, parts.heads)]
     params = {name: torch.nn.Parameter(p) for name, p in weights(parts).items()}
     for name, grad in grads.items():
         params[name].grad = grad.clone()
@@ -174,13 +176,13 @@ def test_two_ways_to_clip_are_refused_with_where_each_was_set(pair: tuple[int, i
     names = [way.removeprefix("train.").partition("=")[0] for way in (one, other)]
 
     with pytest.raises(UserError, match=f"one way to clip at most, not {names[0]} and {names[1]}") as told:
-        load(None, Flags(sets=(one, other)))
+        load_config(None, CliOverrides(sets=(one, other)))
 
     assert f"{names[0]}: --set {one}; {names[1]}: --set {other}" in str(told.value)
 
 
 def test_a_limit_of_zero_is_none() -> None:
-    assert load(None, Flags(sets=("train.clip_norm=1", "train.clip_value=0"))).train.clip_norm == 1
+    assert load_config(None, CliOverrides(sets=("train.clip_norm=1", "train.clip_value=0"))).train.clip_norm == 1
 
 
 # What is not finite
@@ -195,7 +197,7 @@ class Bad:
         states: weights, state of the optimizer and learning rate before each step.
     """
 
-    def __init__(self, parts: Parts, steps: set[int]) -> None:
+    def __init__(self, parts: TrainingParts, steps: set[int]) -> None:
         self.parts, self.steps = parts, steps
         self.states: list[Any] = []
 
@@ -212,7 +214,7 @@ class Bad:
         return weights(self.parts), kept, [group["lr"] for group in optimizer.param_groups]
 
 
-def run(parts: Parts, steps: set[int]) -> tuple[Bad, Progress, list[Event]]:
+def run(parts: TrainingParts, steps: set[int]) -> tuple[Bad, Progress, list[Event]]:
     bad, progress, events = Bad(parts, steps), Progress(), list[Any]()
     fit(attrs.evolve(parts, loss=Loss(bad), observers=(events.append,)), progress, lambda _: None)
     bad.states.append(bad.state())
@@ -302,7 +304,7 @@ def test_a_run_that_skipped_as_often_as_it_may_goes_on() -> None:
 
 def test_a_limit_without_skipping_is_refused() -> None:
     with pytest.raises(UserError, match=r'max_nonfinite needs on_nonfinite = "skip" .*--set train.max_nonfinite=3'):
-        load(None, Flags(sets=("train.max_nonfinite=3",)))
+        load_config(None, CliOverrides(sets=("train.max_nonfinite=3",)))
 
 
 @pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])

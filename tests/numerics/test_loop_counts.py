@@ -21,16 +21,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ftcore
 import ftcore_plugins
-from ftcore.config import Flags, load
-from ftcore.loop import evaluate, train_step
-from ftcore.run import prepare
-from ftcore.state import Progress
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.runs.prepared import prepare
+from ftcore.training.loop import evaluate, train_step
+from ftcore.training.state import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ftcore.loading import Batch
-    from ftcore.state import Parts
+    from ftcore.data.loader import Batch
+    from ftcore.training.state import TrainingParts
 
 WAITING = {"_local_scalar_dense", "item", "nonzero", "equal", "is_nonzero", "masked_select"}
 """Operations after which the host must have a number: on a GPU it waits there for all that was queued.
@@ -58,13 +58,13 @@ class Operations(TorchDispatchMode):
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Parts:
+def parts(tmp_path: Path) -> TrainingParts:
     sets = ("train.batch_size=16", f"run.folder={tmp_path / 'run'}")
-    flags = Flags("digits/cnn", "digits:5-9", plugins=("constant",), sets=sets)
-    return evolve(prepare(load(None, flags)).assembly.parts, observers=())
+    flags = CliOverrides("digits/cnn", "digits:5-9", plugins=("constant",), sets=sets)
+    return evolve(prepare(load_config(None, flags)).assembly.parts, observers=())
 
 
-def stepper(parts: Parts, steps: int) -> Callable[[], None]:
+def stepper(parts: TrainingParts, steps: int) -> Callable[[], None]:
     """Return what takes one step with the next batch, of those that were read before."""
     batches = iter(list(islice(parts.train.epoch(0), steps)))
     progress = Progress()
@@ -78,14 +78,14 @@ def stepper(parts: Parts, steps: int) -> Callable[[], None]:
     return step
 
 
-def by_hand(parts: Parts, batch: Batch) -> None:
+def by_hand(parts: TrainingParts, batch: Batch) -> None:
     loss: Any = cross_entropy(parts.network(batch.images), batch.targets)
     loss.backward()
     parts.optimizer.step()
     parts.optimizer.zero_grad(set_to_none=True)
 
 
-def test_a_step_waits_for_the_device_once(parts: Parts) -> None:
+def test_a_step_waits_for_the_device_once(parts: TrainingParts) -> None:
     """To see whether loss and gradient are finite, for an update with such a gradient cannot be undone."""
     step = stepper(parts, 4)
     step()
@@ -97,7 +97,7 @@ def test_a_step_waits_for_the_device_once(parts: Parts) -> None:
     assert operations.waits() == 3
 
 
-def test_a_step_adds_few_operations_to_those_of_a_loop_by_hand(parts: Parts) -> None:
+def test_a_step_adds_few_operations_to_those_of_a_loop_by_hand(parts: TrainingParts) -> None:
     """The norm of each gradient and of all, its sum with the loss, a number of it; and the loss of the epoch."""
     step, batch = stepper(parts, 2), next(parts.train.epoch(1))
     step()
@@ -112,9 +112,9 @@ def test_a_step_adds_few_operations_to_those_of_a_loop_by_hand(parts: Parts) -> 
     assert sum(more.values()) <= 8, more
 
 
-def test_an_evaluation_waits_for_the_device_only_at_its_end(parts: Parts) -> None:
+def test_an_evaluation_waits_for_the_device_only_at_its_end(parts: TrainingParts) -> None:
     """The loss, and as many numbers as there are metrics, whatever the number of batches."""
-    read, counts = list(parts.val.in_order(0)), []
+    read, counts = list(parts.val.sequential(0)), []
     assert len(read) > 4
     for batches in (read[:2], read):
         ready: Any = Ready(batches)
@@ -135,7 +135,7 @@ class Ready:
         return iter(self.batches)
 
 
-def test_a_step_calls_few_functions_of_ours(parts: Parts) -> None:
+def test_a_step_calls_few_functions_of_ours(parts: TrainingParts) -> None:
     """In a network of one layer, a call of a function is half a percent of what ftcore adds to a step."""
     step, calls = stepper(parts, 3), Counter[str]()
     step()
@@ -154,7 +154,7 @@ def test_a_step_calls_few_functions_of_ours(parts: Parts) -> None:
     assert sum(calls.values()) <= 44, calls
 
 
-def test_nothing_of_a_step_stays_in_memory(parts: Parts) -> None:
+def test_nothing_of_a_step_stays_in_memory(parts: TrainingParts) -> None:
     """Neither tensors nor other objects: a run of a million steps has what one of ten has."""
 
     def objects() -> Counter[type]:

@@ -13,11 +13,11 @@ import torch
 from torch.nn import functional
 
 from ftcore import EpochEnded, FreezePlan, Loss, StepLogged, UserError, hookimpl
-from ftcore.config import Flags, load
-from ftcore.loading import order
-from ftcore.loop import evaluate, fit
-from ftcore.run import prepare
-from ftcore.state import Parts, Progress
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.data.loader import epoch_order
+from ftcore.runs.prepared import prepare
+from ftcore.training.loop import evaluate, fit
+from ftcore.training.state import Progress, TrainingParts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,13 +30,15 @@ FROZEN_NORM = ("train.batch_size=4", 'freeze_modules.types=["BatchNorm2d"]', "sg
 """Batch norm in eval mode, so that what a batch gives does not depend on how it is cut."""
 
 
-def build(*sets: str, plugins: tuple[str, ...] = ()) -> Parts:
+def build(*sets: str, plugins: tuple[str, ...] = ()) -> TrainingParts:
     """290 images to train on: ten steps of 32."""
-    flags = Flags("digits/cnn", "digits:5-6", plugins=plugins, sets=("train.epochs=1", "train.log_every=1", *sets))
-    return prepare(load(None, flags)).assembly.parts
+    flags = CliOverrides(
+        "digits/cnn", "digits:5-6", plugins=plugins, sets=("train.epochs=1", "train.log_every=1", *sets)
+    )
+    return prepare(load_config(None, flags)).assembly.parts
 
 
-def train(parts: Parts, observe: Callable[[Event], None] = lambda _: None) -> list[Event]:
+def train(parts: TrainingParts, observe: Callable[[Event], None] = lambda _: None) -> list[Event]:
     events: list[Event] = []
     fit(attrs.evolve(parts, observers=(events.append, observe)), Progress(), lambda _: None)
     return events
@@ -46,24 +48,27 @@ def losses(events: list[Event]) -> list[float]:
     return [event.loss for event in events if isinstance(event, StepLogged)]
 
 
-def weights(parts: Parts) -> dict[str, Tensor]:
+def weights(parts: TrainingParts) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in parts.network.state_dict().items()}
 
 
-def images_and_targets(parts: Parts, chosen: list[int]) -> tuple[Tensor, Tensor]:
+def images_and_targets(parts: TrainingParts, chosen: list[int]) -> tuple[Tensor, Tensor]:
     targets = [parts.train.samples[index][1] for index in chosen]
     items: list[Any] = [parts.train.dataset[(0, index)] for index in chosen]
-    return parts.train.finish(torch.stack([item[0] for item in items])), torch.tensor(targets)
+    return parts.train.on_device_transform(torch.stack([item[0] for item in items])), torch.tensor(targets)
 
 
 def hand_written(
-    parts: Parts, make: Callable[..., torch.optim.Optimizer], rate: Callable[[int], float], max_norm: float = math.inf
+    parts: TrainingParts,
+    make: Callable[..., torch.optim.Optimizer],
+    rate: Callable[[int], float],
+    max_norm: float = math.inf,
 ) -> tuple[nn.Module, list[float]]:
     model = copy.deepcopy(parts.network).train()
     vectors = [p for p in model.parameters() if p.ndim == 1]
     matrices = [p for p in model.parameters() if p.ndim > 1]
     optimizer = make([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
-    visits = order(seed=0, epoch=0, size=len(parts.train.samples))
+    visits = epoch_order(seed=0, epoch=0, size=len(parts.train.samples))
     found = []
     for step, start in enumerate(range(0, len(visits), 32)):
         for group in optimizer.param_groups:
@@ -78,7 +83,7 @@ def hand_written(
     return model, found
 
 
-def assert_same_run(parts: Parts, found: list[float], model: nn.Module, expected: list[float]) -> None:
+def assert_same_run(parts: TrainingParts, found: list[float], model: nn.Module, expected: list[float]) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(weights(parts), dict(model.state_dict()), rtol=0, atol=1e-6)
 
@@ -191,7 +196,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
 
 def test_a_loss_that_is_not_finite_names_its_samples() -> None:
     parts = build("train.batch_size=3", "train.accumulate=2")
-    names = [parts.train.samples.name(index) for index in order(0, 0, len(parts.train.samples))[:6]]
+    names = [parts.train.samples.name(index) for index in epoch_order(0, 0, len(parts.train.samples))[:6]]
 
     with pytest.raises(UserError, match="in step 1") as caught:
         train(attrs.evolve(parts, loss=Loss(lambda outputs, _: outputs.sum() * math.inf)))

@@ -16,13 +16,13 @@ from torch.testing import assert_close
 from torchvision.ops import sigmoid_focal_loss
 
 from ftcore import Loss, Task, UserError
-from ftcore.config import Named, RunConfig
+from ftcore.config.schema import PluginRef, RunConfig
 from ftcore.testing import invoke
-from ftcore_plugins.binary import BinaryCrossEntropy, BinaryCrossEntropyConfig
-from ftcore_plugins.focusing import Asymmetric, AsymmetricConfig, Focal, FocalConfig
-from ftcore_plugins.losses import CrossEntropy, CrossEntropyConfig, LogitAdjustment, LogitAdjustmentConfig
-from ftcore_plugins.ordinal import Ordinal, OrdinalConfig
-from ftcore_plugins.regression import Huber, HuberConfig, MeanAbsoluteError, MeanSquaredError
+from ftcore_plugins.losses.bce import BinaryCrossEntropy, BinaryCrossEntropyConfig
+from ftcore_plugins.losses.cross_entropy import CrossEntropy, CrossEntropyConfig, LogitAdjustment, LogitAdjustmentConfig
+from ftcore_plugins.losses.focal import Asymmetric, AsymmetricConfig, Focal, FocalConfig
+from ftcore_plugins.losses.ordinal import Ordinal, OrdinalConfig
+from ftcore_plugins.losses.regression import Huber, HuberConfig, MeanAbsoluteError, MeanSquaredError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ def outputs(kind: str = "classification", images: int = 48) -> tuple[Tensor, Ten
 
 def answer(plugin: Any, task: Task = CLASSES) -> Loss:
     """The plugin's loss, which must be one."""
-    named = RunConfig(plugins=(Named("bce", "a test", Path()),))  # for classification it answers only then
+    named = RunConfig(plugins=(PluginRef("bce", "a test", Path()),))  # for classification it answers only then
     loss = plugin.make_loss(task, named) if isinstance(plugin, BinaryCrossEntropy) else plugin.make_loss(task)
     assert isinstance(loss, Loss)
     return loss

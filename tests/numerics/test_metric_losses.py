@@ -17,7 +17,7 @@ from torch.testing import assert_close
 
 from ftcore import Context, RunConfig, Task
 from ftcore.testing import invoke
-from ftcore_plugins.overlap import OverlapConfig, SoftDice, SoftF1
+from ftcore_plugins.losses.soft_f1 import OverlapConfig, SoftDice, SoftF1
 
 CLASSES = Task("classification", ("a", "b", "c"), counts=(5, 5, 5), images=15)
 LABELS = Task("multilabel", ("a", "b", "c"), counts=(5, 5, 5), images=15)

@@ -10,20 +10,20 @@ import torch
 from sklearn import metrics as reference
 
 from ftcore import Task
-from ftcore.config import Flags, load
-from ftcore.loop import evaluate, fit
-from ftcore.run import prepare
-from ftcore.state import Parts, Progress
-from ftcore_plugins.metrics import ClassMetrics, RegressionMetrics
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.runs.prepared import prepare
+from ftcore.training.loop import evaluate, fit
+from ftcore.training.state import Progress, TrainingParts
+from ftcore_plugins.metrics.builtin import ClassMetrics, RegressionMetrics
 
 CLASSES = Task("classification", ("a", "b", "c"), (5, 5, 5))
 
 
-def build(*sets: str, source: str) -> Parts:
-    return prepare(load(None, Flags("digits/cnn", source, sets=("train.epochs=1", *sets)))).assembly.parts
+def build(*sets: str, source: str) -> TrainingParts:
+    return prepare(load_config(None, CliOverrides("digits/cnn", source, sets=("train.epochs=1", *sets)))).assembly.parts
 
 
-def outputs_and_targets(parts: Parts) -> tuple[torch.Tensor, np.ndarray[Any, Any]]:
+def outputs_and_targets(parts: TrainingParts) -> tuple[torch.Tensor, np.ndarray[Any, Any]]:
     batches, network = list(parts.val.epoch(0)), parts.network.eval()
     with torch.no_grad():
         outputs = torch.cat([network(batch.images) for batch in batches])

@@ -16,9 +16,9 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from ftcore import RunConfig, Task
 from ftcore.testing import invoke
-from ftcore_plugins.binary import BinaryCrossEntropy, BinaryCrossEntropyConfig
-from ftcore_plugins.metrics import MultilabelMetrics
-from ftcore_plugins.multilabel import AveragePrecision, AveragePrecisionOfEach, Thresholds
+from ftcore_plugins.losses.bce import BinaryCrossEntropy, BinaryCrossEntropyConfig
+from ftcore_plugins.metrics.builtin import MultilabelMetrics
+from ftcore_plugins.metrics.multilabel import AveragePrecision, AveragePrecisionOfEach, Thresholds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,7 +88,7 @@ def test_bce_is_the_formula_written_out(positive: object, factors: list[float]) 
     p = outputs.double().sigmoid()
     expected = -(torch.tensor(factors).double() * targets * p.log() + (1 - targets) * (1 - p).log()).mean()
     assert float(loss.function(outputs, targets)) == pytest.approx(float(expected), rel=1e-5)
-    assert loss.weight(targets) == 60
+    assert loss.denominator(targets) == 60
 
 
 def table(folder: Path) -> Path:

@@ -20,20 +20,20 @@ from torch.nn import functional
 from torchvision.transforms import v2
 
 from ftcore import Placement, Step
-from ftcore.config import Flags, load
-from ftcore.freezing import hold
-from ftcore.loading import Batch
-from ftcore.loop import mixed, train_step, windows
-from ftcore.run import prepare
-from ftcore.state import Progress
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.data.loader import Batch
+from ftcore.model.freezing import set_frozen_eval
+from ftcore.runs.prepared import prepare
+from ftcore.training.loop import accumulation_windows, apply_batch_transforms, train_step
+from ftcore.training.state import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from ftcore import Pass
-    from ftcore.state import Parts
+    from ftcore import ForwardPass
+    from ftcore.training.state import TrainingParts
 
 STILL_NORMS = ("freeze_modules", 'freeze_modules.types=["BatchNorm2d"]')
 """Batch norms in eval mode, so that what an image gives does not depend on the others of its micro-batch."""
@@ -62,17 +62,19 @@ SHARES = {"2 x 16": ((16,), (16,)), "unequal": ((21,), (11,)), "unequal, accumul
 
 
 @cache
-def build(*given: str) -> Parts:
+def build(*given: str) -> TrainingParts:
     """A head that is not zero, so that all has a gradient, and plain SGD, which shows its scale.
 
     Made once, for `updated` leaves it as it was.
     """
     given = (*STILL_NORMS, "sgd", "sgd.lr=0.1", "sgd.momentum=0", "constant", "linear.std=0.1", *given)
     plugins, sets = (tuple(word for word in given if ("=" in word) is setting) for setting in (False, True))
-    return prepare(load(None, Flags("digits/cnn", "digits:5-9", plugins=plugins, sets=sets))).assembly.parts
+    return prepare(
+        load_config(None, CliOverrides("digits/cnn", "digits:5-9", plugins=plugins, sets=sets))
+    ).assembly.parts
 
 
-def mirrored(seen: Pass) -> Tensor:
+def mirrored(seen: ForwardPass) -> Tensor:
     """A term with a pass of its own, as R-Drop's: how far the outputs of each image and of its mirror image are apart.
 
     It weighs samples, as every term does, however the loss weighs them.
@@ -80,7 +82,7 @@ def mirrored(seen: Pass) -> Tensor:
     return (seen.outputs - seen.forward(seen.images.flip(-1))).square().sum(dim=1).mean()
 
 
-def case(name: str) -> tuple[Parts, Batch]:
+def case(name: str) -> tuple[TrainingParts, Batch]:
     """A run and a batch of 32 for it."""
     parts = build(*CASES[name])
     if "term" in name:
@@ -108,11 +110,11 @@ def state(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
-def updated(parts: Parts, window: list[Batch]) -> dict[str, Tensor]:
+def updated(parts: TrainingParts, window: list[Batch]) -> dict[str, Tensor]:
     """The weights after an update, which is then taken back; and the loss and terms that it reports."""
     before = state(parts.network)
     parts.placement.model.train()
-    hold(parts.network, parts.plan, epoch=0)
+    set_frozen_eval(parts.network, parts.plan, epoch=0)
     terms, _ = train_step(parts, window, Progress())
     after = state(parts.network)
     parts.network.load_state_dict(before)
@@ -252,7 +254,7 @@ def test_two_processes_take_the_update_over_all_of_their_images(name: str, label
 def test_the_windows_of_an_epoch_are_those_updates_to_the_shorter_last_one() -> None:
     """716 images in windows of 2 x 32: the last window has 12 and is divided by 12."""
     parts = build("train.accumulate=2")
-    last = list(windows(parts.train.epoch(0), 2))[-1]
+    last = list(accumulation_windows(parts.train.epoch(0), 2))[-1]
     images, targets = (torch.cat([getattr(batch, part) for batch in last]) for part in ("images", "targets"))
     model = copy.deepcopy(parts.network).eval()
     loss = functional.cross_entropy(model(images), targets)
@@ -273,7 +275,7 @@ def test_mixup_that_keeps_every_image_equals_hard_labels(loss: tuple[str, ...]) 
     keep._dist = torch.distributions.Beta(torch.tensor([1e9]), torch.tensor([1e-9]))  # whose draws are 1
     soft = attrs.evolve(soft, batch_transforms=[keep])
 
-    assert mixed(soft, batch).targets.shape == (32, 5)
+    assert apply_batch_transforms(soft, batch).targets.shape == (32, 5)
     assert_same(updated(soft, [batch]), updated(hard, [batch]))
 
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ftcore import UserError, freezing
-from ftcore.averages import follow
-from ftcore.config import Flags, load
-from ftcore.loading import seed_step
-from ftcore.loop import train_step, windows
-from ftcore.run import prepare
-from ftcore.state import Progress
+from ftcore import UserError
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.model import freezing
+from ftcore.runs.prepared import prepare
+from ftcore.system.seeding import seed_step
+from ftcore.training.loop import accumulation_windows, train_step
+from ftcore.training.state import Progress
+from ftcore.training.weight_averaging import update_average
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,26 +84,26 @@ def covering_array() -> Iterator[Row]:
 ROWS = list(covering_array())
 
 
-def asked(row: Row) -> Flags:
+def asked(row: Row) -> CliOverrides:
     words = [word for level in row.values() for word in level.split()]
     plugins = tuple(word for word in words if "=" not in word)
     sets = (*(word for word in words if "=" in word), *(s for plugin in plugins for s in SETTINGS.get(plugin, ())))
     small = ("train.epochs=3", "train.batch_size=8", "train.log_every=1")
-    return Flags("digits/cnn", "digits:5-6", plugins=plugins, sets=(*sets, *small))
+    return CliOverrides("digits/cnn", "digits:5-6", plugins=plugins, sets=(*sets, *small))
 
 
 def after_two_steps(row: Row) -> dict[str, Tensor]:
-    parts = prepare(load(None, asked(row))).assembly.parts
+    parts = prepare(load_config(None, asked(row))).assembly.parts
     progress = Progress()
     parts.placement.model.train()
-    freezing.hold(parts.network, parts.plan, 0)
-    for window in islice(windows(parts.train.epoch(0), parts.settings.accumulate), 2):
+    freezing.set_frozen_eval(parts.network, parts.plan, 0)
+    for window in islice(accumulation_windows(parts.train.epoch(0), parts.train_config.accumulate), 2):
         seed_step(parts.placement.device, progress.step)
         terms, _ = train_step(parts, window, progress)
         progress.step += 1
         assert terms["loss"].isfinite()
-    follow(parts, progress, "epoch")
-    return {name: tensor.clone() for name, tensor in parts.evaluated(1).state_dict().items()}
+    update_average(parts, progress, "epoch")
+    return {name: tensor.clone() for name, tensor in parts.model_at(1).state_dict().items()}
 
 
 def test_the_array_has_every_pair() -> None:
@@ -115,7 +116,7 @@ def test_the_array_has_every_pair() -> None:
 @pytest.mark.parametrize(("pair", "message"), REFUSED.items())
 def test_what_cannot_go_together_is_refused_by_name(pair: Pair, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        prepare(load(None, asked(dict(pair))))
+        prepare(load_config(None, asked(dict(pair))))
 
 
 @pytest.mark.slow

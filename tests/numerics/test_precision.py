@@ -9,13 +9,14 @@ import attrs
 import pytest
 import torch
 
-from ftcore import EpochEnded, Loss, Placement, Step, StepLogged, UserError, checkpoint
-from ftcore.config import Flags, load
-from ftcore.loop import fit, train_step
-from ftcore.run import prepare
-from ftcore.state import Parts, Progress
+from ftcore import EpochEnded, Loss, Placement, Step, StepLogged, UserError
+from ftcore.checkpoints import checkpoint
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.runs.prepared import prepare
 from ftcore.testing import invoke
-from ftcore_plugins.precision import Fp32, Tf32
+from ftcore.training.loop import fit, train_step
+from ftcore.training.state import Progress, TrainingParts
+from ftcore_plugins.precision.autocast import Fp32, Tf32
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     from ftcore import Event
 
 
-def build(*sets: str, plugins: tuple[str, ...]) -> Parts:
-    flags = Flags("digits/cnn", "digits:5-6", plugins=plugins, sets=("train.epochs=2", "train.log_every=1", *sets))
-    return prepare(load(None, flags)).assembly.parts
+def build(*sets: str, plugins: tuple[str, ...]) -> TrainingParts:
+    flags = CliOverrides(
+        "digits/cnn", "digits:5-6", plugins=plugins, sets=("train.epochs=2", "train.log_every=1", *sets)
+    )
+    return prepare(load_config(None, flags)).assembly.parts
 
 
-def first_step(parts: Parts) -> None:
+def first_step(parts: TrainingParts) -> None:
     train_step(parts, [next(parts.train.epoch(0))], Progress())
 
 
@@ -37,7 +40,7 @@ def state_after_a_run(folder: Path, plugin: str) -> Any:
     sets = ["--set", f"run.folder={folder}", "--set", "train.epochs=1"]
     result = invoke("run", "--data", "digits:5-6", "--model", "digits/cnn", "--plugin", plugin, *sets)
     assert result.code == 0, result.err
-    return checkpoint.read(folder / "checkpoints" / "step-00000010")
+    return checkpoint.load_state(folder / "checkpoints" / "step-00000010")
 
 
 @pytest.mark.parametrize("plugin", ["fp16", "bf16", "fp32"])

@@ -14,14 +14,17 @@ from torch import nn
 from torch.nn.functional import dropout
 from torch.utils.flop_counter import FlopCounterMode
 
-from ftcore import EpochEnded, RunStarted, StepLogged, UserError, hookimpl, precompute
-from ftcore.config import Flags, load
-from ftcore.loop import fit
-from ftcore.precompute import parts_in
-from ftcore.run import prepare, resume, run
-from ftcore.signals import Stopped
-from ftcore.state import Progress
+from ftcore import EpochEnded, RunStarted, StepLogged, UserError, hookimpl
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.runs.prepared import prepare
+from ftcore.runs.run import fit as fit_run
+from ftcore.runs.run import resume
+from ftcore.system.signals import StoppedBySignal
 from ftcore.testing import invoke
+from ftcore.training.frozen_features import features as frozen_features_features
+from ftcore.training.frozen_features.features import FrozenFeatures
+from ftcore.training.loop import fit
+from ftcore.training.state import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ftcore import Event
-    from ftcore.state import Parts
+    from ftcore.training.state import TrainingParts
 
 HERE = __name__
 PROBE = ("linear_probe",)
@@ -41,23 +44,23 @@ UNTIL_EPOCH_2 = ('gradual_unfreeze.at={0 = "head", 2 = "all"}',)
 
 def config(folder: Path, *sets: str, plugins: tuple[str, ...] = PROBE, model: str = "digits/cnn") -> Any:
     settings = ("train.epochs=3", "train.log_every=1", f"run.folder={folder / 'run'}", *sets)
-    return load(None, Flags(model, "digits:5-6", plugins=plugins, sets=settings))
+    return load_config(None, CliOverrides(model, "digits:5-6", plugins=plugins, sets=settings))
 
 
-def built(folder: Path, *sets: str, **given: Any) -> Parts:
+def built(folder: Path, *sets: str, **given: Any) -> TrainingParts:
     return prepare(config(folder, *sets, **given)).assembly.parts
 
 
-def trained(parts: Parts) -> tuple[dict[str, Tensor], list[EpochEnded]]:
+def trained(parts: TrainingParts) -> tuple[dict[str, Tensor], list[EpochEnded]]:
     """What is saved in the end, and what was told of each epoch."""
     events: list[EpochEnded] = []
     fit(evolve(parts, observers=()), Progress(), events.append)
     return {
-        name: value.clone() for name, value in parts.evaluated(parts.settings.epochs - 1).state_dict().items()
+        name: value.clone() for name, value in parts.model_at(parts.train_config.epochs - 1).state_dict().items()
     }, events
 
 
-def count_reads(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def count_reads(parts: TrainingParts, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The samples of either split, one entry each time that one is read."""
     reads: list[Any] = []
     cls: Any = type(parts.train.dataset)
@@ -108,7 +111,7 @@ def test_a_vision_transformers_run_ends_where_it_ends_without(model: str, tmp_pa
     assert_same_ends(once, every_time)
 
 
-def assert_same_ends(once: Parts, every_time: Parts) -> None:
+def assert_same_ends(once: TrainingParts, every_time: TrainingParts) -> None:
     """Train both, and compare what is saved and told."""
     (found, events), (expected, others) = trained(once), trained(every_time)
 
@@ -141,25 +144,25 @@ def test_a_network_of_which_the_first_blocks_are_frozen_is_cut_where_it_begins_t
     sets = (NO_WEIGHTS, f"freeze_backbone.stages={stages}", *(() if any(fixed) else ("model.image_size=64",)))
     parts = built(tmp_path, *sets, plugins=("freeze_backbone",), model=model)
 
-    once = parts.precomputed
-    assert once is not None
-    assert once.cut.at == at
+    once = parts.frozen_features
+    assert isinstance(once, FrozenFeatures)
+    assert once.cut.module == at
     with torch.no_grad():  # the head begins with zeros, and would say the same of anything
         parts.network.get_parameter(f"{parts.heads[0]}.weight").normal_()
-    batch = next(parts.val.in_order(0, 2))
+    batch = next(parts.val.sequential(0, 2))
     features = once.val.compute(batch.images)
     with torch.inference_mode():
-        expected, found = parts.network.eval()(batch.images), once.cut.through(parts.network)(features)
+        expected, found = parts.network.eval()(batch.images), once.cut.tail(parts.network)(features)
     torch.testing.assert_close(found, expected)
     assert not any("forward" in vars(module) for module in parts.network.modules())
 
 
 def test_nothing_before_the_cut_computes(tmp_path: Path) -> None:
     parts = built(tmp_path, *LAST_STAGE, NO_WEIGHTS, plugins=("freeze_backbone",), model="timm/test_vit")
-    once = parts.precomputed
-    assert once is not None
-    features = once.val.compute(next(parts.val.in_order(0, 2)).images)
-    behind, learning = once.cut.through(parts.network), parts.network.get_submodule("blocks.5")
+    once = parts.frozen_features
+    assert isinstance(once, FrozenFeatures)
+    features = once.val.compute(next(parts.val.sequential(0, 2)).images)
+    behind, learning = once.cut.tail(parts.network), parts.network.get_submodule("blocks.5")
 
     flops = []
     for module in (behind, learning):
@@ -179,7 +182,7 @@ def test_a_network_is_not_cut_behind_tokens_positions_that_learn(model: str, tmp
     before = ["patch_embed", "blocks.0", *(["rope", "pos_drop"] if "eva" in model else ["pos_drop"])]
     sets, plugins = (NO_WEIGHTS, f"freeze_modules.names={before}"), ("freeze_modules",)
 
-    assert built(tmp_path, *sets, plugins=plugins, model=model).precomputed is None
+    assert built(tmp_path, *sets, plugins=plugins, model=model).frozen_features is None
 
 
 class Shares(nn.Sequential):
@@ -227,9 +230,9 @@ def test_a_module_that_is_called_again_behind_the_cut_is_not_passed_over(tmp_pat
     plugins = (f"{HERE}:BuildsShares", "freeze_modules")
     parts = built(tmp_path, *SIZE, 'freeze_modules.names=["1"]', plugins=plugins, model="own/shares")
 
-    once = parts.precomputed
-    assert once is not None
-    assert (once.cut.at, [*(once.cut.before or ())]) == ("3", ["0", "1"])
+    once = parts.frozen_features
+    assert isinstance(once, FrozenFeatures)
+    assert (once.cut.module, [*(once.cut.recorded_outputs or ())]) == ("3", ["0", "1"])
 
 
 def test_a_network_is_not_cut_where_there_is_more_than_one_tensor(tmp_path: Path) -> None:
@@ -237,7 +240,7 @@ def test_a_network_is_not_cut_where_there_is_more_than_one_tensor(tmp_path: Path
 
     parts = built(tmp_path, *SIZE, 'freeze_modules.names=["1"]', plugins=plugins, model="own/branches")
 
-    assert parts.precomputed is None
+    assert parts.frozen_features is None
 
 
 def test_looking_for_a_cut_leaves_the_network_as_it_was(tmp_path: Path) -> None:
@@ -246,7 +249,7 @@ def test_looking_for_a_cut_leaves_the_network_as_it_was(tmp_path: Path) -> None:
         for mode in ("auto", "never")
     )
 
-    assert (cut.precomputed is None, whole.precomputed is None) == (False, True)
+    assert (cut.frozen_features is None, whole.frozen_features is None) == (False, True)
     assert [m.training for m in cut.network.modules()] == [m.training for m in whole.network.modules()]
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(cut.network.state_dict()[name], tensor)
@@ -288,9 +291,9 @@ def test_each_view_of_an_augmented_image_is_read_once_and_comes_back(
 ) -> None:
     parts = built(tmp_path, "train.views=2", "train.epochs=5", plugins=(*PROBE, "augment"))
     reads = count_reads(parts, monkeypatch)
-    first, second, third = (parts_in(parts, epoch).train for epoch in range(3))
+    first, second, third = (parts.for_epoch(epoch).train for epoch in range(3))
 
-    batches = [next(iter(batches.in_order(epoch))).images for epoch, batches in enumerate((first, second, third))]
+    batches = [next(iter(batches.sequential(epoch))).images for epoch, batches in enumerate((first, second, third))]
     trained(parts)
 
     assert torch.equal(batches[0], batches[2])
@@ -300,9 +303,9 @@ def test_each_view_of_an_augmented_image_is_read_once_and_comes_back(
 
 def test_a_view_is_what_the_head_sees_of_the_images_of_that_epoch(tmp_path: Path) -> None:
     parts = built(tmp_path, "train.views=2", plugins=(*PROBE, "augment"))
-    features = next(parts_in(parts, 1).train.in_order(1)).images
+    features = next(parts.for_epoch(1).train.sequential(1)).images
 
-    images = next(parts.train.in_order(1)).images
+    images = next(parts.train.sequential(1)).images
     expected = nn.Sequential(*list(parts.network.eval().children())[:-1])(images)
 
     torch.testing.assert_close(features, expected)
@@ -330,9 +333,9 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(
 
         return observe
 
-    run(config(tmp_path / "whole", *sets, plugins=plugins))
-    with pytest.raises(Stopped, match=f"after step {at},"):
-        run(config(tmp_path / "stopped", *sets, plugins=plugins), [stopping()])
+    fit_run(config(tmp_path / "whole", *sets, plugins=plugins))
+    with pytest.raises(StoppedBySignal, match=f"after step {at},"):
+        fit_run(config(tmp_path / "stopped", *sets, plugins=plugins), [stopping()])
     resume(tmp_path / "stopped" / "run")
 
     whole, stopped = (
@@ -346,15 +349,15 @@ def test_features_that_are_too_large_for_memory_are_in_a_file_that_nobody_sees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, _ = trained(built(tmp_path))
-    monkeypatch.setattr(precompute, "IN_MEMORY", 0)
+    monkeypatch.setattr(frozen_features_features, "MAX_IN_MEMORY_BYTES", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     parts = built(tmp_path)
 
     found, _ = trained(parts)
 
     assert all(torch.equal(found[name], value) for name, value in expected.items())
-    assert parts.precomputed is not None
-    assert not parts.precomputed.train.in_memory
+    assert isinstance(parts.frozen_features, FrozenFeatures)
+    assert not parts.frozen_features.train.in_memory
     assert (tmp_path / "cache" / "ftcore").is_dir()
     assert list((tmp_path / "cache" / "ftcore").iterdir()) == []
 
@@ -409,8 +412,8 @@ def test_what_cannot_be_computed_once_is_not_and_the_run_says_why(reason: str, t
 
     assembly = prepare(config(tmp_path, *sets, plugins=plugins, model=model)).assembly
 
-    assert assembly.parts.precomputed is None
-    assert assembly.not_once.startswith(reason)
+    assert assembly.parts.frozen_features is None
+    assert assembly.precompute_reason.startswith(reason)
 
 
 @pytest.mark.parametrize("reason", OBSTACLES)
@@ -427,14 +430,14 @@ def test_who_asks_for_what_cannot_be_computed_once_is_told_why(reason: str, tmp_
 def test_a_network_of_our_own_is_computed_once_too(tmp_path: Path) -> None:
     parts = built(tmp_path, *SIZE, plugins=OWN, model="own/linear")
 
-    assert parts.precomputed is not None
-    assert parts.precomputed.note == "what 2 sees of each image, 16 numbers, 0.0 MB"
+    assert isinstance(parts.frozen_features, FrozenFeatures)
+    assert parts.frozen_features.note == "what 2 sees of each image, 16 numbers, 0.0 MB"
 
 
 def test_nothing_is_said_of_a_network_that_learns(tmp_path: Path) -> None:
     ready = prepare(config(tmp_path, plugins=("adamw",)))
 
-    assert (ready.assembly.parts.precomputed, ready.assembly.not_once) == (None, "")
+    assert (ready.assembly.parts.frozen_features, ready.assembly.precompute_reason) == (None, "")
 
 
 @pytest.mark.parametrize(

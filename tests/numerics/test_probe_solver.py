@@ -10,12 +10,12 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch import nn
 
-from ftcore.calls import Calls
-from ftcore.config import Flags, load
-from ftcore.predict import load as load_model
-from ftcore.run import activate
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.inference.load import load as load_model
+from ftcore.plugins.calls import HookCalls
+from ftcore.plugins.startup import activate
 from ftcore.testing import invoke
-from ftcore_plugins.probe_solver import solve
+from ftcore_plugins.optimizers.lbfgs_probe import minimise_lbfgs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,12 +32,14 @@ def run(folder: Path, *arguments: str) -> Result:
 def seen(folder: Path, split: str = "train", data: str = "digits:5-9", **kind: str) -> tuple[Any, Any]:
     """What the head sees of each image, (N, 64), and the targets."""
     sets = [f"data.task={kind['task']}"] if kind else []
-    samples = getattr(Calls(activate(load(None, Flags("digits/cnn", data, sets=sets)))).build_data(data), split)
+    samples = getattr(
+        HookCalls(activate(load_config(None, CliOverrides("digits/cnn", data, sets=sets)))).build_data(data), split
+    )
     model, features = load_model(folder), []
     handle = model.module.get_submodule("head").register_forward_pre_hook(lambda _, given: features.append(given[0]))
     images = torch.stack([model.transforms.evaluate(samples[place][0]) for place in range(len(samples))])
     with torch.inference_mode():
-        model.module(model.transforms.finish(images))
+        model.module(model.transforms.on_device(images))
     handle.remove()
     return features[0].double().numpy(), np.array([samples[place][1] for place in range(len(samples))])
 
@@ -92,7 +94,7 @@ def test_the_gradient_that_is_left_is_that_at_the_solution() -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": loss.detach()}
 
-    terms, steepest = solve(gradient, head, 0.1, max_iter=200, tol=1e-5)
+    terms, steepest = minimise_lbfgs(gradient, head, 0.1, max_iter=200, tol=1e-5)
 
     loss = nn.functional.cross_entropy(head(features), targets)
     assert float(terms["loss"]) == float(loss.detach())

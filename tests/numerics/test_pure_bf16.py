@@ -18,34 +18,35 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from torch import nn
 
-from ftcore import RunConfig, UserError, checkpoint
-from ftcore.config import Flags, load
-from ftcore.loop import fit, train_step
-from ftcore.run import prepare
-from ftcore.state import Progress
+from ftcore import RunConfig, UserError
+from ftcore.checkpoints import checkpoint
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.runs.prepared import prepare
 from ftcore.testing import invoke
-from ftcore_plugins.pure_bf16 import PureBf16, PureBf16Config, stochastically_rounded
+from ftcore.training.loop import fit, train_step
+from ftcore.training.state import Progress
+from ftcore_plugins.precision.bf16_params import PureBf16, PureBf16Config, stochastically_rounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from ftcore.state import Parts
+    from ftcore.training.state import TrainingParts
 
 UPDATES = ("master", "stochastic")
 BF16_MAX = 2.0**127 * (2 - 2.0**-7)
 
 
-def build(*sets: str, plugins: tuple[str, ...] = ("sgd",)) -> Parts:
+def build(*sets: str, plugins: tuple[str, ...] = ("sgd",)) -> TrainingParts:
     usual = ("train.epochs=1", "linear.std=0.1")
-    flags = Flags("digits/cnn", "digits:5-6", plugins=("bf16_pure", *plugins), sets=(*usual, *sets))
-    return prepare(load(None, flags)).assembly.parts
+    flags = CliOverrides("digits/cnn", "digits:5-6", plugins=("bf16_pure", *plugins), sets=(*usual, *sets))
+    return prepare(load_config(None, flags)).assembly.parts
 
 
 def wrapped(optimizer: torch.optim.Optimizer, update: Any, seed: int = 0) -> torch.optim.Optimizer:
     """The optimizer as the plugin hands it on."""
-    config = load(None, Flags(sets=(f"train.seed={seed}",)))
+    config = load_config(None, CliOverrides(sets=(f"train.seed={seed}",)))
     wrapper = PureBf16(PureBf16Config(update)).make_optimizer(config)
     next(wrapper)
     with pytest.raises(StopIteration) as stopped:
@@ -302,7 +303,7 @@ def test_an_optimizer_whose_step_runs_no_hooks_is_refused() -> None:
 # Runs
 
 
-def bytes_of(parts: Parts) -> set[torch.dtype]:
+def bytes_of(parts: TrainingParts) -> set[torch.dtype]:
     return {p.dtype for p in parts.network.parameters()}
 
 
@@ -350,7 +351,7 @@ def test_a_frozen_backbone_stays_bit_for_bit_and_has_no_masters(update: str) -> 
 
 def test_the_average_is_in_float32_and_follows() -> None:
     parts = build("ema.decay=0.9", "ema.warmup=false", plugins=("sgd", "ema"))
-    average = parts.evaluated(0)
+    average = parts.model_at(0)
     (batch,) = [next(parts.train.epoch(0))]
     expected: Tensor = average.get_parameter("head.weight").detach().clone()
 
@@ -387,7 +388,7 @@ def test_a_run_folder_holds_bfloat16_and_masters_and_predicts(tmp_path: Path, up
 
     weights = load_file(folder / "model" / "model.safetensors")
     newest = folder / "checkpoints" / "step-00000020"
-    network, optimizer = load_file(newest / "model.safetensors"), checkpoint.read(newest)["optimizer"]
+    network, optimizer = load_file(newest / "model.safetensors"), checkpoint.load_state(newest)["optimizer"]
     state = {f"{name}/{key}": value for name, held in optimizer["state"].items() for key, value in held.items()}
     learnt = {name for name, tensor in weights.items() if name.rpartition(".")[2] in {"weight", "bias"}}
     assert {weights[name].dtype for name in learnt} == {torch.bfloat16}

@@ -14,48 +14,49 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from ftcore import EpochEnded, FreezePlan, StepLogged, UserError, freezing, hookimpl
-from ftcore.config import Flags, load
-from ftcore.loop import fit, train_step
-from ftcore.run import prepare
-from ftcore.state import Ongoing, Progress
-from ftcore_plugins.digits import WEIGHTS
+from ftcore import EpochEnded, FreezePlan, StepLogged, UserError, hookimpl
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.model import freezing
+from ftcore.runs.prepared import prepare
+from ftcore.training.loop import fit, train_step
+from ftcore.training.state import EpochProgress, Progress
+from ftcore_plugins.data.digits import WEIGHTS
 from ftcore_plugins.regularizers import L2SP, L2SPConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ftcore import Event
-    from ftcore.loading import Batch
-    from ftcore.state import Parts
+    from ftcore.data.loader import Batch
+    from ftcore.training.state import TrainingParts
 
 PLAIN = ("train.epochs=1", "linear.std=0.1", "sgd.momentum=0", "sgd.weight_decay=0")
 
 
-def build(*sets: str, plugins: tuple[str, ...] = ()) -> Parts:
+def build(*sets: str, plugins: tuple[str, ...] = ()) -> TrainingParts:
     """290 images to train on; a head that is not zero, and plain gradient descent."""
-    flags = Flags("digits/cnn", "digits:5-6", plugins=("sgd", "constant", *plugins), sets=(*PLAIN, *sets))
-    return prepare(load(None, flags)).assembly.parts
+    flags = CliOverrides("digits/cnn", "digits:5-6", plugins=("sgd", "constant", *plugins), sets=(*PLAIN, *sets))
+    return prepare(load_config(None, flags)).assembly.parts
 
 
-def train(parts: Parts) -> list[Event]:
+def train(parts: TrainingParts) -> list[Event]:
     events: list[Event] = []
     fit(attrs.evolve(parts, observers=(events.append,)), Progress(), lambda _: None)
     return events
 
 
-def trained(parts: Parts) -> list[dict[str, Any]]:
+def trained(parts: TrainingParts) -> list[dict[str, Any]]:
     return [dict(event.train) for event in train(parts) if isinstance(event, EpochEnded)]
 
 
-def first(parts: Parts, batches: int = 1) -> list[Batch]:
+def first(parts: TrainingParts, batches: int = 1) -> list[Batch]:
     epoch = parts.train.epoch(0)
     return [next(epoch) for _ in range(batches)]
 
 
-def magnitude(parts: Parts, *under: str) -> float:
+def magnitude(parts: TrainingParts, *under: str) -> float:
     """The sum of absolute values of parameters, in float64."""
-    params = [p for name, p in parts.network.named_parameters() if freezing.is_under(name, under)]
+    params = [p for name, p in parts.network.named_parameters() if freezing.is_submodule_of(name, under)]
     return float(sum(p.detach().double().abs().sum() for p in params))
 
 
@@ -92,7 +93,7 @@ def test_l1_without_vectors_is_refused_where_only_vectors_learn() -> None:
 def test_l1_adds_its_gradient_once_a_step_however_the_window_is_cut(accumulate: int) -> None:
     sets = (f"train.batch_size={8 // accumulate}", f"train.accumulate={accumulate}", "l1.strength=0.01", "sgd.lr=0.1")
     parts = build(*sets, plugins=("l1", "freeze_norm"))
-    freezing.hold(parts.network.train(), parts.plan, 0)
+    freezing.set_frozen_eval(parts.network.train(), parts.plan, 0)
     window = first(parts, accumulate)
     model = copy.deepcopy(parts.network)
     images, targets = torch.cat([b.images for b in window]), torch.cat([b.targets for b in window])
@@ -127,7 +128,7 @@ def test_terms_are_reported_beside_the_loss_and_not_in_it() -> None:
     assert ended.train.keys() == {"loss", "l1"}
     assert ended.train["loss"] == pytest.approx(expected.train["loss"], abs=1e-6)
     assert [step.loss for step in steps[0]] == pytest.approx([step.loss for step in steps[1]], abs=1e-6)
-    assert all(step.terms["l1"] == pytest.approx(ended.train["l1"], rel=1e-6) for step in steps[0])
+    assert all(step.loss_terms["l1"] == pytest.approx(ended.train["l1"], rel=1e-6) for step in steps[0])
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "bf16_pure"])
@@ -138,7 +139,7 @@ def test_penalties_are_taken_in_float32_whatever_the_network_is_in(precision: st
     assert all(math.isfinite(term) for term in trained(parts)[0].values())
 
 
-def l2_sp(parts: Parts, alpha: float, beta: float) -> float:
+def l2_sp(parts: TrainingParts, alpha: float, beta: float) -> float:
     """Equation 2 of arXiv:1802.01483 in float64, against the weights on disk."""
     before = load_file(WEIGHTS)
     named = {name: p.detach().double() for name, p in parts.network.named_parameters()}
@@ -202,7 +203,7 @@ def test_what_is_frozen_does_not_count_in_l2_sp_until_it_is_released() -> None:
 
     found = []
     for epoch in range(2):
-        freezing.apply(parts.network, parts.plan, epoch)
+        freezing.apply_requires_grad(parts.network, parts.plan, epoch)
         found.append(float(parts.regularizers[0].penalty().detach()))
 
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.network.named_children()}
@@ -220,7 +221,7 @@ Steps = st.lists(st.tuples(st.floats(-5, 5), st.floats(0.1, 9), st.floats(-5, 5)
 
 @given(steps=Steps)
 def test_the_loss_is_averaged_by_its_divisor_and_a_term_by_steps(steps: list[tuple[float, float, float]]) -> None:
-    means = Ongoing()
+    means = EpochProgress()
     for loss, divisor, term in steps:
         terms: dict[str, Tensor] = {
             "loss": torch.tensor(loss, dtype=torch.float64),
@@ -237,4 +238,4 @@ def test_the_loss_is_averaged_by_its_divisor_and_a_term_by_steps(steps: list[tup
 
 
 def test_the_loss_of_no_steps_is_not_a_number() -> None:
-    assert math.isnan(Ongoing().means()["loss"])
+    assert math.isnan(EpochProgress().means()["loss"])

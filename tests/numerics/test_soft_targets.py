@@ -13,10 +13,9 @@ from torch.testing import assert_close
 from torchvision.transforms import v2
 
 from ftcore import Context, Loss, RunConfig, Task
-from ftcore.config import Named
-from ftcore_plugins.binary import BinaryCrossEntropy, BinaryCrossEntropyConfig
-from ftcore_plugins.focusing import Asymmetric, AsymmetricConfig, Focal, FocalConfig
-from ftcore_plugins.losses import (
+from ftcore.config.schema import PluginRef
+from ftcore_plugins.losses.bce import BinaryCrossEntropy, BinaryCrossEntropyConfig
+from ftcore_plugins.losses.cross_entropy import (
     CrossEntropy,
     CrossEntropyConfig,
     LogitAdjustment,
@@ -24,9 +23,10 @@ from ftcore_plugins.losses import (
     WeightedCrossEntropy,
     WeightedCrossEntropyConfig,
 )
-from ftcore_plugins.ordinal import Ordinal, OrdinalConfig
-from ftcore_plugins.overlap import OverlapConfig, SoftDice, SoftF1
-from ftcore_plugins.regression import Huber, HuberConfig, MeanAbsoluteError, MeanSquaredError
+from ftcore_plugins.losses.focal import Asymmetric, AsymmetricConfig, Focal, FocalConfig
+from ftcore_plugins.losses.ordinal import Ordinal, OrdinalConfig
+from ftcore_plugins.losses.regression import Huber, HuberConfig, MeanAbsoluteError, MeanSquaredError
+from ftcore_plugins.losses.soft_f1 import OverlapConfig, SoftDice, SoftF1
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +88,7 @@ def answer(plugin: Any, task: Task, dtype: torch.dtype = torch.float64) -> Loss:
     """The plugin's loss, in a dtype."""
     given = {
         "task": task,
-        "config": RunConfig(plugins=(Named("bce", "a test", Path()),)),  # for classification it answers only then
+        "config": RunConfig(plugins=(PluginRef("bce", "a test", Path()),)),  # for classification it answers only then
         "ctx": Context(Path(), structlog.get_logger()),
     }
     loss = plugin.make_loss(**{name: given[name] for name in signature(plugin.make_loss).parameters})
@@ -132,7 +132,7 @@ def test_one_hot_targets_equal_hard_ones(name: str) -> None:
 
     assert loss.soft_targets
     assert_close(soft, hard, rtol=0, atol=1e-12)
-    assert float(loss.weight(one_hot(targets))) == pytest.approx(float(loss.weight(targets)), rel=1e-6)
+    assert float(loss.denominator(one_hot(targets))) == pytest.approx(float(loss.denominator(targets)), rel=1e-6)
 
 
 def mixed_with_ratio_one(targets: Tensor) -> Tensor:
@@ -190,11 +190,11 @@ def test_micro_batches_combine_to_the_loss_and_gradient_of_the_batch(
     logits, targets = batch(kind)
     whole = value_and_gradient(loss, logits, targets)
 
-    divisor = float(loss.weight(targets))
+    divisor = float(loss.denominator(targets))
     parts = []
     for x, y in zip(logits.chunk(4), targets.chunk(4), strict=True):
         value, gradient = value_and_gradient(loss, x, y)
-        share = float(loss.weight(y)) / divisor
+        share = float(loss.denominator(y)) / divisor
         parts.append((value * share, gradient * share))
     values, gradients = zip(*parts, strict=True)
 
@@ -242,4 +242,4 @@ def test_a_loss_moves_to_a_device_as_a_whole(name: str, plugin: Any, task: Task,
     logits, targets = (tensor.to("meta") for tensor in batch(kind))
 
     assert loss.function(logits, targets).device.type == "meta"
-    assert torch.as_tensor(loss.weight(targets)).device.type in {"cpu", "meta"}
+    assert torch.as_tensor(loss.denominator(targets)).device.type in {"cpu", "meta"}

@@ -17,45 +17,48 @@ from torch.distributions import Bernoulli, Categorical, kl_divergence
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, kl_div
 
-from ftcore import UserError, freezing
-from ftcore.config import Flags, load
-from ftcore.loop import backward, train_step
-from ftcore.run import prepare
-from ftcore.state import Progress
-from ftcore_plugins.sharpness import ascended
-from ftcore_plugins.steps import _is_random, divergence
+from ftcore import UserError
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.model import freezing
+from ftcore.runs.prepared import prepare
+from ftcore.training.loop import backward, train_step
+from ftcore.training.state import Progress
+from ftcore_plugins.steps.r_drop import _is_random, symmetric_kl
+from ftcore_plugins.steps.sam import sam_gradient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from ftcore.loading import Batch
-    from ftcore.state import Parts
+    from ftcore.data.loader import Batch
+    from ftcore.training.state import TrainingParts
 
 PLAIN = ("train.epochs=1", "sgd.momentum=0", "sgd.lr=0.1")
 
 
-def build(*sets: str, plugins: tuple[str, ...] = (), model: str = "digits/cnn", data: str = "digits:5-6") -> Parts:
+def build(
+    *sets: str, plugins: tuple[str, ...] = (), model: str = "digits/cnn", data: str = "digits:5-6"
+) -> TrainingParts:
     """290 images to train on, a head that is not zero, and plain gradient descent."""
     head = "mlp_head.std=0.1" if "mlp_head" in plugins else "linear.std=0.1"
-    flags = Flags(model, data, plugins=("sgd", "constant", *plugins), sets=(*PLAIN, head, *sets))
-    return prepare(load(None, flags)).assembly.parts
+    flags = CliOverrides(model, data, plugins=("sgd", "constant", *plugins), sets=(*PLAIN, head, *sets))
+    return prepare(load_config(None, flags)).assembly.parts
 
 
-def first(parts: Parts, batches: int = 1) -> list[Batch]:
+def first(parts: TrainingParts, batches: int = 1) -> list[Batch]:
     epoch = parts.train.epoch(0)
     return [next(epoch) for _ in range(batches)]
 
 
-def ready(parts: Parts) -> Parts:
+def ready(parts: TrainingParts) -> TrainingParts:
     """In the mode of the first epoch."""
     parts.network.train()
-    freezing.hold(parts.network, parts.plan, 0)
+    freezing.set_frozen_eval(parts.network, parts.plan, 0)
     return parts
 
 
-def state(parts: Parts) -> dict[str, Tensor]:
+def state(parts: TrainingParts) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in parts.network.state_dict().items()}
 
 
@@ -79,7 +82,7 @@ def test_the_divergence_over_classes_is_the_mean_of_both_directions(shape: tuple
     logs = one.log_softmax(1), other.log_softmax(1)
     both = [kl_div(a, b, reduction="batchmean", log_target=True) for a, b in (logs, logs[::-1])]
 
-    found = divergence(one, other, "classification")
+    found = symmetric_kl(one, other, "classification")
 
     assert float(found) == pytest.approx(float(sum(both)) / 2, rel=1e-9, abs=1e-12)
     p, q = Categorical(logits=one), Categorical(logits=other)
@@ -95,7 +98,7 @@ def test_the_divergence_over_labels_is_the_mean_over_each_label_and_its_absence(
     one, other = two(shape)
     p, q = Bernoulli(logits=one), Bernoulli(logits=other)
 
-    found = divergence(one, other, "multilabel")
+    found = symmetric_kl(one, other, "multilabel")
 
     assert float(found) == pytest.approx(
         float((kl_divergence(p, q) + kl_divergence(q, p)).mean()) / 2, rel=1e-6, abs=1e-9
@@ -195,7 +198,7 @@ def flat(tensors: Any) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
-def sam_gradient(loss: Any, params: dict[str, Tensor], rho: float, *, adaptive: bool) -> dict[str, Tensor]:
+def hand_written_sam(loss: Any, params: dict[str, Tensor], rho: float, *, adaptive: bool) -> dict[str, Tensor]:
     """The gradient at w + e, e = rho T^2 g / |T g| (arXiv:2010.01412, eq. 2; arXiv:2102.11600, T = |w|)."""
     names = list(params)
     w = [params[name].detach().requires_grad_() for name in names]
@@ -226,10 +229,10 @@ def test_steps_along_the_ascended_gradient_are_those_of_the_paper(rho: float, ad
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
     for _ in range(6):
-        assert ascended(gradient, model, rho, adaptive=adaptive) == "terms"
+        assert sam_gradient(gradient, model, rho, adaptive=adaptive) == "terms"
         optimizer.step()
         optimizer.zero_grad()
-        grads = sam_gradient(loss, params, rho, adaptive=adaptive)
+        grads = hand_written_sam(loss, params, rho, adaptive=adaptive)
         params = {name: p - 0.3 * grads[name] for name, p in params.items()}
 
     for name, p in model.named_parameters():
@@ -252,7 +255,7 @@ def test_a_run_with_sam_takes_the_steps_of_the_paper(extra: tuple[str, ...]) -> 
             outputs = functional_call(model, {**buffers, **params}, (batch.images,))
             return cross_entropy(outputs, batch.targets) + strength * flat(params.values()).abs().sum()
 
-        grads = sam_gradient(loss, params, 0.2, adaptive="sam.adaptive=true" in extra)
+        grads = hand_written_sam(loss, params, 0.2, adaptive="sam.adaptive=true" in extra)
         params = {name: p - 0.1 * grads[name] for name, p in params.items()}
         train_step(parts, [batch], Progress())
 

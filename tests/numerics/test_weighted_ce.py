@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from ftcore import Task, UserError
 from ftcore.testing import invoke
-from ftcore_plugins.losses import (
+from ftcore_plugins.losses.cross_entropy import (
     CrossEntropy,
     CrossEntropyConfig,
     WeightedCrossEntropy,
@@ -89,7 +89,7 @@ def test_with_label_smoothing_it_is_the_formula_written_out(divide_by: str, soft
 def test_the_divisor_is_what_the_mean_was_divided_by(divide_by: str, expected: float) -> None:
     loss = make((0.5, 1.0, 10.0), divide_by)
 
-    assert float(loss.weight(torch.tensor([0, 2, 2]))) == expected
+    assert float(loss.denominator(torch.tensor([0, 2, 2]))) == expected
 
 
 @pytest.mark.parametrize("divide_by", ["weights", "samples"])
@@ -98,9 +98,11 @@ def test_batches_combine_to_the_loss_of_all_samples(divide_by: str) -> None:
     loss = make((0.5, 1.0, 10.0), divide_by)
     parts = [(outputs[a:b], targets[a:b]) for a, b in ((0, 7), (7, 8), (8, 40))]
 
-    total = sum(float(loss.function(x, y)) * float(loss.weight(y)) for x, y in parts)
+    total = sum(float(loss.function(x, y)) * float(loss.denominator(y)) for x, y in parts)
 
-    assert total / sum(float(loss.weight(y)) for _, y in parts) == pytest.approx(float(loss.function(outputs, targets)))
+    assert total / sum(float(loss.denominator(y)) for _, y in parts) == pytest.approx(
+        float(loss.function(outputs, targets))
+    )
 
 
 @pytest.mark.parametrize("divide_by", ["weights", "samples"])

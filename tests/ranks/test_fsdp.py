@@ -19,18 +19,19 @@ from safetensors.torch import load_file, save_file
 from tests.ranks.starting import call, messages, run
 from tests.ranks.test_same_results import SETTINGS, STILL, arguments, epochs, numbers
 
-from ftcore.config import Flags, load
-from ftcore.footprint import measure
-from ftcore.freezing import digest_of_all
-from ftcore.loop import gradient, windows
-from ftcore.predict import load as load_model
-from ftcore.ranks import joined
-from ftcore.run import prepare
-from ftcore.spread import FIRST, Stored, here, is_spread, rows, stream, whole
-from ftcore.stages import derive_stages
-from ftcore.state import Progress
+from ftcore.checkpoints.sharded import FIRST_ROW_KEY, ShardedReader, write_safetensors_streaming
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.distributed.dtensor import full_tensor, is_sharded, local_row_range, local_tensor
+from ftcore.distributed.rendezvous import process_session
+from ftcore.inference.load import load as load_model
+from ftcore.model.freezing import state_digest
+from ftcore.model.stages import derive_stages
+from ftcore.reports.memory_estimate import measure
+from ftcore.runs.prepared import prepare
 from ftcore.testing import invoke
-from ftcore_plugins.sharding import blocks
+from ftcore.training.loop import accumulation_windows, compute_gradient
+from ftcore.training.state import Progress
+from ftcore_plugins.devices.fsdp_module import shardable_blocks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +49,7 @@ def newest(folder: Path) -> Path:
 def weights(folder: Path) -> dict[str, Tensor]:
     """Of the newest checkpoint, however it was written; of the average, too."""
     stems = [name for name in ("model", "average") if (newest(folder) / f"{name}.safetensors").is_file()]
-    stored = {stem: Stored(newest(folder), stem) for stem in stems}
+    stored = {stem: ShardedReader(newest(folder), stem) for stem in stems}
     return {f"{stem} {name}": files[name] for stem, files in stored.items() for name in files}
 
 
@@ -120,24 +121,30 @@ def test_a_checkpoint_of_which_a_share_is_gone_is_damaged(tmp_path: Path) -> Non
 
 def spread_and_copied() -> list[Any]:
     """What this process has of a network, of a copy, and of what it writes."""
-    with joined() as here_and_there:
-        config = load(None, Flags("digits/cnn", "digits:5-6", plugins=("fsdp", "sgd"), sets=("train.batch_size=8",)))
+    with process_session() as here_and_there:
+        config = load_config(
+            None, CliOverrides("digits/cnn", "digits:5-6", plugins=("fsdp", "sgd"), sets=("train.batch_size=8",))
+        )
         plain = prepare(config).assembly.parts.network
         parts = prepare(config, ranks=here_and_there).assembly.parts
         network, twin = parts.network, deepcopy(parts.network)
         copies = zip(network.parameters(), twin.parameters(), strict=True)
-        mine = sum(here(p).numel() for p in network.parameters())
-        learnt = {name: whole(p).detach() for name, p in network.named_parameters()}
-        stream(network.state_dict(), None)
+        mine = sum(local_tensor(p).numel() for p in network.parameters())
+        learnt = {name: full_tensor(p).detach() for name, p in network.named_parameters()}
+        write_safetensors_streaming(network.state_dict(), None)
         with torch.no_grad():
             next(twin.parameters()).fill_(7.0)
         return [
-            all(map(is_spread, [*network.parameters(), *twin.parameters()])),
-            all(here(one).data_ptr() != here(other).data_ptr() for one, other in copies if here(one).numel()),
-            sum(bool((whole(p) == 7).all()) for p in network.parameters()),
+            all(map(is_sharded, [*network.parameters(), *twin.parameters()])),
+            all(
+                local_tensor(one).data_ptr() != local_tensor(other).data_ptr()
+                for one, other in copies
+                if local_tensor(one).numel()
+            ),
+            sum(bool((full_tensor(p) == 7).all()) for p in network.parameters()),
             mine,
             all(torch.equal(learnt[name], p) for name, p in plain.named_parameters()),
-            parts.placement.spread is not None and parts.placement.spread.weights == digest_of_all(plain),
+            parts.placement.sharding is not None and parts.placement.sharding.weights == state_digest(plain),
         ]
 
 
@@ -145,7 +152,10 @@ def test_each_process_has_rows_of_each_parameter_and_a_copy_is_spread_as_well(tm
     answers = call(spread_and_copied, ranks=2, folder=tmp_path)
 
     total = sum(
-        p.numel() for p in prepare(load(None, Flags("digits/cnn", "digits:5-6"))).assembly.parts.network.parameters()
+        p.numel()
+        for p in prepare(
+            load_config(None, CliOverrides("digits/cnn", "digits:5-6"))
+        ).assembly.parts.network.parameters()
     )
     for spread, apart, changed, _, same, digest in answers:
         assert (spread, apart, changed, same, digest) == (True, True, 0, True, True)
@@ -155,18 +165,20 @@ def test_each_process_has_rows_of_each_parameter_and_a_copy_is_spread_as_well(tm
 
 def taken_of_memory() -> list[int]:
     """What `explain --devices 2` says that this process has of parameters, gradients and optimizer, and what it has."""
-    with joined() as ranks:
-        config = load(None, Flags("digits/cnn", "digits:5-6", plugins=("fsdp",), sets=("train.batch_size=8",)))
-        said = measure(prepare(config).assembly.parts).of_each(2, spread=True)
+    with process_session() as ranks:
+        config = load_config(
+            None, CliOverrides("digits/cnn", "digits:5-6", plugins=("fsdp",), sets=("train.batch_size=8",))
+        )
+        said = measure(prepare(config).assembly.parts).per_device(2, spread=True)
         parts = prepare(config, ranks=ranks).assembly.parts
-        window = next(windows(parts.train.epoch(0), 1))
+        window = next(accumulation_windows(parts.train.epoch(0), 1))
         parts.placement.model.train()
-        gradient(parts, window, Progress())
+        compute_gradient(parts, window, Progress())
         parameters = list(parts.network.parameters())
         gradients = [parameter.grad for parameter in parameters]
         parts.optimizer.step()
         states = [tensor for state in parts.optimizer.state.values() for tensor in state.values()]
-        has = [sum(here(t).nbytes for t in tensors) for tensors in (parameters, gradients, states)]
+        has = [sum(local_tensor(t).nbytes for t in tensors) for tensors in (parameters, gradients, states)]
         return [*has, *(said[name] for name in ("parameters", "gradients", "state of the optimizer"))]
 
 
@@ -182,7 +194,7 @@ def test_what_is_streamed_is_what_safetensors_reads(tmp_path: Path) -> None:
     tensors = {str(dtype): torch.arange(6).reshape(2, 3).to(dtype) for dtype in dtypes}
     tensors |= {"transposed": torch.rand(3, 2).T, "number": torch.tensor(3.5), "nothing": torch.zeros(0, 4)}
 
-    stream(tensors, tmp_path / "a.safetensors")
+    write_safetensors_streaming(tensors, tmp_path / "a.safetensors")
 
     found = load_file(tmp_path / "a.safetensors")
     assert found.keys() == tensors.keys()
@@ -195,11 +207,11 @@ def test_what_is_streamed_is_what_safetensors_reads(tmp_path: Path) -> None:
 def test_rows_of_any_share_are_read_from_the_shares_of_others(cuts: tuple[int, ...], tmp_path: Path) -> None:
     given = torch.rand(7, 3)
     for rank, (begin, end) in enumerate(pairwise(cuts)):
-        first = {FIRST: json.dumps({"model/a": begin})}
+        first = {FIRST_ROW_KEY: json.dumps({"model/a": begin})}
         save_file({"model/a": given[begin:end]}, tmp_path / f"rows-{rank:05d}.safetensors", first)
     save_file({"b": torch.tensor(5.0)}, tmp_path / "model.safetensors")
 
-    stored = Stored(tmp_path, "model")
+    stored = ShardedReader(tmp_path, "model")
 
     assert set(stored) == {"a", "b"}
     assert (stored.shape("a"), stored.shape("b")) == ((7, 3), ())
@@ -214,7 +226,7 @@ def test_rows_of_any_share_are_read_from_the_shares_of_others(cuts: tuple[int, .
     filled = torch.zeros(7, 3)
     stored.fill({"a": filled, "b": torch.zeros(())})
     assert torch.equal(filled, given)
-    assert rows(filled) == (0, None)
+    assert local_row_range(filled) == (0, None)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +243,7 @@ def test_the_blocks_are_the_architectures_own(build: Any, expected: list[str]) -
     with torch.device("meta"):
         network: nn.Module = build()
 
-    found = blocks(network, derive_stages(network, [])[1])
+    found = shardable_blocks(network, derive_stages(network, [])[1])
 
     assert [path for path in found if path in expected] == expected
     under = [name for name, _ in network.named_parameters() if any(name.startswith(f"{path}.") for path in found)]

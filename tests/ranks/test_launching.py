@@ -14,7 +14,7 @@ import pytest
 from tests.faults.killing import differences, result
 
 from ftcore import UserError
-from ftcore.ranks import environment, first_node
+from ftcore.distributed.ranks import first_node, rank_and_world_size
 from ftcore.testing import invoke
 
 from .starting import run
@@ -122,7 +122,7 @@ def test_what_srun_says_is_said_in_torchs_words(monkeypatch: pytest.MonkeyPatch)
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
 
-    assert environment() == (3, 4)
+    assert rank_and_world_size() == (3, 4)
     found = [os.environ[name] for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")]
     assert found == ["1", "gpu07", "24711"]
 
@@ -133,7 +133,7 @@ def test_a_batch_script_of_slurm_is_no_process_of_several(monkeypatch: pytest.Mo
     for name, value in {**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}.items():
         monkeypatch.setenv(name, value)
 
-    assert environment() is None
+    assert rank_and_world_size() is None
 
 
 @pytest.mark.usefixtures("_bare")
@@ -152,7 +152,7 @@ def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch, given: 
         monkeypatch.setenv(name, value)
 
     with pytest.raises(UserError, match=expected):
-        environment()
+        rank_and_world_size()
 
 
 @pytest.mark.parametrize(

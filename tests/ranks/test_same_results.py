@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from ftcore.config import Flags, load
-from ftcore.freezing import digest_of_all
-from ftcore.loading import EpochSampler, Prepared, batches, make_batches
-from ftcore.loop import evaluate, train_epoch
-from ftcore.ranks import joined
-from ftcore.run import prepare
-from ftcore.state import Progress
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.data.loader import EpochSampler, TransformedDataset, chunk, make_batches
+from ftcore.distributed.rendezvous import process_session
+from ftcore.model.freezing import state_digest
+from ftcore.runs.prepared import prepare
+from ftcore.training.loop import evaluate, train_epoch
+from ftcore.training.state import Progress
 
 from .starting import call, messages, run
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ftcore.parts import Samples
+    from ftcore.types.data import SampleDataset
 
 STILL = ("--plugin", "freeze_norm")
 """Batch norms keep their statistics, so that what an image gives does not depend on the others of its share."""
@@ -89,7 +89,10 @@ def test_two_and_four_processes_end_with_what_one_ends_with(tmp_path: Path, opti
         codes = run(*arguments(tmp_path / str(ranks), *options, *with_ddp), ranks=ranks, log=tmp_path / f"log-{ranks}")
         assert codes == [0] * ranks, messages(tmp_path / f"log-{ranks}", ranks)
 
-    one, begun = weights(tmp_path / "1"), prepare(load(None, Flags("digits/cnn", "digits:5-6"))).assembly.parts.network
+    one, begun = (
+        weights(tmp_path / "1"),
+        prepare(load_config(None, CliOverrides("digits/cnn", "digits:5-6"))).assembly.parts.network,
+    )
     assert float((one["model head.weight"] - begun.get_parameter("head.weight").detach()).abs().max()) > 1e-2
     for ranks in (2, 4):
         torch.testing.assert_close(weights(tmp_path / str(ranks)), one, rtol=0, atol=bound)
@@ -108,14 +111,14 @@ def test_the_shares_of_all_processes_are_each_batch_once(samples: int, size: int
         assert [index for rank in range(min(ranks, len(batch))) for index in parts[rank]] == batch
         assert all(part == batch[:1] for part in parts[len(batch) :])
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    assert [len(batch) for batch in alone] == [len(batch) for batch in batches(list(range(samples)), size)]
+    assert [len(batch) for batch in alone] == [len(batch) for batch in chunk(list(range(samples)), size)]
 
 
 @attrs.frozen
 class First:
     """The first samples of a split."""
 
-    samples: Samples
+    samples: SampleDataset
     number: int
 
     def __len__(self) -> int:
@@ -131,20 +134,30 @@ class First:
 def measured(ranks: int) -> list[Any]:
     """Train an epoch with batch norms that move; measure the first 1, 2, ... images, together and alone."""
     plugins = ("ddp",) if ranks > 1 else ()
-    with joined() as here:
-        config = load(None, Flags("digits/cnn", "digits:5-7", plugins=plugins, sets=("train.batch_size=6",)))
+    with process_session() as here:
+        config = load_config(
+            None, CliOverrides("digits/cnn", "digits:5-7", plugins=plugins, sets=("train.batch_size=6",))
+        )
         parts = prepare(config, ranks=here).assembly.parts
         train_epoch(parts, Progress())
         place, found = parts.placement, []
         for number in range(1, 6 * 4 + 2):
             split = parts.val.dataset
-            few = Prepared(First(split.samples, number), split.transform, split.task)
-            val = make_batches(few, 6, 0, place.device, finish=parts.val.finish, rank=place.rank, world_size=ranks)
+            few = TransformedDataset(First(split.samples, number), split.transform, split.task)
+            val = make_batches(
+                few,
+                6,
+                0,
+                place.device,
+                on_device_transform=parts.val.on_device_transform,
+                rank=place.rank,
+                world_size=ranks,
+            )
             together = evaluate(attrs.evolve(parts, val=val))
-            lone = attrs.evolve(place, rank=0, world_size=1, align=lambda _: None)
-            val = make_batches(few, 6, 0, place.device, finish=parts.val.finish)
+            lone = attrs.evolve(place, rank=0, world_size=1, broadcast_buffers=lambda _: None)
+            val = make_batches(few, 6, 0, place.device, on_device_transform=parts.val.on_device_transform)
             found.append([together, evaluate(attrs.evolve(parts, val=val, placement=lone))])
-        return [found, digest_of_all(parts.network)]
+        return [found, state_digest(parts.network)]
 
 
 def test_validation_counts_every_image_once_whatever_is_left_over(tmp_path: Path) -> None:

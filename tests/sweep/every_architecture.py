@@ -27,14 +27,15 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 from attrs import evolve, frozen
 
-from ftcore import Task, UserError, freezing
-from ftcore.assemble import Network, build_network
-from ftcore.calls import Calls
-from ftcore.config import Flags, load
-from ftcore.heads import check_outputs, swap
-from ftcore.models import count, known_rows, matching, parse_count
-from ftcore.run import activate
-from ftcore.shapes import as_tuple, output_shapes, without_memory
+from ftcore import Task, UserError
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.model import freezing
+from ftcore.model.build import Network, build_network
+from ftcore.model.catalog import count_parameters, filter_models, parse_count, rows_from_cache
+from ftcore.model.heads import check_outputs, replace_heads
+from ftcore.model.shape_inference import as_tuple, build_on_meta, output_shapes
+from ftcore.plugins.calls import HookCalls
+from ftcore.plugins.startup import activate
 
 CLASSES = 7
 TASK = Task("classification", tuple(f"class {number}" for number in range(CLASSES)), (1,) * CLASSES)
@@ -60,9 +61,9 @@ class Found:
     note: str = ""
 
 
-def _calls(name: str, *plugins: str, sets: tuple[str, ...] = ()) -> Calls:
+def _calls(name: str, *plugins: str, sets: tuple[str, ...] = ()) -> HookCalls:
     sets = ("model.weights=none", *sets)
-    return Calls(activate(load(None, Flags(model=name, plugins=plugins, sets=sets))))
+    return HookCalls(activate(load_config(None, CliOverrides(model=name, plugins=plugins, sets=sets))))
 
 
 def look(name: str) -> Found:
@@ -72,7 +73,7 @@ def look(name: str) -> Found:
         warnings.simplefilter("ignore")
         try:
             calls = _calls(name, "freeze_backbone")
-            network = without_memory(lambda: build_network(calls.host.config, calls, TASK))
+            network = build_on_meta(lambda: build_network(calls.host.config, calls, TASK))
             if not _runs_without_memory(network):
                 build_network(calls.host.config, calls, TASK)  # with real tensors, so that its checks can run it
             _swap_again(name, network)
@@ -99,28 +100,28 @@ def _swap_again(name: str, network: Network) -> None:
     calls = _calls(name, "mlp_head")
     linear = {slot.path: network.module.get_submodule(slot.path) for slot in network.backbone.heads}
     backbone = network.backbone
-    module = without_memory(lambda: swap(backbone, lambda slot: calls.build_head(slot, backbone, TASK)))
+    module = build_on_meta(lambda: replace_heads(backbone, lambda slot: calls.build_head(slot, backbone, TASK)))
     check_outputs(evolve(backbone, module=module), CLASSES, "")
     for path, head in linear.items():
         module.set_submodule(path, head)
 
 
-def _freeze(calls: Calls, network: Network) -> bool:
+def _freeze(calls: HookCalls, network: Network) -> bool:
     """Freeze the backbone as a run does, and check what learns and what is in train mode."""
     model, heads = network.module, network.heads
     plan = calls.freeze(model, heads, network.backbone, TASK)
-    freezing.apply(model, plan, epoch=0)
+    freezing.apply_requires_grad(model, plan, epoch=0)
     model.train()
-    freezing.hold(model, plan, epoch=0)
+    freezing.set_frozen_eval(model, plan, epoch=0)
     learning = {n for n, p in model.named_parameters() if p.requires_grad}
-    assert learning == {n for n, _ in model.named_parameters() if freezing.is_under(n, heads)}, learning
-    outside = {n: m for n, m in model.named_modules() if not freezing.is_under(n, heads)}
+    assert learning == {n for n, _ in model.named_parameters() if freezing.is_submodule_of(n, heads)}, learning
+    outside = {n: m for n, m in model.named_modules() if not freezing.is_submodule_of(n, heads)}
     statistics = {n for n, _ in model.named_buffers() if n.endswith(("running_mean", "running_var"))}
     moving = {n for n in statistics if outside[n.rpartition(".")[0]].training}
     assert not moving, moving
     sealed = freezing.frozen_tensors(model, plan, epoch=0)
-    saved = freezing.all_tensors(model).keys() & model.state_dict().keys()
-    missing = {n for n in saved if not freezing.is_under(n, heads)} - set(sealed)
+    saved = freezing.named_tensors(model).keys() & model.state_dict().keys()
+    missing = {n for n in saved if not freezing.is_submodule_of(n, heads)} - set(sealed)
     assert not missing, f"under no contract: {missing}"
     return bool(statistics)
 
@@ -128,16 +129,16 @@ def _freeze(calls: Calls, network: Network) -> bool:
 def _groups(name: str, network: Network) -> None:
     """Number the blocks, and give each its rate."""
     model, heads, backbone = network.module, network.heads, network.backbone
-    tensors = set(freezing.all_tensors(model))
-    for numbers in (backbone.stages, backbone.layers):
-        before = {n: i for n, i in numbers.items() if not freezing.is_under(n, heads)}
+    tensors = set(freezing.named_tensors(model))
+    for numbers in (backbone.stages, backbone.blocks):
+        before = {n: i for n, i in numbers.items() if not freezing.is_submodule_of(n, heads)}
         assert set(before) <= tensors, set(before) - tensors
         assert len(set(before.values())) > 1, "fewer than two stages or blocks"
         assert set(before.values()) == set(range(max(before.values()) + 1)), "numbers are left out"
     calls = _calls(name, sets=("groups.layer_decay=0.5",))
     groups = calls.param_groups(dict(model.named_parameters()), model, heads, backbone)  # checks the partition itself
     scales = {name: group.lr_scale for group in groups for name in group.params}
-    assert {s for n, s in scales.items() if freezing.is_under(n, heads)} == {1.0}
+    assert {s for n, s in scales.items() if freezing.is_submodule_of(n, heads)} == {1.0}
     assert min(scales.values()) < 1
 
 
@@ -157,7 +158,7 @@ def first_loss(name: str) -> tuple[str, float]:
 
 def first_losses(pattern: str, limit: str, workers: int | None) -> int:
     """Print how many first losses are within 20 % of guessing, and name the others."""
-    rows = count(known_rows(matching(_calls("timm/resnet18").list_models(), pattern)), list)
+    rows = count_parameters(rows_from_cache(filter_models(_calls("timm/resnet18").list_models(), pattern)), list)
     wanted = [row.info.name for row in rows if (row.parameters or 0) <= parse_count(limit)]
     with _pool(workers) as pool:
         ratios = dict(pool.map(first_loss, wanted, chunksize=4))
@@ -176,7 +177,7 @@ def _pool(workers: int | None) -> ProcessPoolExecutor:
 def sweep(pattern: str = "*", workers: int | None = None, every: int = 1) -> list[Found]:
     """Try all architectures that match, or one of every so many, in several processes."""
     known = _calls("timm/resnet18").list_models()
-    wanted = [info.name for info in matching(known, pattern)]
+    wanted = [info.name for info in filter_models(known, pattern)]
     with _pool(workers) as pool:
         return list(pool.map(look, wanted[::every], chunksize=8))
 

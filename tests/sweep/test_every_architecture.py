@@ -13,8 +13,8 @@ import pytest
 import timm
 
 from ftcore import StepLogged
-from ftcore.config import Flags, load
-from ftcore.run import run
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.runs.run import fit
 from ftcore.testing import image_folder
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def test_every_architecture_of_timm_and_torchvision(script: ModuleType, capsys: 
 
 
 def test_a_head_that_is_not_swapped_is_found_by_the_sweep(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftcore.heads.attach", lambda model, _slot, _head: model)
+    monkeypatch.setattr("ftcore.model.heads.replace_module", lambda model, _slot, _head: model)
 
     assert "its head seems to be elsewhere" in script.look("timm/test_resnet").head
 
@@ -158,7 +158,7 @@ def test_a_family_trains_its_head_and_then_everything_and_keeps_the_contract(nam
         f"run.folder={tmp_path / 'run'}",
     )
     source = str(image_folder(tmp_path / "data", per_class=5))
-    report = run(load(None, Flags(name, source, ("gradual_unfreeze",), sets=sets)), [note])
+    report = fit(load_config(None, CliOverrides(name, source, ("gradual_unfreeze",), sets=sets)), [note])
 
     auxiliary = {"torchvision/googlenet": 0.6, "torchvision/inception_v3": 0.4}.get(name, 0)
     assert losses[0] == pytest.approx((1 + auxiliary) * math.log(3), rel=1e-5)

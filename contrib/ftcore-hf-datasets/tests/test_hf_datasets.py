@@ -20,7 +20,7 @@ from ftcore_hf_datasets.source import load, used
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ftcore.labelled import Labelled
+    from ftcore.data import LabelledImages
     from ftcore.testing import Result
 
 COLOURS = ("blue", "green", "red")
@@ -66,7 +66,7 @@ def run(source: object, folder: Path, *more: str) -> Result:
     )
 
 
-def found_in(source: object, **options: str) -> Labelled:
+def found_in(source: object, **options: str) -> LabelledImages:
     return labelled(f"hf:{source}", used(load(str(source))), HfDatasetsConfig(**options), RunConfig())
 
 
@@ -219,7 +219,7 @@ def test_a_folder_of_pictures_through_load_dataset(tmp_path: Path) -> None:
     assert result.code == 0, result.err
     assert sizes(tmp_path / "run") == (18, 6)
     file = tmp_path / "set" / "train" / "blue" / "0.jpg"
-    assert found.images.stamp(0) == f"{file.stat().st_size} {file.stat().st_mtime_ns}"
+    assert found.images.version(0) == f"{file.stat().st_size} {file.stat().st_mtime_ns}"
     file.write_bytes(file.read_bytes()[:100])
     assert found_in(tmp_path / "set").fingerprint != found.fingerprint
     with pytest.raises(DataError, match=r"set train\[0\]: cannot read image .*0\.jpg: "):

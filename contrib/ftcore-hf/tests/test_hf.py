@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from ftcore import Tokens
-from ftcore.predict import load
+from ftcore import TokenSpec, load
 from ftcore.testing import image_folder, invoke
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -269,7 +268,7 @@ def test_what_a_network_says_is_what_transformers_says(bert: Path, weights: str)
     texts = ["The film was superb", "a dull story and its awful end", "unknown words"]
     tokenizer = AutoTokenizer.from_pretrained(bert)
     expected_ids = tokenizer(texts, padding="max_length", truncation=True, max_length=10, return_tensors="pt")
-    assert isinstance(backbone.input, Tokens)
+    assert isinstance(backbone.input, TokenSpec)
     tokenize = Tokenize(tokenizer_of(str(bert), {}), backbone.input)
 
     tokens = torch.stack([tokenize(text) for text in texts])
@@ -290,7 +289,7 @@ def test_a_network_is_built_again_of_what_a_run_keeps(bert: Path) -> None:
     again = build("gone/away", "none", HuggingFaceConfig(), kept)
 
     again.module.load_state_dict(first.module.state_dict())
-    tokens = first.input.drawn(3, "cpu")
+    tokens = first.input.randn(3, "cpu")
     assert torch.equal(first.module.eval()(tokens), again.module.eval()(tokens))
     assert again.input == first.input
 
@@ -308,7 +307,7 @@ def gpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_decoder_without_padding_is_filled_up_with_its_end(gpt: Path) -> None:
     backbone = build(str(gpt), "default", HuggingFaceConfig(), {})
 
-    assert isinstance(backbone.input, Tokens)
+    assert isinstance(backbone.input, TokenSpec)
     assert (backbone.input.length, backbone.input.padding) == (16, 1)
     assert [slot.path for slot in backbone.heads] == ["model.score"]
 

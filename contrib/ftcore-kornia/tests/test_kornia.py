@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from attrs import fields
-from ftcore import ImageTransform, InputSpec
+from ftcore import BatchImageTransform, InputSpec
 from ftcore.testing import Result, image_folder, invoke
 from safetensors.torch import load_file
 
@@ -22,7 +22,7 @@ NOTHING = dict.fromkeys((option.name for option in fields(KorniaConfig)), 0.0) |
 
 def transform(spec: InputSpec = SPEC, **options: Any) -> Any:
     (found,) = Kornia(KorniaConfig(**{**NOTHING, **options})).batch_transforms(spec)
-    assert isinstance(found, ImageTransform)
+    assert isinstance(found, BatchImageTransform)
     return found.function
 
 

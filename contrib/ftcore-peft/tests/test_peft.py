@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import timm
 import torch
-from ftcore import Backbone, InputSpec, RunConfig, UserError
-from ftcore.freezing import all_tensors
-from ftcore.heads import slot_at
-from ftcore.predict import load
+from ftcore import Backbone, InputSpec, RunConfig, UserError, load
+from ftcore.model import head_slot_at, named_tensors
 from ftcore.testing import image_folder, invoke
 from safetensors.torch import load_file
 from torch import nn
@@ -48,13 +46,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vit() -> Backbone:
     torch.manual_seed(0)
     module = timm.create_model(VIT, img_size=32, depth=2).eval()
-    return Backbone(module, (slot_at(module, "head"),), InputSpec((32, 32)))
+    return Backbone(module, (head_slot_at(module, "head"),), InputSpec((32, 32)))
 
 
 def conv_net() -> Backbone:
     torch.manual_seed(0)
     module = timm.create_model("resnet10t", zero_init_last=False).eval()  # else its blocks add nothing
-    return Backbone(module, (slot_at(module, "fc"),), InputSpec((32, 32)))
+    return Backbone(module, (head_slot_at(module, "fc"),), InputSpec((32, 32)))
 
 
 def pictures(dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -191,14 +189,14 @@ def test_the_number_of_learning_parameters_is_that_of_the_formula() -> None:
 
 def test_stages_and_exemptions_follow_the_tensors_to_their_new_names() -> None:
     plain = vit()
-    numbers = {name: place for place, name in enumerate(all_tensors(plain.module)) if not name.startswith("head")}
+    numbers = {name: place for place, name in enumerate(named_tensors(plain.module)) if not name.startswith("head")}
     given = Backbone(plain.module, plain.heads, plain.input, (), numbers, numbers, frozenset({"blocks.1.mlp.fc1.bias"}))
-    identity = {name: id(tensor) for name, tensor in all_tensors(plain.module).items()}
+    identity = {name: id(tensor) for name, tensor in named_tensors(plain.module).items()}
     after = lora(given)
-    tensors = all_tensors(after.module)
+    tensors = named_tensors(after.module)
     by_tensor = {id(tensors[name]): number for name, number in after.stages.items()}
     assert {name: by_tensor[identity[name]] for name in numbers} == numbers
-    assert after.layers == after.stages
+    assert after.blocks == after.stages
     assert set(tensors) - set(after.stages) == {"head.weight", "head.bias"}
     weight = after.stages["blocks.1.mlp.fc1.base_layer.weight"]
     assert after.stages["blocks.1.mlp.fc1.lora_A.default.weight"] == weight == numbers["blocks.1.mlp.fc1.weight"]
@@ -208,8 +206,8 @@ def test_stages_and_exemptions_follow_the_tensors_to_their_new_names() -> None:
 def test_a_bare_module_keeps_its_own_head_and_gets_stages() -> None:
     after = adapted(nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 6), nn.Linear(6, 2)), None, "lora", LORA, ("0",))
     assert [slot.path for slot in after.heads] == ["2"]
-    assert after.layers["0.lora_A.default.weight"] == after.layers["0.base_layer.weight"] == 0
-    assert after.layers["1.weight"] == 1
+    assert after.blocks["0.lora_A.default.weight"] == after.blocks["0.base_layer.weight"] == 0
+    assert after.blocks["1.weight"] == 1
 
 
 @pytest.mark.parametrize(
@@ -244,9 +242,9 @@ def test_layers_that_are_read_and_not_called_are_refused() -> None:
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16), nn.Linear(8, 2))
     with pytest.raises(UserError, match=r"0\.linear1 lies in a TransformerEncoderLayer, which reads the weights"):
-        lora(Backbone(encoder, (slot_at(encoder, "1"),)), "linear1")
+        lora(Backbone(encoder, (head_slot_at(encoder, "1"),)), "linear1")
     beit = timm.create_model("beit_base_patch16_224", img_size=32, depth=1, embed_dim=24, num_heads=2)
-    backbone = lora(Backbone(beit, (slot_at(beit, "head"),), InputSpec((32, 32))))
+    backbone = lora(Backbone(beit, (head_slot_at(beit, "head"),), InputSpec((32, 32))))
     with pytest.raises(UserError, match=r"the network never calls 1 of the layers.*: blocks.0.attn.qkv; leave them"):
         check_called(backbone.module, backbone.input, "lora")
     hooks = [len(layer._forward_pre_hooks) for layer in tuners(backbone.module).values()]
@@ -257,8 +255,8 @@ def test_the_plan_holds_running_statistics_and_leaves_dropout_of_adapters_on() -
     module = lora(conv_net(), "conv1", lora_dropout=0.5).module
     plan = only_adapters(module, ("fc",))
     norms = {name for name, child in module.named_modules() if isinstance(child, nn.BatchNorm2d)}
-    assert plan.held == norms
-    learning = set(all_tensors(module)) - plan.frozen
+    assert plan.eval_modules == norms
+    learning = set(named_tensors(module)) - plan.frozen
     assert {name.split(".")[-3] for name in learning if not name.startswith("fc.")} == {"lora_A", "lora_B"}
     assert {"fc.weight", "fc.bias"} <= learning
 
@@ -268,7 +266,7 @@ def test_a_module_around_adapters_is_not_held_for_a_buffer_of_its_own() -> None:
     network.register_buffer("table", torch.zeros(3))
     module = adapted(network, None, "lora", {**LORA, "lora_dropout": 0.5}, ("0",)).module
     plan = only_adapters(module, ("2",))
-    assert plan.held == {"1"}  # eval mode of the root would reach the dropout of the adapter
+    assert plan.eval_modules == {"1"}  # eval mode of the root would reach the dropout of the adapter
     assert {"table", "1.running_mean", "0.base_layer.weight"} <= plan.frozen
 
 

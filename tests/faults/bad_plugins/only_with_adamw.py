@@ -8,4 +8,4 @@ def make_schedule(optimizer: Optimizer) -> Schedule:
     from torch.optim.lr_scheduler import LambdaLR
 
     first = optimizer.param_groups[0]["betas"][0]
-    return Schedule(LambdaLR(optimizer, lambda step: first**step), per="step")
+    return Schedule(LambdaLR(optimizer, lambda step: first**step), interval="step")

@@ -48,7 +48,7 @@ class HfDatasets:
         """Load the data set, and read its targets; images stay where they are."""
         if source is None or not source.startswith(PREFIX):
             return None
-        from ftcore.labelled import make_data
+        from ftcore.data import make_data
 
         from .rows import labelled
         from .source import load, used

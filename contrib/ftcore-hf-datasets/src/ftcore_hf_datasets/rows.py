@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import frozen
-from ftcore import DataError, UserError, listed, nearest
-from ftcore.files import stamp
-from ftcore.images import decode_image, read_image
-from ftcore.labelled import Labelled, fingerprint
+from ftcore import DataError, UserError, did_you_mean, format_names
+from ftcore.data import LabelledImages, decode_image, file_version, fingerprint, read_image
 
 from .targets import Column, find_target, targets
 
@@ -31,7 +29,7 @@ _BATCH = 1000
 
 @frozen(eq=False)
 class RowImages:
-    """Images of all splits, one behind the other; see `ftcore.labelled.Images`.
+    """Images of all splits, one behind the other; see `ftcore.types.data.Images`.
 
     Attributes:
         source: of the data set, as the user named it.
@@ -67,10 +65,10 @@ class RowImages:
         split, place = self._place(row)
         return f"{self.source} {self.splits[split]}[{place}]"
 
-    def stamp(self, row: int) -> str:
+    def version(self, row: int) -> str:
         """Return the data set's own fingerprint and the image's size; of a file, size and time."""
         if self.sizes[row] < 0:
-            return stamp(self._cell(row)[1])
+            return file_version(self._cell(row)[1])
         return f"{self.parts[self._place(row)[0]]._fingerprint} {self.sizes[row]}"  # noqa: SLF001 - has no other name
 
     def _place(self, row: int) -> tuple[int, int]:
@@ -92,7 +90,7 @@ class RowImages:
         return data, Path(path)
 
 
-def labelled(source: str, parts: Mapping[str, Dataset], options: HfDatasetsConfig, config: RunConfig) -> Labelled:
+def labelled(source: str, parts: Mapping[str, Dataset], options: HfDatasetsConfig, config: RunConfig) -> LabelledImages:
     """Join images, targets and groups.
 
     Raises:
@@ -109,7 +107,7 @@ def labelled(source: str, parts: Mapping[str, Dataset], options: HfDatasetsConfi
     kind, names, values = targets(column, config)
     groups = _groups(Column.of(source, parts, group)) if group is not None else None
     splits = [name for name, part in parts.items() for _ in range(len(part))] if len(parts) > 1 else None
-    return Labelled(
+    return LabelledImages(
         images=images,
         kind=kind,
         values=values,
@@ -126,7 +124,7 @@ def _known(features: Mapping[str, Any], name: str | None, option: str) -> str | 
     """Check that a column exists."""
     if name is not None and name not in features:
         raise UserError(
-            f"hf_datasets.{option}: no column {name!r}{nearest(name, features)}; columns: {listed(features)}"
+            f"hf_datasets.{option}: no column {name!r}{did_you_mean(name, features)}; columns: {format_names(features)}"
         )
     return name
 
@@ -140,8 +138,8 @@ def _image_column(features: Mapping[str, Any], name: str | None) -> str:
     if name is None:
         if len(found) != 1:
             raise UserError(
-                f"the data set has {len(found)} columns of type Image ({listed(found)}); say which: "
-                f"hf_datasets.image=COLUMN; columns: {listed(features)}"
+                f"the data set has {len(found)} columns of type Image ({format_names(found)}); say which: "
+                f"hf_datasets.image=COLUMN; columns: {format_names(features)}"
             )
         return found[0]
     feature = features[name]
@@ -196,7 +194,7 @@ def _size(images: RowImages, row: int) -> int:
     if images.sizes[row] >= 0:
         return int(images.sizes[row])
     try:
-        return int(images.stamp(row).split()[0])
+        return int(images.version(row).split()[0])
     except DataError:
         return -1
 

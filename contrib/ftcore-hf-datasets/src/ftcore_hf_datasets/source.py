@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftcore import UserError
-from ftcore.splitting import TRAIN_NAMES, VAL_NAMES
+from ftcore.data import TRAIN_NAMES, VAL_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

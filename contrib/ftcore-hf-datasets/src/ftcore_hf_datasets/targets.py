@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from attrs import frozen
-from ftcore import DataError, UserError, listed
+from ftcore import DataError, UserError, format_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,14 +68,15 @@ def find_target(features: Mapping[str, Any]) -> str:
     found = single or lists
     if len(found) != 1:
         raise UserError(
-            f"the data set has {len(found)} columns of type ClassLabel ({listed(found)}); say which column to learn: "
-            f"hf_datasets.target=COLUMN; columns: {listed(features)}"
+            f"the data set has {len(found)} columns of type ClassLabel ({format_names(found)}); say which column to "
+            "learn: "
+            f"hf_datasets.target=COLUMN; columns: {format_names(features)}"
         )
     return found[0]
 
 
 def targets(column: Column, config: RunConfig) -> Targets:
-    """Return kind of task, names and values; see `ftcore.labelled.Labelled`.
+    """Return kind of task, names and values; see `ftcore.data.dataset.Labelled`.
 
     Raises:
         UserError: the column cannot be learnt, or not as ``data.task`` says.
@@ -153,7 +154,7 @@ def _several(column: Column, item: Any) -> Targets:
     found = [_labels(column, place, item) for place in range(len(column.cells))]
     names = sorted({label for row in found for label in row})
     if len(names) < 2:
-        raise UserError(f"column {column.name!r} holds {len(names)} labels: {listed(names)}")
+        raise UserError(f"column {column.name!r} holds {len(names)} labels: {format_names(names)}")
     code = {label: place for place, label in enumerate(names)}
     matrix = np.zeros((len(found), len(names)), dtype=np.uint8)
     for place, row in enumerate(found):

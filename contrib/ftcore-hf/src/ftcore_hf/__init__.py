@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from attrs import field, frozen, validators
-from ftcore import Tokens, Transforms, hookimpl
+from ftcore import TokenSpec, Transforms, hookimpl
 
 if TYPE_CHECKING:
     from ftcore import Backbone, Data, InputSpec
@@ -56,7 +56,7 @@ class HuggingFace:
         """Read a table of texts: CSV or TSV."""
         if source is None or not source.startswith(TEXTS):
             return None
-        from ftcore.labelled import make_data
+        from ftcore.data import make_data
 
         from .texts import labelled
 
@@ -75,7 +75,7 @@ class HuggingFace:
     def make_transforms(self, spec: InputSpec, config: RunConfig) -> Transforms | None:
         """Answer for texts; pictures are made into what the network wants to see by any other plugin."""
         name = config.model.name
-        if not isinstance(spec, Tokens) or name is None or not name.startswith(MODELS):
+        if not isinstance(spec, TokenSpec) or name is None or not name.startswith(MODELS):
             return None
         from .texts import Tokenize, tokenizer_of
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
-from ftcore import InputSpec, Task, Tokens, UserError, listed
+from ftcore import InputSpec, Task, TokenSpec, UserError, format_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ PROBLEMS = {
 
 @frozen
 class TransformersHub:
-    """See `ftcore.Hub`.
+    """See `ftcore.HubExporter`.
 
     Attributes:
         kind: class of transformers that loads the network.
@@ -61,11 +61,12 @@ class TransformersHub:
         others = sorted({*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]})
         if others:
             raise UserError(
-                f"transformers does not build this network again: it has another {listed(others)}; nothing was written"
+                f"transformers does not build this network again: it has another {format_names(others)}; nothing was "
+                "written"
             )
         return self.wrap(network).eval()
 
-    def lines(self, folder: str) -> list[str]:
+    def usage_code(self, folder: str) -> list[str]:
         """Return lines of Python that use a folder."""
         kind, name = self.kind.__name__, "tokenizer" if self.tokenizer else "processor"
         feeds = "AutoTokenizer" if self.tokenizer else "AutoImageProcessor"
@@ -112,7 +113,7 @@ def _tokenizer(tokenizer: Tokenizer, spec: InputSpec) -> Any:
     """Return a tokenizer that fills up with what the network does not look at."""
     from transformers import PreTrainedTokenizerFast
 
-    assert isinstance(spec, Tokens)
+    assert isinstance(spec, TokenSpec)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=tokenizer.id_to_token(spec.padding), model_max_length=spec.length
     )

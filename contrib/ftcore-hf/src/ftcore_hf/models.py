@@ -6,9 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from ftcore import Backbone, InputSpec, Tokens, UserError
-from ftcore.heads import find_heads
-from ftcore.weights import is_file, load_weights
+from ftcore import Backbone, InputSpec, TokenSpec, UserError
+from ftcore.model import find_heads, is_weights_file, load_weights
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
 from transformers import AutoModelForImageClassification as ForImages
@@ -78,7 +77,7 @@ def build(network: str, weights: str, options: HuggingFaceConfig, kept: Mapping[
     wrap: Callable[[nn.Module], nn.Module] = partial(Texts, padding=padding_of(config)) if tokenizer else Images
     heads = find_heads(lambda classes: wrap(kind.from_config(_with(config, classes), **settings)))
     module = wrap(model)
-    if is_file(weights):
+    if is_weights_file(weights):
         load_weights(module, weights, heads)
     elif weights not in {"default", "none"}:
         raise UserError(f"model.weights = {weights!r}: hf/{network} has 'default', 'none', or a file")
@@ -110,12 +109,12 @@ def _plain(config: PreTrainedConfig) -> dict[str, Any]:
     return {key: value for key, value in config.to_dict().items() if value is not None and not key.startswith("_")}
 
 
-def _tokens(config: PreTrainedConfig, options: HuggingFaceConfig) -> Tokens:
+def _tokens(config: PreTrainedConfig, options: HuggingFaceConfig) -> TokenSpec:
     most = getattr(config, "max_position_embeddings", None) or LENGTH
     length = options.length or min(LENGTH, most)
     if length > most:
         raise UserError(f"hf.length = {length}: this network takes at most {most} tokens")
-    return Tokens(length=length, vocabulary=config.vocab_size, padding=padding_of(config))
+    return TokenSpec(length=length, vocabulary=config.vocab_size, padding=padding_of(config))
 
 
 def _images(network: str, config: PreTrainedConfig) -> InputSpec:

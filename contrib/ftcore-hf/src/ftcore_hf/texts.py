@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from attrs import field, frozen
-from ftcore import Tokens, UserError, nearest
-from ftcore.labelled import Labelled, Names, fingerprint
+from ftcore import TokenSpec, UserError, did_you_mean
+from ftcore.data import LabelledImages, PackedStrings, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class Table:
     """
 
     file: str
-    texts: Names
+    texts: PackedStrings
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -45,12 +45,12 @@ class Table:
         """Return file and row, from 1, the header left out."""
         return f"{self.file}, row {row + 1}"
 
-    def stamp(self, row: int) -> str:
+    def version(self, row: int) -> str:
         """Return the text."""
         return self.texts[row]
 
 
-def labelled(file: str, options: HuggingFaceConfig, config: RunConfig) -> Labelled:
+def labelled(file: str, options: HuggingFaceConfig, config: RunConfig) -> LabelledImages:
     """Read a table of texts.
 
     Raises:
@@ -66,8 +66,8 @@ def labelled(file: str, options: HuggingFaceConfig, config: RunConfig) -> Labell
     elif kind == "multilabel":
         values = [[label.strip() for label in value.split(";") if label.strip()] for value in values]
     split = options.split or ("split" if "split" in rows[0] else None)
-    return Labelled(
-        images=cast("Any", Table(file, Names.of(columns[options.text]))),
+    return LabelledImages(
+        images=cast("Any", Table(file, PackedStrings.of(columns[options.text]))),
         kind=kind,
         values=values,
         fingerprint=fingerprint(tuple(row.items()) for row in rows),
@@ -90,7 +90,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def _column(rows: Sequence[Mapping[str, str]], path: Path, name: str) -> list[str]:
     if name not in rows[0]:
-        raise UserError(f"{path} has no column {name!r}{nearest(name, rows[0])}; it has {', '.join(rows[0])}")
+        raise UserError(f"{path} has no column {name!r}{did_you_mean(name, rows[0])}; it has {', '.join(rows[0])}")
     values = [row[name] for row in rows]
     missing = [place for place, value in enumerate(values, start=1) if value is None or not value.strip()]
     if missing:
@@ -147,7 +147,7 @@ class Tokenize:
     """
 
     tokenizer: Tokenizer = field(eq=lambda tokenizer: tokenizer.to_str())
-    spec: Tokens
+    spec: TokenSpec
 
     def __attrs_post_init__(self) -> None:
         self.tokenizer.enable_truncation(self.spec.length)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen, validators
-from ftcore import ImageTransform, UserError, hookimpl
+from ftcore import BatchImageTransform, UserError, hookimpl
 
 if TYPE_CHECKING:
     from ftcore import InputSpec
@@ -60,7 +60,7 @@ class Kornia:
         self.config = config
 
     @hookimpl
-    def batch_transforms(self, spec: InputSpec) -> list[ImageTransform]:
+    def batch_transforms(self, spec: InputSpec) -> list[BatchImageTransform]:
         """Answer always.
 
         Raises:
@@ -75,7 +75,7 @@ class Kornia:
         found = changes(self.config)
         if not found:
             raise UserError("kornia: all of its changes are left out; set one of its options, or do not name it")
-        return [ImageTransform(Augment(found, spec))]
+        return [BatchImageTransform(Augment(found, spec))]
 
 
 class Augment:

@@ -232,7 +232,7 @@ def experiment_id(client: MlflowClient, name: str) -> str:
 
 def step_metrics(event: StepLogged) -> dict[str, float]:
     """Key -> number: the loss and what was added to it, the learning rate of each group, the speed."""
-    terms = {f"step/{name}": value for name, value in event.terms.items()}
+    terms = {f"step/{name}": value for name, value in event.loss_terms.items()}
     rates = {f"lr/group {place}": rate for place, rate in enumerate(event.lr)}
     return {"step/loss": event.loss, **terms, **rates, "speed/images per second": event.samples_per_second}
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 from ftcore import UserError
-from ftcore.cli import run as run_command
-from ftcore.config import Flags, load
-from ftcore.run import prepare
+from ftcore.cli import main
+from ftcore.config import CliOverrides, load_config
+from ftcore.runs import prepare
 from optuna.trial import TrialState
 
 if TYPE_CHECKING:
@@ -148,9 +148,11 @@ def monitored(arguments: Sequence[str], folder: Path) -> tuple[str, bool]:
     Raises:
         UserError: the arguments are none of `ftcore run`, or no run.
     """
-    given = cast("Any", run_command).make_context("ftcore run", [*arguments]).params
+    given = cast("Any", main.commands["run"]).make_context("ftcore run", [*arguments]).params
     named = {name: given[name] for name in ("plugins", "without", "sets")}
-    parts = prepare(load(given["config"], Flags(given["model"], given["data"], **named)), folder).assembly.parts
+    parts = prepare(
+        load_config(given["config"], CliOverrides(given["model"], given["data"], **named)), folder
+    ).assembly.parts
     return parts.monitor, parts.higher_is_better
 
 

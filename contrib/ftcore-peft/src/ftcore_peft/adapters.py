@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 from ftcore import Backbone, FreezePlan, UserError
-from ftcore.freezing import all_tensors, is_under
-from ftcore.heads import choose_head, derive_backbone
-from ftcore.shapes import output_shapes
-from ftcore.stages import derive_stages
+from ftcore.model import choose_head, derive_backbone, derive_stages, is_submodule_of, named_tensors, output_shapes
 from peft import PeftType, inject_adapter_in_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -60,14 +57,14 @@ def adapted(
     _check_kinds(module, names, method, plugin)
     if settings.get("feedforward_modules"):
         settings = {**settings, "feedforward_modules": _feedforward(module, heads, settings, names)}
-    before = all_tensors(module)
+    before = named_tensors(module)
     _inject(module, method, settings, names, plugin)
-    now = {id(tensor): name for name, tensor in all_tensors(module).items()}
+    now = {id(tensor): name for name, tensor in named_tensors(module).items()}
     moved = {name: now[id(tensor)] for name, tensor in before.items()}
     return evolve(
         backbone,
         stages=_moved(backbone.stages, moved, names, now),
-        layers=_moved(backbone.layers, moved, names, now),
+        blocks=_moved(backbone.blocks, moved, names, now),
         no_decay=frozenset(moved[name] for name in backbone.no_decay),
     )
 
@@ -75,10 +72,10 @@ def adapted(
 def _numbered(network: Backbone | nn.Module, head: str | None) -> Backbone:
     """Return the network with its stages, which adapters would hide from who derives them later."""
     backbone = network if isinstance(network, Backbone) else derive_backbone(network, head)
-    if backbone.stages and backbone.layers:
+    if backbone.stages and backbone.blocks:
         return backbone
     stages, layers = derive_stages(backbone.module, _heads(backbone, head))
-    return evolve(backbone, stages=backbone.stages or stages, layers=backbone.layers or layers)
+    return evolve(backbone, stages=backbone.stages or stages, blocks=backbone.blocks or layers)
 
 
 def _heads(backbone: Backbone, head: str | None) -> list[str]:
@@ -121,9 +118,9 @@ def _moved(
     found = {moved[name]: number for name, number in numbers.items()}
     new = set(now.values()) - set(moved.values())
     for layer in names:
-        number = next((numbers[name] for name in moved if is_under(name, [layer]) and name in numbers), None)
+        number = next((numbers[name] for name in moved if is_submodule_of(name, [layer]) and name in numbers), None)
         if number is not None:
-            found |= dict.fromkeys((name for name in new if is_under(name, [layer])), number)
+            found |= dict.fromkeys((name for name in new if is_submodule_of(name, [layer])), number)
     return found
 
 
@@ -140,16 +137,22 @@ def only_adapters(model: nn.Module, heads: tuple[str, ...]) -> FreezePlan:
     """
     layers = tuple(tuners(model))
     bases = tuple(f"{name}.base_layer" for name in layers)
-    tensors = all_tensors(model)
-    learning = {n for n, t in tensors.items() if is_under(n, layers) and not is_under(n, bases) and t.requires_grad}
-    frozen = {n for n in tensors.keys() & model.state_dict().keys() if n not in learning and not is_under(n, heads)}
+    tensors = named_tensors(model)
+    learning = {
+        n
+        for n, t in tensors.items()
+        if is_submodule_of(n, layers) and not is_submodule_of(n, bases) and t.requires_grad
+    }
+    frozen = {
+        n for n in tensors.keys() & model.state_dict().keys() if n not in learning and not is_submodule_of(n, heads)
+    }
     held = {name for name, module in model.named_modules() if any(True for _ in module.buffers(recurse=False))}
     return FreezePlan(frozenset(frozen), frozenset(n for n in held if not _holds(n, (*layers, *heads))))
 
 
 def _holds(name: str, paths: tuple[str, ...]) -> bool:
     """Whether a module is one of `paths`, in one or around one; eval mode would reach their dropout."""
-    return is_under(name, paths) or any(is_under(path, [name]) for path in paths)
+    return is_submodule_of(name, paths) or any(is_submodule_of(path, [name]) for path in paths)
 
 
 def check_called(model: nn.Module, spec: InputSpec, plugin: str) -> None:

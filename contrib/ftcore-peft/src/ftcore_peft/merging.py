@@ -29,11 +29,12 @@ def merge(run: str | Path, out: str | Path) -> Path:
     Raises:
         UserError: the run has no adapters, they do not merge, or `out` holds something.
     """
-    from ftcore.predict import load, read
+    from ftcore import load
+    from ftcore.inference import read_saved
 
     run, out = Path(run), Path(out)
     _check_new(out)
-    saved = read(run)
+    saved = read_saved(run)
     if len(saved) > 1:
         raise UserError(f"{run} is an ensemble; merge its runs one by one")
     module = load(run).module

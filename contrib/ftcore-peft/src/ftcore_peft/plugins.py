@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen, validators
-from ftcore import Backbone, UserError, hookimpl, nearest
+from ftcore import Backbone, UserError, did_you_mean, hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -139,7 +139,7 @@ def checked(method: str, options: dict[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         if name not in known:
             raise UserError(
-                f"peft.options: {method} has no setting {name!r}{nearest(name, known)}; {', '.join(sorted(known))}"
+                f"peft.options: {method} has no setting {name!r}{did_you_mean(name, known)}; {', '.join(sorted(known))}"
             )
         default = known[name]
         if type(default) in {bool, int, float, str} and not _is_like(value, default):

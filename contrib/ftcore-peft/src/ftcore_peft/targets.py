@@ -5,8 +5,8 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from ftcore import UserError, listed, nearest
-from ftcore.freezing import is_under
+from ftcore import UserError, did_you_mean, format_names
+from ftcore.model import is_submodule_of
 from torch import nn
 
 from .plugins import USUAL
@@ -48,7 +48,9 @@ def chosen(model: nn.Module, heads: Sequence[str], patterns: Sequence[str] | Non
 
 def _layers(model: nn.Module, heads: Sequence[str]) -> list[str]:
     kinds = (nn.Linear, nn.Conv2d)
-    return [name for name, layer in model.named_modules() if isinstance(layer, kinds) and not is_under(name, heads)]
+    return [
+        name for name, layer in model.named_modules() if isinstance(layer, kinds) and not is_submodule_of(name, heads)
+    ]
 
 
 def _ends(name: str, pattern: str) -> bool:
@@ -65,15 +67,15 @@ def _check(model: nn.Module, heads: Sequence[str], unmatched: list[str], layers:
         if any(_ends(head, pattern) for head in heads):
             cause = "matches the head alone, which learns as a whole"
         else:
-            cause = f"matches {listed(others)}, and no Linear or Conv2d" if others else "matches no layer"
-        raise UserError(f"{option}: {pattern!r} {cause}{nearest(pattern, endings)}; {_known(layers)}")
+            cause = f"matches {format_names(others)}, and no Linear or Conv2d" if others else "matches no layer"
+        raise UserError(f"{option}: {pattern!r} {cause}{did_you_mean(pattern, endings)}; {_known(layers)}")
 
 
 def _check_read_inside(model: nn.Module, names: list[str], option: str) -> None:
     inside = {path: type(module).__name__ for path, module in model.named_modules() if isinstance(module, READ_INSIDE)}
     for name in names:
         for path, kind in inside.items():
-            if is_under(name, [path]):
+            if is_submodule_of(name, [path]):
                 raise UserError(
                     f"{option}: {name} lies in a {kind}, which reads the weights of its layers instead of calling "
                     "them, so its adapter would do nothing; leave it out"
@@ -82,4 +84,4 @@ def _check_read_inside(model: nn.Module, names: list[str], option: str) -> None:
 
 def _known(layers: list[str]) -> str:
     """List the last segments of the names of all layers that could be adapted."""
-    return f"layers: {listed({name.rpartition('.')[2] for name in layers})}"
+    return f"layers: {format_names({name.rpartition('.')[2] for name in layers})}"

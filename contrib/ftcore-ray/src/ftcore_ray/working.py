@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ftcore import UserError
-from ftcore.cli import run as run_command
+from ftcore.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ def folder_of(arguments: Sequence[str], here: Path) -> Path:
     Raises:
         UserError: it exists, or the arguments go on with another run.
     """
-    given = cast("Any", run_command).make_context("ftcore run", [*arguments]).params
+    given = cast("Any", main.commands["run"]).make_context("ftcore run", [*arguments]).params
     if given["resumed"] or given["source"]:
         raise UserError("--resume and --from are for ftcore alone; name config, data and plugins")
     sets = dict(text.partition("=")[::2] for text in given["sets"])

@@ -93,7 +93,7 @@ class EventFiles:
             folder = event.folder / self.folder / name
             wait_for_a_later_name(folder)
             self.writers[name] = SummaryWriter(str(folder), purge_step=step + 1)
-        self.writers["steps"].add_text("run", as_markdown(event.facts), event.step)
+        self.writers["steps"].add_text("run", as_markdown(event.summary), event.step)
 
     def write(self, name: str, step: int, scalars: Mapping[str, float]) -> None:
         """Write numbers, and hand them to the operating system: a run that is killed loses none."""
@@ -119,7 +119,7 @@ def wait_for_a_later_name(folder: Path) -> None:
 def step_scalars(event: StepLogged) -> dict[str, float]:
     """Tag -> number: the loss and what was added to it, the learning rate of each group, the speed."""
     rates = {f"lr/group {place}": rate for place, rate in enumerate(event.lr)}
-    terms = {f"train/{name}": value for name, value in event.terms.items()}
+    terms = {f"train/{name}": value for name, value in event.loss_terms.items()}
     return {"train/loss": event.loss, **terms, **rates, "speed/images per second": event.samples_per_second}
 
 

@@ -62,7 +62,7 @@ class WebDataset:
         """Find the shards, index those that are new or have changed, and join their members to samples."""
         if source is None or not source.startswith(PREFIX):
             return None
-        from ftcore.labelled import make_data
+        from ftcore.data import make_data
 
         from .names import find_shards
         from .samples import labelled

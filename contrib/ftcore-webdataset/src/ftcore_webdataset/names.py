@@ -10,7 +10,7 @@ from pathlib import Path
 import fsspec
 import fsspec.asyn
 from ftcore import UserError
-from ftcore.splitting import TRAIN_NAMES, VAL_NAMES
+from ftcore.data import TRAIN_NAMES, VAL_NAMES
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import frozen
 from ftcore import DataError, UserError
-from ftcore.files import SHOWN
-from ftcore.images import decode_image
-from ftcore.labelled import Labelled, Names, fingerprint
+from ftcore.data import SHOWN, LabelledImages, PackedStrings, decode_image, fingerprint
 
 from .index import reason, shown
 from .names import base_name, located, split_of
@@ -36,7 +34,7 @@ _WAITS = (0.5, 2.0, 8.0)
 
 @frozen(eq=False)
 class ShardImages:
-    """Images in shards; see `ftcore.labelled.Images`.
+    """Images in shards; see `ftcore.types.data.Images`.
 
     Attributes:
         urls: of the shards.
@@ -47,7 +45,7 @@ class ShardImages:
 
     urls: tuple[str, ...]
     states: tuple[str, ...]
-    members: Names
+    members: PackedStrings
     places: Numbers
 
     def __len__(self) -> int:
@@ -62,7 +60,7 @@ class ShardImages:
         """Return shard and member."""
         return f"{self.urls[int(self.places[row, 0])]}!{shown(self.members[row])}"
 
-    def stamp(self, row: int) -> str:
+    def version(self, row: int) -> str:
         """Return the state of the shard when it was indexed, and the image's place there."""
         shard, start, size = self.places[row].tolist()
         return f"{self.states[shard]} {start} {size}"
@@ -108,7 +106,7 @@ class _Row:
     label: str
 
 
-def labelled(shards: Sequence[Shard], options: WebDatasetConfig, config: RunConfig) -> Labelled:
+def labelled(shards: Sequence[Shard], options: WebDatasetConfig, config: RunConfig) -> LabelledImages:
     """Join members to samples; the split is in the names of the shards.
 
     Raises:
@@ -122,11 +120,11 @@ def labelled(shards: Sequence[Shard], options: WebDatasetConfig, config: RunConf
     values = [row.label for row in rows]
     regression = config.data.task == "regression"
     splits = _splits([shard.url for shard in shards])
-    return Labelled(
+    return LabelledImages(
         images=ShardImages(
             tuple(shard.url for shard in shards),
             tuple(shard.state for shard in shards),
-            Names.of([row.member for row in rows]),
+            PackedStrings.of([row.member for row in rows]),
             np.array([(row.shard, row.start, row.size) for row in rows], dtype=np.int64),
         ),
         kind="regression" if regression else "classification",

@@ -1,0 +1,144 @@
+"""Files and folders that are written aside and renamed, so that a reader never sees half of one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from ftcore.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+_ROOM = 1.1
+"""Of what a checkpoint takes, for what the file system takes beside it."""
+
+
+def write_dir_atomic(target: Path, write: Callable[[Path], None]) -> None:
+    """Make `target` appear whole: write it aside, fsync every file, rename, fsync the parent.
+
+    A folder that is already there is replaced; after a process was killed in between, `resolve_current` finds the old
+    one.
+    """
+    mark = uuid.uuid4().hex[:8]
+    aside, old = (target.with_name(f".{kind}-{target.name}-{mark}") for kind in ("new", "old"))
+    makedirs_fsync(target.parent)
+    aside.mkdir()
+    try:
+        write(aside)
+        for file in aside.iterdir():
+            file.chmod(aside.stat().st_mode & 0o666)  # safetensors makes files for the owner alone
+            _sync(file)
+        _sync(aside)
+        _rename(aside, target, old)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    _sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def makedirs_fsync(path: Path) -> None:
+    """Make a folder, with those above it, that stays after a loss of power."""
+    if not path.is_dir():
+        makedirs_fsync(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync(path.parent)
+
+
+def _rename(aside: Path, target: Path, old: Path) -> None:
+    if not target.exists():
+        aside.rename(target)
+        return
+    target.rename(old)
+    try:
+        aside.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def resolve_current(target: Path) -> Path:
+    """Return the folder that `write_dir_atomic` last made whole.
+
+    `target` itself; or the one before it, where a process was killed between the renames that replace it.
+    """
+    return target if target.exists() else next(target.parent.glob(f".old-{target.name}-*"), target)
+
+
+def recover_interrupted_writes(folder: Path) -> None:
+    """Finish or remove what a process that was killed has left in a folder."""
+    for old in folder.glob(".old-*"):
+        target = folder / old.name.removeprefix(".old-").rpartition("-")[0]
+        if target.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(target)
+    for rest in [*folder.glob(".new-*"), *folder.glob(".gone-*")]:
+        if rest.is_dir():
+            shutil.rmtree(rest)
+        else:
+            rest.unlink()
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Spell plain data as JSON; a number that is not finite becomes null, anything but plain data is an error."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain data to a file."""
+    path.write_text(to_json(value, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def wrap_write_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says to writing into an error that names the place and the room that is left.
+
+    Raises:
+        UserError: what was to be written is whole or not there, and what was there before stays.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot save in {path}: {error}; {_free_space_message(path)}") from None
+
+
+def _check_room(target: Path, tensors: list[Any]) -> None:
+    need = int(_ROOM * sum(tensor.numel() * tensor.element_size() for tensor in tensors)) + 100_000
+    if need > shutil.disk_usage(_existing_parent(target)).free:
+        raise UserError(f"cannot save {target}: it needs {need:,} bytes; {_free_space_message(target)}")
+
+
+def _free_space_message(path: Path) -> str:
+    return f"{shutil.disk_usage(_existing_parent(path)).free:,} bytes are free on its disk"
+
+
+def _existing_parent(path: Path) -> Path:
+    return next(parent for parent in [path.absolute(), *path.absolute().parents] if parent.exists())

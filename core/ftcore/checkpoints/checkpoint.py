@@ -1,0 +1,145 @@
+"""Checkpoints: folders that appear whole or not at all; tensors in safetensors, everything else in JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any, cast
+
+import structlog
+from safetensors import SafetensorError
+from safetensors.torch import save_file, save_model
+
+from ftcore.errors import UserError
+
+from .atomic import _check_room, write_dir_atomic, write_json
+from .manifest import find_damage, write_manifest
+from .serialization import deserialize, serialize
+from .sharded import LazyTensor, ShardedReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+
+class CpuCopy:
+    """The tensors of a network as they are now, on the CPU; tied ones stay tied."""
+
+    def __init__(self, network: nn.Module) -> None:
+        copies: dict[tuple[object, ...], Tensor] = {}
+        self.tensors = {name: _copied(tensor, copies) for name, tensor in network.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return them, as the network would."""
+        return dict(self.tensors)
+
+
+def _copied(tensor: Tensor, copies: dict[tuple[object, ...], Tensor]) -> Tensor:
+    same = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+    if same not in copies or not tensor.numel():
+        copies[same] = tensor.detach().to("cpu", copy=True)
+    return copies[same]
+
+
+def save(target: Path, networks: Mapping[str, nn.Module | CpuCopy], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint.
+
+    Args:
+        target: the folder.
+        networks: ``model`` and perhaps ``average``; parameters and buffers.
+        state: see `ftcore.checkpoints.serialization.pack`.
+
+    Raises:
+        UserError: there is no room.
+        OSError: the system refuses; what was there stays.
+    """
+    prepare_save(networks, state)(target)
+
+
+def prepare_save(networks: Mapping[str, nn.Module | CpuCopy], state: Mapping[str, Any]) -> Callable[[Path], None]:
+    """Return what writes a checkpoint of a state as it is now; of networks as they are then, unless they are copied."""
+    tensors: dict[str, Tensor] = {}
+    plain = serialize(state, "state", tensors)
+
+    def write(aside: Path) -> None:
+        for name, network in networks.items():
+            save_model(cast("nn.Module", network), str(aside / f"{name}.safetensors"))
+        save_file(tensors, aside / "state.safetensors")
+        write_json(aside / "state.json", plain)
+        write_manifest(aside)
+
+    def save(target: Path) -> None:
+        _check_room(target, [*tensors.values(), *(t for n in networks.values() for t in n.state_dict().values())])
+        write_dir_atomic(target, write)
+
+    return save
+
+
+def checkpoint_dir(folder: Path, step: int) -> Path:
+    """Return where the checkpoint after an optimizer step is."""
+    return folder / f"step-{step:08d}"
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint of a folder, None if there is none; say which are damaged.
+
+    Raises:
+        UserError: all are damaged.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for found in sorted(folder.glob("step-*"), reverse=True):
+        reason = find_damage(found)
+        if not reason:
+            for path, why in damaged:
+                structlog.get_logger().warning(f"{path} is damaged, {found.name} is used", reason=why)
+            return found
+        damaged.append((found, reason))
+    if damaged:
+        raise UserError("\n".join(["no checkpoint is whole", *(f"  {path}: {why}" for path, why in damaged)]))
+    return None
+
+
+def load_state(folder: Path, *, later: bool = False) -> dict[str, Any]:
+    """Return the state that `save` was given.
+
+    Args:
+        folder: the checkpoint.
+        later: whether tensors of the optimizer are `LazyTensor`, to be read where it is known who has which rows.
+
+    Raises:
+        UserError: it is not what `save` writes.
+    """
+    try:
+        plain = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        tensors = ShardedReader(folder, "state")
+        state: dict[str, Any] = {key: deserialize(value, tensors) for key, value in plain.items() if key != "optimizer"}
+        kept: Any = {name: LazyTensor(tensors, name) for name in tensors} if later else tensors
+        state["optimizer"] = deserialize(plain.get("optimizer"), kept)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"cannot read {folder}: {type(error).__name__}: {error}") from None
+    return state
+
+
+def is_sharded(folder: Path) -> bool:
+    """Whether each process has written its own rows into a checkpoint."""
+    return any(folder.glob("rows-*.safetensors"))
+
+
+def quarantine_newer(newest: Path) -> None:
+    """Rename the checkpoints behind the newest whole one, all damaged: they can be looked at, and count no more."""
+    for other in newest.parent.glob("step-*"):
+        if other.name > newest.name:
+            aside = other.with_name(f"damaged-{other.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            other.rename(aside)
+
+
+def prune_checkpoints(newest: Path, keep: int, best: Path) -> None:
+    """Remove all checkpoints but the newest `keep` and the best."""
+    for other in sorted(newest.parent.glob("step-*"))[:-keep]:
+        if other != best:
+            gone = other.with_name(f".gone-{other.name}")
+            other.rename(gone)  # first, for a folder is not removed at once
+            shutil.rmtree(gone)

@@ -1,0 +1,165 @@
+"""Configuration files and command-line flags, read into a `RunConfig`."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from attrs import frozen
+
+from ftcore.errors import UserError, did_you_mean
+
+from .schema import LIST_KEYS, SECTIONS, PluginRef, RunConfig
+from .structure import CliValue, structure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+
+@frozen
+class CliOverrides:
+    """The command line's share of the configuration.
+
+    Attributes:
+        model: `model.name`.
+        data: `data.source`.
+        plugins: texts of ``--plugin``.
+        without: texts of ``--without``.
+        sets: texts of ``--set``, ``section.key=value`` or ``plugin.key=value``.
+    """
+
+    model: str | None = None
+    data: str | None = None
+    plugins: Sequence[str] = ()
+    without: Sequence[str] = ()
+    sets: Sequence[str] = ()
+
+
+def load_config(file: Path | None = None, flags: CliOverrides | None = None) -> RunConfig:
+    """Read a TOML file, let flags beat it, and check every key and value of the core's sections.
+
+    Raises:
+        UserError: unreadable file, unknown key, wrong type, or a value out of range.
+    """
+    flags = flags or CliOverrides()
+    tree, origins = _from_file(file) if file else ({}, {})
+    named = _named("plugins", tree, file)
+    without = [name.text for name in _named("without", tree, file)]
+    named += [PluginRef(text, f"--plugin {text}", Path.cwd()) for text in flags.plugins]
+    for key, value, origin in _from_flags(flags):
+        section, option = key.rsplit(".", 1)
+        tree.setdefault(section, {})[option] = value
+        origins[key] = origin
+    sections: dict[str, Any] = {
+        name: structure(tree.pop(name, {}), cls, name, origins) for name, cls in SECTIONS.items()
+    }
+    hooks = _hook_orders(tree.pop("hooks", {}), origins)
+    options = {name.removeprefix("plugin."): values for name, values in tree.items()}
+    return RunConfig(
+        **sections,
+        plugins=tuple(named),
+        without=(*without, *flags.without),
+        hooks=hooks,
+        options=options,
+        origins=origins,
+    )
+
+
+def load_run_config(run: Path, flags: CliOverrides | None = None) -> RunConfig:
+    """Read the configuration that a run wrote; see `load_config`."""
+    config = load_config(run / "config.toml", flags)
+    refuse_code_in_run_folder(config.plugins, run)
+    return config
+
+
+def refuse_code_in_run_folder(plugins: Iterable[PluginRef], run: Path) -> None:
+    """Refuse code that a run folder brings along: what a run wrote is data, wherever it comes from.
+
+    A run names a plugin's file by the path that it had, so that its own code is found where the user has it.
+
+    Raises:
+        UserError: a file named in the folder is in it, or is named by a relative path.
+    """
+    home = run.resolve()
+    for named in plugins:
+        path = Path(named.text.partition(".py:")[0])
+        is_file = ".py:" in named.text or path.suffix == ".py" or len(path.parts) > 1
+        inside = not path.is_absolute() or path.resolve().is_relative_to(home)
+        if is_file and inside and named.base.resolve().is_relative_to(home):
+            raise UserError(
+                f"plugin {named.text!r} ({named.origin}): code that comes with a run folder is not executed; "
+                "look at it, keep it elsewhere, and name it yourself, --plugin path/to/file.py"
+            )
+
+
+def _from_file(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read a file into ``section -> key -> value`` and the origin of each key."""
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"config file not found: {file} (looked at {file.absolute()})") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UserError(f"cannot read {file}: {error}") from None
+    allowed = [*SECTIONS, "hooks", "plugin", *LIST_KEYS]
+    for key in raw:
+        if key not in allowed:
+            raise UserError(f"unknown key {key!r} in {file}{did_you_mean(key, allowed)}; allowed: {', '.join(allowed)}")
+    tree = {key: value for key, value in raw.items() if key != "plugin"}
+    plugins = raw.get("plugin", {})
+    if not isinstance(plugins, dict):
+        raise UserError(f"plugin in {file} must be a table of each plugin's options: [plugin.NAME]; got {plugins!r}")
+    tree |= {f"plugin.{name}": values for name, values in plugins.items()}
+    for name, values in tree.items():
+        if name not in LIST_KEYS and not isinstance(values, dict):
+            raise UserError(f"{name} in {file} must be a table: [{name}]")
+    origins = {f"{name}.{key}": str(file) for name, values in tree.items() if name not in LIST_KEYS for key in values}
+    return tree, origins
+
+
+def _named(key: str, tree: dict[str, Any], file: Path | None) -> list[PluginRef]:
+    texts = tree.pop(key, [])
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f'{key} in {file} must be a list of names such as ["weighted_ce", "sgd"], got {texts!r}')
+    base = file.absolute().parent if file else Path.cwd()
+    return [PluginRef(text, f"{file} {key}[{index}]", base) for index, text in enumerate(texts)]
+
+
+def _from_flags(flags: CliOverrides) -> list[tuple[str, CliValue, str]]:
+    """Return ``(section.key, value, origin)`` for each flag, in the order in which they count."""
+    found = []
+    if flags.model is not None:
+        found.append(("model.name", CliValue(flags.model), f"--model {flags.model}"))
+    if flags.data is not None:
+        found.append(("data.source", CliValue(flags.data), f"--data {flags.data}"))
+    for text in flags.sets:
+        key, equals, value = text.partition("=")
+        if not equals or key.count(".") != 1 or not all(key.split(".")):
+            raise UserError(f"--set {text}: expected SECTION.KEY=VALUE or PLUGIN.KEY=VALUE, e.g. train.epochs=3")
+        known = key.split(".")[0] in {*SECTIONS, "hooks"}
+        found.append((key if known else f"plugin.{key}", CliValue(value), f"--set {text}"))
+    return found
+
+
+def apply_demo_defaults(config: RunConfig, demo: Mapping[str, Mapping[str, Any]]) -> RunConfig:
+    """Fill in what the demo sets where the user named neither a model nor data; a value that was set stays."""
+    if config.model.name is not None or config.data.source is not None:
+        return config
+    sections: dict[str, Any] = {}
+    for name, values in demo.items():
+        missing = {key: value for key, value in values.items() if f"{name}.{key}" not in config.origins}
+        sections[name] = attrs.evolve(getattr(config, name), **missing)
+    return attrs.evolve(config, **sections)
+
+
+def _hook_orders(values: Mapping[str, Any], origins: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Read ``[hooks]``; whether there are such hooks, the host of the plugins knows."""
+    orders = {}
+    for hook, value in values.items():
+        names = value.value() if isinstance(value, CliValue) else value
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            origin = origins[f"hooks.{hook}"]
+            raise UserError(f'hooks.{hook} must be a list of plugin names such as ["focal"], got {names!r} ({origin})')
+        orders[hook] = tuple(names)
+    return orders

@@ -1,0 +1,224 @@
+"""The sections of a configuration, and where each value came from."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+from attrs import field, frozen, validators
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+_positive = validators.gt(0)
+
+_not_negative: Any = validators.ge(0)
+
+
+@frozen
+class ModelConfig:
+    """The ``[model]`` section.
+
+    Attributes:
+        name: ``provider/network``, e.g. ``timm/resnet50``.
+        weights: ``default``, ``none``, an entry that the provider names, or a .safetensors or .pth file.
+        head: path of the module to replace, where ftcore cannot find it by itself.
+        image_size: pixels, height and width; by default the weights' own.
+        channels: colour channels of the input; by default the network's own.
+        mean: per channel or one for all, of pixel values in [0, 1]; by default the weights' own.
+        std: as `mean`.
+    """
+
+    name: str | None = None
+    weights: str = "default"
+    head: str | None = None
+    image_size: int | None = field(default=None, validator=validators.optional(_positive))
+    channels: int | None = field(default=None, validator=validators.optional(_positive))
+    mean: float | tuple[float, ...] | None = None
+    std: float | tuple[float, ...] | None = None
+
+
+@frozen
+class DataConfig:
+    """The ``[data]`` section.
+
+    Attributes:
+        source: a folder, a table, or ``provider:what``.
+        task: ``classification``, ``multilabel`` or ``regression``; by default what the source cannot but mean.
+        val_fraction: share of the images that is held out where the source has no split of its own, in (0, 1); by
+            default 0.2.
+        split_seed: which images are held out, by default 0; the same for all runs that are to be compared.
+        folds: cut the images into so many parts instead, at least 2, and hold one of them out.
+        fold: which of the `folds` is held out, from 0, the default.
+        on_corrupt: at an image that cannot be read, ``fail``; or ``skip``: decode all before the start, leave out those
+            that cannot be, and list them in the run folder.
+        cache: keep decoded images at the size of training, in ``ram`` or on ``disk``; there, what is computed once of
+            each image is kept, too. Changes no result.
+        cache_gb: most that the cache holds, in GB of 10^9 bytes, by default 4; what is beyond is decoded each time.
+    """
+
+    source: str | None = None
+    task: Literal["classification", "multilabel", "regression"] | None = None
+    val_fraction: float | None = field(
+        default=None, validator=validators.optional([validators.gt(0.0), validators.lt(1.0)])
+    )
+    split_seed: int | None = field(default=None, validator=validators.optional(_not_negative))
+    folds: int | None = field(default=None, validator=validators.optional(validators.ge(2)))
+    fold: int | None = field(default=None, validator=validators.optional(_not_negative))
+    on_corrupt: Literal["fail", "skip"] = "fail"
+    cache: Literal["ram", "disk"] | None = None
+    cache_gb: float | None = field(default=None, validator=validators.optional(validators.gt(0.0)))
+
+
+@frozen
+class TrainConfig:
+    """The ``[train]`` section.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_size: images per forward pass.
+        eval_batch_size: likewise, where nothing is learnt: in evaluation, and where what is frozen is computed once; by
+            default the same. More may be faster on a GPU, and fit, for nothing is kept for a gradient.
+        accumulate: forward passes per optimizer step.
+        clip_norm: largest norm of the whole gradient, 0 disables.
+        clip_value: largest absolute value of each of its elements, 0 disables.
+        clip_adaptive: largest norm of the gradient of each unit over that of its weights, outside the head, e.g. 0.01
+            (Brock et al. 2021, arXiv:2102.06171, eq. 3); 0 disables. One of the three at most.
+        on_nonfinite: at a loss or gradient that is not finite, ``stop`` before the update; or ``skip`` the update.
+        on_oom: where memory does not suffice for a step, ``stop``; or ``halve`` the images that go through the network
+            at a time, again and again, in all processes, with the same gradient: batch norm alone sees fewer at a time.
+        max_nonfinite: updates that ``skip`` may leave out in a run before it stops after all; by default 10.
+        seed: of the head's initial values, the sample order, augmentation and dropout.
+        precompute: where everything before the head is frozen and images are not augmented, what the head sees of each
+            image is computed once, and epochs train the head alone: ``auto``, where that is possible; ``always``, where
+            it is not is an error; or ``never``. Sums may round differently.
+        views: of augmented images, so many of each are computed once; epoch e (from 0) learns from view e modulo that.
+        workers: loader processes; by default none on a CPU, else up to 8. Never changes a result.
+        threads: of the processor, for the network's arithmetic; by default torch's choice, and no more than the cores
+            that this process may use (affinity, cgroup). Part of the result: sums of other lengths round differently.
+        log_every: optimizer steps between two loss values for observers.
+        monitor: name of the validation metric that decides which epoch is best; by default the first.
+        patience: epochs in a row without a better monitored metric after which the run stops; 0 disables.
+        min_delta: by how much the metric must be better to count for `patience`.
+    """
+
+    epochs: int = field(default=10, validator=_positive)
+    batch_size: int = field(default=32, validator=_positive)
+    eval_batch_size: int | None = field(default=None, validator=validators.optional(_positive))
+    accumulate: int = field(default=1, validator=_positive)
+    clip_norm: float = field(default=0.0, validator=_not_negative)
+    clip_value: float = field(default=0.0, validator=_not_negative)
+    clip_adaptive: float = field(default=0.0, validator=_not_negative)
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    on_oom: Literal["stop", "halve"] = "stop"
+    max_nonfinite: int | None = field(default=None, validator=validators.optional(_positive))
+    seed: int = field(default=0, validator=_not_negative)
+    precompute: Literal["auto", "always", "never"] = "auto"
+    views: int | None = field(default=None, validator=validators.optional(_positive))
+    workers: int | None = field(default=None, validator=validators.optional(_not_negative))
+    threads: int | None = field(default=None, validator=validators.optional(_positive))
+    log_every: int = field(default=10, validator=_positive)
+    monitor: str | None = None
+    patience: int = field(default=0, validator=_not_negative)
+    min_delta: float | None = field(default=None, validator=validators.optional(_not_negative))
+
+    @property
+    def effective_eval_batch_size(self) -> int:
+        """Images per forward pass where nothing is learnt."""
+        return self.eval_batch_size or self.batch_size
+
+    def __attrs_post_init__(self) -> None:
+        clips = [name for name in ("clip_norm", "clip_value", "clip_adaptive") if getattr(self, name)]
+        if len(clips) > 1:
+            raise ValueError(f"one way to clip at most, not {' and '.join(clips)}")
+        if self.max_nonfinite is not None and self.on_nonfinite != "skip":
+            raise ValueError('max_nonfinite needs on_nonfinite = "skip"')
+        if self.views is not None and self.precompute == "never":
+            raise ValueError('views are computed once, which precompute = "never" forbids')
+        if self.min_delta is not None and not self.patience:
+            raise ValueError("min_delta needs patience > 0")
+
+
+SAVE_INTERVAL = re.compile(r"([1-9]\d*) (step|minute|epoch)s?")
+"""The form of `run.save_every`."""
+
+
+def _check_every(_instance: Any, _attribute: Any, text: str) -> None:
+    if not SAVE_INTERVAL.fullmatch(text):
+        raise ValueError(f"a number of steps, minutes or epochs, such as '500 steps' or '1 epoch', not {text!r}")
+
+
+@frozen
+class RunSection:
+    """The ``[run]`` section.
+
+    Attributes:
+        folder: the run folder, which must not exist yet; by default a new one under ``runs/``.
+        keep: newest checkpoints that are kept, beside the best.
+        save_every: how often a checkpoint is written: ``N steps`` (of the optimizer), ``N minutes`` or ``N epochs``; at
+            the end of the run in any case.
+        async_save: whether a copy of the state, in main memory, is written while the run goes on; by default it waits.
+    """
+
+    folder: str | None = None
+    keep: int = field(default=2, validator=_positive)
+    save_every: str = field(default="1 epoch", validator=_check_every)
+    async_save: bool = False
+
+
+SECTIONS = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig, "run": RunSection}
+
+LIST_KEYS = ("plugins", "without")
+
+RESERVED = frozenset({*SECTIONS, "hooks", "plugin", *LIST_KEYS})
+"""Words that `--set` takes for sections of the core, so no plugin may have them as its name."""
+
+
+@frozen
+class PluginRef:
+    """A plugin as the user named it.
+
+    Attributes:
+        text: e.g. ``weighted_ce`` or ``./hooks.py``.
+        origin: e.g. ``run.toml plugins[0]`` or ``--plugin``.
+        base: folder that a relative file is relative to.
+    """
+
+    text: str
+    origin: str
+    base: Path
+
+
+@frozen
+class RunConfig:
+    """What was asked for.
+
+    Attributes:
+        model: see `ModelConfig`.
+        data: see `DataConfig`.
+        train: see `TrainConfig`.
+        run: see `RunSection`.
+        plugins: in the order in which they were named.
+        without: names of default plugins that were switched off.
+        hooks: hook -> names of plugins, in the order in which they are asked.
+        options: plugin name -> option -> value as given.
+        origins: ``section.key`` or ``plugin.name.key`` -> where the value was set; absent means default.
+        architecture: see `ftcore.Backbone`; of a model that is read from a run, else empty.
+    """
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    run: RunSection = RunSection()
+    plugins: tuple[PluginRef, ...] = ()
+    without: tuple[str, ...] = ()
+    hooks: Mapping[str, tuple[str, ...]] = field(factory=dict)
+    options: Mapping[str, Mapping[str, Any]] = field(factory=dict)
+    origins: Mapping[str, str] = field(factory=dict)
+    architecture: Mapping[str, Any] = field(factory=dict)
+
+    def origin(self, key: str) -> str:
+        """Say where a value was set, for messages and the written config."""
+        return self.origins.get(key, "default")

@@ -1,0 +1,164 @@
+"""Decode every image once, in parallel, and say what is wrong with a data set; what was seen is remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from importlib import metadata
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import platformdirs
+from attrs import astuple, frozen
+
+from ftcore.console import console, escape_unencodable
+from ftcore.errors import DataError
+from ftcore.system.cpu import available_cpus
+
+from .decoding import ignore_warnings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from PIL.Image import Image
+
+    from ftcore.types.data import ImageSource
+
+
+FORMAT = 1
+"""Version of `ImageScan`; another starts anew."""
+
+MAX_HAMMING_DISTANCE = 3
+"""Bits of a difference hash in which pictures that look alike may differ; below 4, see `near_duplicate_pairs`."""
+
+_CHUNK = 64
+"""Images that one thread decodes at a time."""
+
+
+@frozen
+class ImageScan:
+    """What decoding an image showed.
+
+    Attributes:
+        error: why it cannot be read; empty if it can.
+        width: pixels.
+        height: pixels.
+        digest: of size, mode and pixels, in hex; equal for equal pictures.
+        dhash: difference hash, 64 bits: of 9 x 8 grey pixels, which are brighter than their right neighbour.
+        dhash_vertical: the same of 8 x 9 pixels and the neighbour below; both are near for pictures that look alike.
+    """
+
+    error: str = ""
+    width: int = 0
+    height: int = 0
+    digest: str = ""
+    dhash: int = 0
+    dhash_vertical: int = 0
+
+
+def scan_images(images: ImageSource, rows: Sequence[int]) -> list[ImageScan]:
+    """Decode images, those that were not seen before or have changed since; with a progress bar on a terminal."""
+    from rich.progress import track
+
+    keys = [_key(images, row) for row in rows]
+    with closing(_open()) as store:
+        known = _known(store, keys)
+        todo = [place for place, key in enumerate(keys) if key not in known]
+        chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
+        with ignore_warnings(), ThreadPoolExecutor(available_cpus()) as threads:
+            results = threads.map(lambda chunk: [(place, _seen(images, rows[place])) for place in chunk], chunks)
+            err = console(sys.stderr)
+            shown = track(results, "decoding", total=len(chunks), console=err, disable=not err.is_terminal)
+            for found in shown:
+                known |= {keys[place]: seen for place, seen in found}
+                _keep(store, [(keys[place], seen) for place, seen in found])
+    return [known[key] for key in keys]
+
+
+def _key(images: ImageSource, row: int) -> str:
+    """Name an image and its state; one that is not even there has a key that is never kept."""
+    try:
+        return escape_unencodable(f"{Path(images.name(row)).absolute()} {images.version(row)}")
+    except DataError:
+        return f"{_MISSING_KEY}{row}"
+
+
+_MISSING_KEY = "gone "
+
+
+def _seen(images: ImageSource, row: int) -> ImageScan:
+    try:
+        image = images.read(row, None)
+    except DataError as error:
+        return ImageScan(error=str(error))
+    digest = hashlib.blake2b(f"{image.mode}{image.size}".encode() + image.tobytes(), digest_size=16)
+    return ImageScan("", *image.size, digest.hexdigest(), *difference_hashes(image))
+
+
+def difference_hashes(image: Image) -> tuple[int, int]:
+    """Return the difference hash (dHash, N. Krawetz 2013), 64 bits, along a picture's rows and down its columns."""
+    grey = image.convert("L")
+    across, down = (np.asarray(grey.resize(size, reducing_gap=2.0)) for size in ((9, 8), (8, 9)))
+    return _bits(across[:, :-1] > across[:, 1:]), _bits(down[:-1] > down[1:])
+
+
+def _bits(flags: np.ndarray[Any, Any]) -> int:
+    return int.from_bytes(np.packbits(flags).tobytes(), "big")
+
+
+def _open() -> sqlite3.Connection:
+    """Open the memory of what was seen; another version of the decoder starts anew."""
+    folder = platformdirs.user_cache_path("ftcore")
+    folder.mkdir(parents=True, exist_ok=True)
+    versions = "-".join(metadata.version(name) for name in ("ftcore", "pillow"))
+    store = sqlite3.connect(folder / f"seen-{FORMAT}-{versions}.sqlite", timeout=60)
+    store.execute("CREATE TABLE IF NOT EXISTS seen (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
+    return store
+
+
+def _known(store: sqlite3.Connection, keys: Sequence[str]) -> dict[str, ImageScan]:
+    found: dict[str, ImageScan] = {}
+    for start in range(0, len(keys), 500):
+        some = keys[start : start + 500]
+        marks = ",".join("?" * len(some))
+        rows = store.execute(f"SELECT key, value FROM seen WHERE key IN ({marks})", some)
+        found |= {key: ImageScan(*json.loads(value)) for key, value in rows}
+    return found
+
+
+def _keep(store: sqlite3.Connection, seen: Sequence[tuple[str, ImageScan]]) -> None:
+    rows = [(key, json.dumps(astuple(value))) for key, value in seen if not key.startswith(_MISSING_KEY)]
+    with store:
+        store.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?)", rows)
+
+
+def near_duplicate_pairs(looks: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield places (a, b), a < b, whose 64 bits differ in at most `MAX_HAMMING_DISTANCE` places.
+
+    Such pairs agree in at least one of four bands of 16 bits, so only those that share a band are compared. Of places
+    with equal bits, at most 20 are paired with each other, and the first stands for all beside the others.
+    """
+    codes, places = np.unique(np.array(looks, dtype=np.uint64), return_inverse=True)
+    members: list[list[int]] = [[] for _ in codes]
+    for place, code in enumerate(places.tolist()):
+        members[code].append(place)
+    found: set[tuple[int, int]] = set()
+    for band in range(4):
+        keys = (codes >> np.uint64(16 * band)) & np.uint64(0xFFFF)
+        order = np.argsort(keys, kind="stable")
+        cuts = np.flatnonzero(np.diff(keys[order])) + 1
+        for group in np.split(order, cuts):
+            for place, first in enumerate(group[:-1]):
+                others = group[place + 1 :]
+                close = others[np.bitwise_count(codes[others] ^ codes[first]) <= MAX_HAMMING_DISTANCE]
+                found |= {(int(first), int(other)) for other in close}
+    alike = [pair for group in members for pair in combinations(group[:20], 2)]
+    firsts = [group[0] for group in members]
+    across = [(min(firsts[a], firsts[b]), max(firsts[a], firsts[b])) for a, b in found]
+    yield from sorted({*alike, *across})

@@ -1,0 +1,130 @@
+"""Several runs joined into one folder."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from ftcore.checkpoints import atomic, manifest
+from ftcore.errors import UserError, format_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from ftcore.config.schema import DataConfig
+    from ftcore.types.data import Task
+
+    from .load import SavedModel
+
+
+def create_ensemble(runs: Sequence[Path], out: Path, weights: Sequence[float] | None = None) -> None:
+    """Write an ensemble, which `predict` and `evaluate` take like a run: all that they need of its members is in it.
+
+    ``model/`` holds each network's weights, and their descriptions with their shares in one ``model.json``; config and
+    manifest are those of the first run, so that `evaluate` measures on its validation split.
+
+    Args:
+        runs: at least two folders of runs, ensembles or soups. Architecture, input and normalisation may differ.
+        out: the folder to write; it may exist if it is empty.
+        weights: of each run, > 0; they count in proportion. By default all count the same.
+
+    Raises:
+        UserError: members that do not belong together, weights that do not fit, or a folder that is not empty.
+    """
+    from .load import read_saved
+
+    if len(runs) < 2:
+        raise UserError(f"an ensemble takes at least two runs, not {', '.join(map(str, runs)) or 'none'}")
+    require_empty_dir(out)
+    shares = _normalise_weights(weights, len(runs))
+    found = [read_saved(run) for run in runs]
+    for run, saved in zip(runs, found, strict=True):
+        _check_agree(runs[0], found[0][0].task, run, saved[0].task)
+        _require_weight_files(saved)
+    warn_if_splits_differ(runs)
+    members = [(one, share * one.share) for saved, share in zip(found, shares, strict=True) for one in saved]
+    write_derived_model(runs[0], out, lambda aside: _write(aside, members))
+
+
+def parse_weights(text: str) -> list[float]:
+    """Read the weights of runs, e.g. ``2,1,1``."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--weights {text}: expected numbers with commas between them, e.g. 2,1,1") from None
+
+
+def _normalise_weights(weights: Sequence[float] | None, runs: int) -> list[float]:
+    """Scale weights so that they add up to 1."""
+    weights = [1.0] * runs if weights is None else weights
+    if len(weights) != runs:
+        raise UserError(f"--weights has {len(weights)} weights for {runs} runs; give one for each")
+    wrong = [weight for weight in weights if not (weight > 0 and math.isfinite(weight))]
+    if wrong:
+        raise UserError(f"--weights: a weight must be a number > 0, got {wrong[0]:g}; a run of weight 0 is left out")
+    return [weight / sum(weights) for weight in weights]
+
+
+def _check_agree(first: Path, task: Task, run: Path, other: Task) -> None:
+    """Refuse two tasks whose kind or names differ; the order of the names may."""
+    if task.kind != other.kind:
+        raise UserError(f"{first} is for {task.kind}, and {run} for {other.kind}; an ensemble takes one task")
+    ours, theirs = set(task.names), set(other.names)
+    if ours != theirs:
+        raise UserError(
+            f"{first} and {run} do not know the same names: only in {first}: {format_names(ours - theirs)}; "
+            f"only in {run}: {format_names(theirs - ours)}"
+        )
+
+
+def _require_weight_files(saved: Sequence[SavedModel]) -> None:
+    missing = [one.file for one in saved if not one.file.is_file()]
+    if missing:
+        raise UserError(f"there is no {missing[0]}; the folder is not whole")
+
+
+def _write(folder: Path, members: Sequence[tuple[SavedModel, float]]) -> None:
+    described = []
+    for place, (saved, share) in enumerate(members):
+        name = f"model-{place}.safetensors"
+        shutil.copyfile(saved.file, folder / name)
+        described.append({**saved.description, "file": name, "share": share})
+    atomic.write_json(folder / "model.json", {"format": manifest.FORMAT, "members": described})
+
+
+def require_empty_dir(out: Path) -> None:
+    """Refuse a folder that holds something."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} exists and is not empty; choose another")
+
+
+def write_derived_model(run: Path, out: Path, write: Callable[[Path], None]) -> None:
+    """Write ``model/`` of a new folder, whole or not at all, beside the config and the manifest of a run."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("config.toml", "manifest.json"):
+        if (run / name).is_file():
+            shutil.copyfile(run / name, out / name)
+    atomic.write_dir_atomic(out / "model", write)
+
+
+def warn_if_splits_differ(runs: Sequence[Path]) -> None:
+    """Warn where runs were validated on other images: the first one's may be what another was trained on."""
+    from ftcore.config.load import load_config
+
+    known = [run for run in runs if (run / "config.toml").is_file()]
+    splits = {run: _split(load_config(run / "config.toml").data) for run in known}
+    others = [str(run) for run in known[1:] if splits[run] != splits[known[0]]]
+    if others:
+        structlog.get_logger().warning(
+            "these were trained on another split: what is measured on validation images of the first may be too good",
+            first=str(known[0]),
+            others=", ".join(others),
+        )
+
+
+def _split(data: DataConfig) -> tuple[Any, ...]:
+    return data.source, data.val_fraction, data.split_seed, data.folds, data.fold

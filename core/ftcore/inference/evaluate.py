@@ -1,0 +1,271 @@
+"""Measure what a folder has learnt with the metrics, the loss and the arithmetic of its run."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import torch
+from attrs import evolve, frozen
+
+from ftcore.config.load import load_run_config
+from ftcore.config.schema import DataConfig
+from ftcore.data.dataset import ImageSplit
+from ftcore.data.loader import TransformedDataset, default_workers, make_batches
+from ftcore.data.targets import decode_targets
+from ftcore.errors import UserError, format_names
+from ftcore.plugins.calls import HookCalls
+from ftcore.plugins.startup import activate
+from ftcore.runs.manifest import read_manifest
+from ftcore.system.cpu import retain_freed_memory, set_threads
+from ftcore.types.table import Table
+
+from . import load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from ftcore.config.schema import RunConfig
+    from ftcore.data.loader import Batch, EpochLoader
+    from ftcore.types.data import Data, SampleDataset, Task
+    from ftcore.types.distributed import Placement
+    from ftcore.types.training import Loss, Precision
+
+    from .model import Member, Model
+
+
+SPLIT_NAMES = {"train": ("train",), "val": ("val",), "all": ("train", "val")}
+"""What may be measured on -> the splits of the data that it is made of."""
+
+MAX_MATRIX_CLASSES = 30
+"""Most classes of which a matrix is printed."""
+
+
+@frozen(eq=False)
+class Evaluation:
+    """A model on its device, and what it is measured on and with.
+
+    Attributes:
+        model: its members are placed and wrapped as in their runs.
+        loaders: for each member, batches of each split in turn; the same samples for all members.
+        precision: the arithmetic of the forward pass.
+        loss: the run's, or None where it cannot be built.
+        metrics: the run's, by name.
+        config: of the run, with the data that is measured on.
+        split: a key of `SPLIT_NAMES`.
+    """
+
+    model: Model
+    loaders: tuple[tuple[EpochLoader, ...], ...]
+    precision: Precision
+    loss: Loss | None
+    metrics: Mapping[str, Any]
+    config: RunConfig
+    split: str
+
+    @property
+    def images(self) -> int:
+        """How many are measured on."""
+        return sum(len(batches.samples) for batches in self.loaders[0])
+
+    def batches(self) -> Iterator[tuple[Batch, ...]]:
+        """Yield the same samples as each member wants them."""
+        each = [chain.from_iterable(batches.epoch(0) for batches in member) for member in self.loaders]
+        return zip(*each, strict=True)
+
+
+def prepare(folder: Path, source: str | None = None, split: str = "val") -> Evaluation:
+    """Build everything that an evaluation needs; decode no image yet.
+
+    Args:
+        folder: of a run, an ensemble or a soup; config and plugins are those of its ``config.toml``.
+        source: other data, as in ``data.source``; then settings that split the run's own do not count. Its classes or
+            labels may be fewer than the model's; a label that it does not know counts as absent.
+        split: a key of `SPLIT_NAMES`.
+
+    Raises:
+        UserError: the folder holds no model, or the data is of another kind or has names that the model does not know.
+    """
+    model = load.load(folder)
+    asked = load_run_config(folder)
+    set_threads(asked.train.threads)
+    retain_freed_memory()
+    host = activate(asked if source is None else _config_for_other_data(asked, source, model.task))
+    calls = HookCalls(host)
+    data = calls.build_data(host.config.data.source)
+    check_names(folder, model.task, host.config.data.source, data.task)
+    if source is None:
+        _warn_of_change(folder, data)
+    placements = [calls.wrap_devices(m.module, m.network.heads, m.network.backbone) for m in model.members]
+    device = placements[0].device
+    splits = [getattr(data, name) for name in SPLIT_NAMES[split]]
+    loaders = tuple(
+        tuple(_loader(samples, data.task, member, model, host.config, device) for samples in splits)
+        for member in model.members
+    )
+    return Evaluation(
+        model=_move_to_devices(model, placements),
+        loaders=loaders,
+        precision=calls.precision_context(placements[0]),
+        loss=_loss(calls, model.task, device),
+        metrics={name: metric.to(device) for name, metric in calls.make_metrics(model.task).items()},
+        config=host.config,
+        split=split,
+    )
+
+
+def _config_for_other_data(config: RunConfig, source: str, task: Task) -> RunConfig:
+    """Ask for other data, and for the same kind of task."""
+    data = DataConfig(source=source, task=task.kind, on_corrupt=config.data.on_corrupt)
+    return evolve(config, data=data, origins={**config.origins, "data.source": f"--data {source}"})
+
+
+def check_names(folder: Path, task: Task, source: str | None, other: Task) -> None:
+    """Refuse data that the model cannot answer for: of another kind, or with names that it does not know."""
+    if task.kind != other.kind:
+        raise UserError(f"{folder} was trained for {task.kind}, and {source} is for {other.kind}")
+    unknown, missing = set(other.names) - set(task.names), set(task.names) - set(other.names)
+    if unknown or (task.kind == "regression" and missing):
+        what = {"classification": "classes", "multilabel": "labels", "regression": "targets"}[task.kind]
+        raise UserError(
+            f"the {what} differ: {source} has {format_names(other.names)}; {folder} knows {format_names(task.names)}; "
+            f"unknown: {format_names(unknown)}"
+        )
+
+
+def _warn_of_change(folder: Path, data: Data) -> None:
+    known = read_manifest(folder)["data"] if (folder / "manifest.json").is_file() else None
+    if known and known["fingerprint"] != data.fingerprint:
+        structlog.get_logger().warning("the data has changed since the run", folder=str(folder))
+
+
+def _move_to_devices(model: Model, placements: Sequence[Placement]) -> Model:
+    pairs = zip(model.members, placements, strict=True)
+    return evolve(model, members=tuple(evolve(member, module=placed.model.eval()) for member, placed in pairs))
+
+
+def _loader(
+    samples: SampleDataset, given: Task, member: Member, model: Model, config: RunConfig, device: torch.device
+) -> EpochLoader:
+    """Make the batches of one member, as large as in the run; several share the loader processes."""
+    steps = member.transforms.evaluate
+    if isinstance(samples, ImageSplit):
+        samples = evolve(samples, side=steps.min_decode_side)
+    if given.names != model.task.names:
+        samples = RemappedTargets(samples, tuple(map(model.task.names.index, given.names)), model.task)
+    workers = default_workers(device) if config.train.workers is None else config.train.workers
+    share = -(-workers // len(model.members))
+    prepared = TransformedDataset(samples, steps, model.task)
+    return make_batches(
+        prepared, config.train.effective_eval_batch_size, share, device, on_device_transform=member.transforms.on_device
+    )
+
+
+@frozen(eq=False)
+class RemappedTargets:
+    """Samples of other data with their targets in the order of a model's names.
+
+    Attributes:
+        samples: of the data.
+        places: for each of the data's names, its place among the model's.
+        task: of the model.
+    """
+
+    samples: SampleDataset
+    places: tuple[int, ...]
+    task: Task
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        image, target = self.samples[index]
+        return image, self._moved(target)
+
+    def name(self, index: int) -> str:
+        """Return what a person calls the sample."""
+        return self.samples.name(index)
+
+    def _moved(self, target: Any) -> Any:
+        if self.task.kind == "classification":
+            return self.places[target]
+        row = [0.0] * self.task.outputs
+        for place, value in zip(self.places, target, strict=True):
+            row[place] = value
+        return tuple(row)
+
+
+def _loss(calls: HookCalls, task: Task, device: torch.device) -> Loss | None:
+    """Make the run's loss; one that cannot be made leaves the metrics to themselves."""
+    try:
+        loss = calls.make_loss(task)
+    except UserError as error:
+        structlog.get_logger().warning("the loss is left out", reason=str(error))
+        return None
+    if isinstance(loss.function, torch.nn.Module):
+        loss.function.to(device)
+    return loss
+
+
+@torch.inference_mode()
+def compute_metrics(evaluation: Evaluation, *, tta: bool = False) -> dict[str, Any]:
+    """Return ``loss`` and every metric, as the run does after each epoch.
+
+    Args:
+        evaluation: from `prepare`; can be measured again and again.
+        tta: average over each image and its mirror image.
+
+    Raises:
+        DataError: an image cannot be read; the message names it.
+    """
+    total: Any = 0.0
+    weight: Any = 0.0
+    model, loss = evaluation.model, evaluation.loss
+    for metric in evaluation.metrics.values():
+        metric.reset()
+    for batches in evaluation.batches():
+        targets: Tensor = batches[0].targets
+        with evaluation.precision.autocast():
+            outputs = model.outputs([batch.images for batch in batches], tta=tta)
+        if loss:
+            divisor = loss.denominator(targets)
+            total = total + loss.function(outputs, targets) * divisor
+            weight = weight + divisor
+        for metric in evaluation.metrics.values():
+            metric.update(decode_targets(outputs, model.task), decode_targets(targets, model.task))
+    found = {name: metric.compute().tolist() for name, metric in evaluation.metrics.items()}
+    return {"loss": float(total / weight), **found} if loss else found
+
+
+def tables(evaluation: Evaluation, metrics: Mapping[str, Any]) -> list[Table]:
+    """Show metrics: single numbers, those of each name, and small matrices."""
+    names, source = evaluation.model.task.names, evaluation.config.data.source
+    single = {name: value for name, value in metrics.items() if isinstance(value, float | int)}
+    title = f"{evaluation.split} of {source}: {evaluation.images} images"
+    shown = [Table(title, ("metric", "value"), tuple((name, f"{value:.6g}") for name, value in single.items()))]
+    several = {name: value for name, value in metrics.items() if name not in single and len(value) == len(names)}
+    flat = {name: value for name, value in several.items() if not isinstance(value[0], list)}
+    if flat:
+        rows = zip(names, *([f"{number:.6g}" for number in value] for value in flat.values()), strict=True)
+        shown.append(Table("of each", ("name", *flat), tuple(rows)))
+    matrices = {name: value for name, value in several.items() if name not in flat and len(names) <= MAX_MATRIX_CLASSES}
+    for name, value in matrices.items():
+        lines = ((label, *(f"{number:g}" for number in row)) for label, row in zip(names, value, strict=True))
+        shown.append(Table(name, ("", *names), tuple(lines)))
+    return shown
+
+
+def report(folder: Path, evaluation: Evaluation, metrics: Mapping[str, Any], *, tta: bool) -> dict[str, Any]:
+    """Put an evaluation into one JSON object."""
+    return {
+        "folder": str(folder),
+        "data": evaluation.config.data.source,
+        "split": evaluation.split,
+        "images": evaluation.images,
+        "tta": tta,
+        "metrics": dict(metrics),
+    }

@@ -1,0 +1,147 @@
+"""A model read back from the folder of a run, an ensemble or a soup."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from ftcore.checkpoints import atomic, manifest
+from ftcore.config import load as config_load
+from ftcore.config import schema
+from ftcore.config.structure import structure
+from ftcore.errors import UserError
+from ftcore.types.data import Task
+from ftcore.types.model import InputSpec, input_spec_from_dict
+
+from .model import Member, Model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@frozen
+class SavedModel:
+    """What a folder says of one network.
+
+    Attributes:
+        description: the JSON that `ftcore.runs.folder` wrote.
+        file: its weights; names in messages are those of `file` and of the ``model.json`` beside it.
+        config: what builds it again.
+        task: what its outputs mean.
+        spec: what its images must look like.
+        thresholds: (task.outputs,) probability from which a label counts.
+        share: of its say in an ensemble, > 0; all add up to 1.
+    """
+
+    description: dict[str, Any]
+    file: Path
+    config: schema.RunConfig
+    task: Task
+    spec: InputSpec
+    thresholds: tuple[float, ...]
+    share: float = 1.0
+
+
+def load(run: str | Path) -> Model:
+    """Load what a run, an ensemble or a soup has learnt: ``ftcore.load("runs/first").predict("picture.jpg")``.
+
+    Raises:
+        UserError: the folder is none of these, or a plugin that built a network is gone.
+    """
+    saved = read_saved(Path(run))
+    members = tuple(_build(one) for one in saved)
+    task = members[0].task
+    chosen = [dict(zip(one.task.names, one.thresholds, strict=True)) for one in saved]
+    thresholds = (sum(one.share * by[name] for one, by in zip(saved, chosen, strict=True)) for name in task.names)
+    return Model(members, task, tuple(thresholds))
+
+
+def read_saved(folder: Path) -> tuple[SavedModel, ...]:
+    """Read what a folder holds, and build nothing: one network, or several for an ensemble.
+
+    Raises:
+        UserError: the folder is not that of a run with a finished epoch, of an ensemble or of a soup.
+    """
+    file = atomic.resolve_current(folder / "model") / "model.json"
+    if not file.is_file():
+        raise UserError(
+            f"{folder} is no run folder with a model: there is no {file}; "
+            "`ftcore run` writes one when the first epoch is done"
+        )
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+        _check_format(description["format"], file)
+        first, *others = description.get("members", [description])
+        return _saved(first, file), *(_saved(one, file) for one in others)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
+
+
+def _check_format(version: object, file: Path) -> None:
+    if version != manifest.FORMAT:
+        raise UserError(f"{file} has format {version!r}; this ftcore reads format {manifest.FORMAT}")
+
+
+def _saved(description: dict[str, Any], file: Path) -> SavedModel:
+    """Turn the description of a network into what was asked for and what was learnt."""
+    _check_format(description["format"], file)
+    origin, weights = str(file), description.get("file", "model.safetensors")
+    if Path(weights).name != weights:
+        raise ValueError(f"its weights are {weights!r}, not beside it")
+    keys = [f"model.{key}" for key in description["model"]]
+    options = {name: values for name, values in description["options"].items() if values}
+    asked = schema.RunConfig(
+        model=structure(description["model"], schema.ModelConfig, "model", dict.fromkeys(keys, origin)),
+        plugins=tuple(schema.PluginRef(text, origin, file.parent) for text in description["plugins"]),
+        options=options,
+        origins={f"plugin.{name}.{key}": origin for name, values in options.items() for key in values},
+        architecture=description.get("architecture", {}),
+    )
+    config_load.refuse_code_in_run_folder(asked.plugins, file.parent)
+    task = Task(**_tuples(description["task"]))
+    return SavedModel(
+        description=description,
+        file=file.parent / weights,
+        config=asked,
+        task=task,
+        spec=input_spec_from_dict(_tuples(description["input"])),
+        thresholds=tuple(description["metrics"].get("thresholds", [0.5] * task.outputs)),
+        share=description.get("share", 1.0),
+    )
+
+
+def _build(saved: SavedModel) -> Member:
+    from ftcore.model.build import build_network
+    from ftcore.plugins.calls import HookCalls
+    from ftcore.plugins.startup import activate
+
+    described = saved.file.parent / "model.json"
+    try:
+        network = build_network(saved.config, HookCalls(activate(saved.config)), saved.task, saved.spec)
+    except UserError as error:
+        raise UserError(f"cannot build the network that {described} describes: {error}") from None
+    load_tensors(network.module, saved.file, f"that {described} describes")
+    return Member(network.module.eval(), network, saved.task, saved.share)
+
+
+def load_tensors(module: nn.Module, file: Path, which: str) -> None:
+    """Load weights into a network, in place.
+
+    Raises:
+        UserError: the file cannot be read, or is that of another network than `which`.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        load_model(module, file, strict=True)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise UserError(f"cannot load {file} into the network {which}: {error}") from None
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists -> the tuples that the attrs classes hold."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -1,0 +1,170 @@
+"""One network or several that answer as one: their probabilities are averaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from ftcore.errors import UserError
+from ftcore.types.model import TokenSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+    from ftcore.model.build import Network
+    from ftcore.types.data import Task, Transforms
+
+    from .predict import Prediction
+
+
+@frozen(eq=False)
+class Member:
+    """One network, in eval mode.
+
+    Attributes:
+        module: images (N, C, H, W) float32, normalised -> outputs (N, task.outputs).
+        network: as it was built: its architecture and transforms.
+        task: what its outputs mean.
+        weight: of its say, > 0; all members' add up to 1.
+    """
+
+    module: nn.Module
+    network: Network
+    task: Task
+    weight: float = 1.0
+
+    @property
+    def transforms(self) -> Transforms:
+        """PIL image -> tensor; only `evaluate` and `finish` are used."""
+        return self.network.transforms
+
+    def outputs(self, images: Tensor, task: Task) -> Tensor:
+        """Images (N, C, H, W) float32, normalised -> outputs (N, K) float32 as `task` means them.
+
+        That is: in the order of its names; numbers in its standardisation.
+        """
+        from ftcore.model.shape_inference import as_tuple
+
+        outputs: Tensor = as_tuple(self.module(images))[0].float()
+        if self.task.names != task.names:
+            outputs = outputs[:, [self.task.names.index(name) for name in task.names]]
+        return _standardised(outputs, self.task, task) if task.kind == "regression" else outputs
+
+
+@frozen(eq=False)
+class Model:
+    """One network as it was at the best epoch of its run, or several whose answers are averaged.
+
+    Attributes:
+        members: the networks; each has its own transforms.
+        task: what the outputs mean.
+        thresholds: probability from which a label counts, for each label; chosen on the validation split, for several
+            members the mean of theirs by share.
+    """
+
+    members: tuple[Member, ...]
+    task: Task
+    thresholds: tuple[float, ...] = ()
+
+    @property
+    def is_text_model(self) -> bool:
+        """Whether it reads texts, not pictures."""
+        return any(isinstance(member.network.spec, TokenSpec) for member in self.members)
+
+    @property
+    def module(self) -> nn.Module:
+        """The one network: images (N, C, H, W) float32, normalised -> outputs (N, task.outputs)."""
+        return self.single.module
+
+    @property
+    def transforms(self) -> Transforms:
+        """Those of the one network."""
+        return self.single.transforms
+
+    @property
+    def single(self) -> Member:
+        """The one network, as it was built.
+
+        Raises:
+            UserError: there are several.
+        """
+        if len(self.members) != 1:
+            raise UserError(f"this takes one network, and an ensemble has {len(self.members)}; name one of its runs")
+        return self.members[0]
+
+    def predict(self, images: Any, batch_size: int = 32) -> list[Prediction]:
+        """Say what is on pictures: class or label -> probability, most probable first, or numbers in their own unit.
+
+        Args:
+            images: one picture, or any number of them: a path, the bytes of a file, a PIL image, an array (H, W) or
+                (H, W, C) or a tensor (C, H, W), both of uint8 with 1, 3 or 4 channels; one of four dimensions holds
+                several.
+                Of a model that reads texts: a text, a `Path` of a file with one, or any number of them.
+            batch_size: pictures per forward pass.
+
+        Raises:
+            UserError: something that is no picture.
+            DataError: a file that cannot be read.
+        """
+        from .predict import predict_items
+
+        single = isinstance(images, str | bytes | Path) or hasattr(images, "getbands") or getattr(images, "ndim", 4) < 4
+        return list(predict_items(self, [images] if single else images, batch_size))
+
+    def outputs(self, images: Sequence[Tensor], *, tta: bool = False) -> Tensor:
+        """Return outputs (N, K) float32 as those of one network, which say what all members say on average.
+
+        Args:
+            images: of the same pictures for each member, (N, C, H, W) float32, normalised as it wants them.
+            tta: let each member see every picture and its mirror image, half of its say for each.
+        """
+        if tta and not all(batch.is_floating_point() for batch in images):
+            raise UserError("tta looks at the mirror image of each picture, and this network reads texts")
+        passes = [
+            (member.outputs(seen, self.task), member.weight / (1 + tta))
+            for member, batch in zip(self.members, images, strict=True)
+            for seen in ([batch, batch.flip(-1)] if tta else [batch])
+        ]
+        return average_outputs([outputs for outputs, _ in passes], [share for _, share in passes], self.task)
+
+
+def average_outputs(outputs: Sequence[Tensor], shares: Sequence[float], task: Task) -> Tensor:
+    """Return outputs (N, K) whose `ftcore.data.targets.probabilities` are the mean of those of several outputs.
+
+    Probabilities p = sum_m w_m p_m (Lakshminarayanan et al. 2017, arXiv:1612.01474, section 2.4, with weights), given
+    as log p for classes and log p - log(1 - p) for labels: so losses and metrics take them as they take a network's,
+    and nothing rounds to 0 or 1 on the way. Numbers are averaged as they are.
+
+    Args:
+        outputs: M times (N, K) float32.
+        shares: M numbers > 0 that add up to 1.
+        task: what the outputs mean.
+    """
+    import torch
+    from torch.nn.functional import logsigmoid
+
+    if len(outputs) == 1:
+        return outputs[0]
+    stacked = torch.stack(list(outputs))
+    weights = torch.tensor(shares, device=stacked.device)[:, None, None]
+    if task.kind == "regression":
+        return (weights * stacked).sum(0)
+    if task.kind == "classification":
+        return (stacked.log_softmax(-1) + weights.log()).logsumexp(0)
+    there, absent = ((logsigmoid(scores) + weights.log()).logsumexp(0) for scores in (stacked, -stacked))
+    return there - absent
+
+
+def _standardised(outputs: Tensor, own: Task, task: Task) -> Tensor:
+    """Numbers (N, T) in the standardisation of one task -> in that of another, both over the same targets."""
+    import torch
+
+    theirs = {name: (mean, std) for name, mean, std in zip(own.names, own.mean, own.std, strict=True)}
+    pairs = [(*theirs[name], mean, std) for name, mean, std in zip(task.names, task.mean, task.std, strict=True)]
+    scale = torch.tensor([std / wanted for _, std, _, wanted in pairs], device=outputs.device)
+    shift = torch.tensor([(mean - wanted) / std for mean, _, wanted, std in pairs], device=outputs.device)
+    return outputs * scale + shift

@@ -1,0 +1,117 @@
+"""Read a weights file into a network; read nothing that can execute code."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from ftcore.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from ftcore.types.model import HeadSlot
+
+
+SUFFIXES = frozenset({".safetensors", ".pth", ".pt", ".bin"})
+
+
+def is_weights_file(weights: str) -> bool:
+    """Whether ``model.weights`` means a file, by its form."""
+    return Path(weights).suffix in SUFFIXES or "/" in weights or "\\" in weights
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Read a .safetensors file, or a .pth file that holds tensors alone; nothing in either is executed.
+
+    A .pth file is first turned into the other by `ftcore.model.safe_unpickle`, in a process of its own and within
+    limits.
+
+    Raises:
+        UserError: missing, damaged, or holding anything but tensors by name.
+    """
+    if not file.is_file():
+        raise UserError(f"weights file not found: {file} (looked at {file.absolute()})")
+    if file.suffix == ".safetensors":
+        return _read(file, file)
+    with TemporaryDirectory(prefix="ftcore-") as folder:
+        target = Path(folder) / "weights.safetensors"
+        command = [
+            sys.executable,
+            "-P",
+            "-W",
+            "ignore",
+            "-m",
+            "ftcore.model.safe_unpickle",
+            str(file.absolute()),
+            str(target),
+        ]
+        done = subprocess.run(
+            command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
+        )
+        if done.returncode:
+            raise UserError(f"weights {file} {_reason(done)}\n{_HOW_TO_CONVERT}")
+        return _read(target, file)
+
+
+_HOW_TO_CONVERT = (
+    "where the file can be trusted, write its tensors alone: "
+    'safetensors.torch.save_file(model.state_dict(), "weights.safetensors")'
+)
+
+
+def _read(file: Path, given: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError, LookupError, RuntimeError) as error:
+        raise UserError(f"cannot read weights {given}: {error}") from None
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode < 0:
+        return f"cannot be read: their reader was ended by {signal.Signals(-done.returncode).name}"
+    return done.stdout or f"cannot be read: {(done.stderr.splitlines() or ['no reason given'])[-1]}"
+
+
+def load_weights(model: nn.Module, file: str | Path, heads: Sequence[HeadSlot] = ()) -> None:
+    """Load a weights file into a network, strictly everywhere but in its old heads, which are replaced anyway.
+
+    Raises:
+        UserError: a key is missing, strange or of another shape, or a parameter holds a number that is not finite; the
+            message names the first of each.
+    """
+    given = read_weights(Path(file))
+    wanted = model.state_dict()
+    roots = tuple(f"{slot.path}." for slot in heads)
+    given = {key: tensor for key, tensor in given.items() if not (key.startswith(roots) and heads)}
+    wanted_keys = {key for key in wanted if not (key.startswith(roots) and heads)}
+    faults = _key_mismatches(given, wanted, wanted_keys) | _not_finite(
+        given, {name for name, _ in model.named_parameters()}
+    )
+    if any(faults.values()):
+        lines = "\n".join(f"  {len(names)} {what}: {'; '.join(names[:5])}" for what, names in faults.items() if names)
+        raise UserError(f"weights {file} do not fit {type(model).__name__}:\n{lines}")
+    model.load_state_dict(given, strict=False)
+
+
+def _key_mismatches(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], keys: set[str]) -> dict[str, list[str]]:
+    missing, strange = sorted(keys - set(given)), sorted(set(given) - keys)
+    shapes = [
+        f"{key} is {tuple(given[key].shape)}, the network's is {tuple(wanted[key].shape)}"
+        for key in sorted(keys & set(given))
+        if given[key].shape != wanted[key].shape
+    ]
+    return {"missing": missing, "not in the network": strange, "of another shape": shapes}
+
+
+def _not_finite(given: Mapping[str, Tensor], parameters: set[str]) -> dict[str, list[str]]:
+    return {"not finite": sorted(name for name in parameters & set(given) if not given[name].float().isfinite().all())}

@@ -1,0 +1,171 @@
+"""Find installed plugins without importing any: names from metadata, hooks from the source's syntax tree."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from importlib import metadata
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
+from pathlib import Path
+
+from attrs import frozen
+
+from ftcore.errors import UserError, did_you_mean, format_names
+
+GROUP = "ftcore.plugins"
+
+DEFAULTS_GROUP = "ftcore.defaults"
+
+
+@frozen(order=True)
+class InstalledPlugin:
+    """A plugin that is installed: seen in metadata, not imported.
+
+    Attributes:
+        name: the entry point's name, *the* name of the plugin.
+        distribution: what pip calls the package.
+        version: of the distribution.
+        target: ``package.module:Class`` or ``package.module``.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    target: str
+
+    @property
+    def source(self) -> str:
+        """Distribution and version, for messages."""
+        return f"{self.distribution} {self.version}"
+
+
+def discover() -> tuple[InstalledPlugin, ...]:
+    """List every plugin of every installed distribution, sorted; nothing is imported."""
+    found: dict[tuple[str, str], InstalledPlugin] = {}
+    for dist in metadata.distributions():
+        entries = dist.entry_points.select(group=GROUP)
+        name, version = (dist.name, dist.version) if entries else ("", "")  # each reads and parses its metadata again
+        for entry in entries:
+            found.setdefault((entry.name, name), InstalledPlugin(entry.name, name, version, entry.value))
+    return tuple(sorted(found.values()))
+
+
+def default_module() -> str:
+    """Return the module that lists the default plugins; only ftcore's own distribution may name it."""
+    try:
+        entries = metadata.distribution("ftcore").entry_points.select(group=DEFAULTS_GROUP)
+    except metadata.PackageNotFoundError:
+        raise UserError("ftcore is not installed, it has no metadata: pip install -e . in its folder") from None
+    return next(iter(entries)).value
+
+
+def find_installed(name: str, distribution: str | None, available: tuple[InstalledPlugin, ...]) -> InstalledPlugin:
+    """Return the one plugin that `name` (and `distribution`, if given) means."""
+    named = [plugin for plugin in available if plugin.name == name]
+    found = [plugin for plugin in named if distribution in (None, plugin.distribution)]
+    if len(found) == 1:
+        return found[0]
+    if len(found) > 1:
+        sources = "\n".join(f"  {plugin.source}: {plugin.target}" for plugin in found)
+        raise UserError(
+            f"plugin name {name!r} is provided by {len(found)} installed packages:\n{sources}\n"
+            f"choose one, e.g. --plugin {name}@{found[0].distribution}"
+        )
+    if named:
+        raise UserError(
+            f"plugin {name!r} is not in distribution {distribution!r}; it is in "
+            f"{format_names(p.distribution for p in named)}"
+        )
+    known = {plugin.name for plugin in available}
+    raise UserError(
+        f"no plugin named {name!r}{did_you_mean(name, known)}\n"
+        f"installed: {format_names(known)}\n"
+        "a module is written acme.hooks, a class acme.losses:Focal, a file ./hooks.py"
+    )
+
+
+def source_file(module: str) -> Path | None:
+    """Return the file that a module would be loaded from, importing neither it nor its parents."""
+    top, *rest = module.split(".")
+    try:
+        spec = find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    for part in rest:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))
+    return Path(spec.origin) if spec and spec.origin and spec.has_location else None
+
+
+def static_hooks(target: str) -> tuple[str, ...] | None:
+    """Read the names of a plugin's hooks from its source; None where there is no readable source."""
+    module, _, attribute = target.partition(":")
+    path = source_file(module)
+    return file_hooks(path, attribute) if path else None
+
+
+def file_hooks(path: Path, attribute: str) -> tuple[str, ...] | None:
+    """Read the names of the hooks of a file, or of a class in it; None where it cannot be read."""
+    tree = _syntax_tree(path)
+    if tree is None:
+        return None
+    if not attribute:
+        return tuple(sorted(_marked(tree)))
+    found = _class_hooks(path, attribute)
+    return None if found is None else tuple(sorted(found))
+
+
+@cache
+def _syntax_tree(path: Path) -> ast.Module | None:
+    try:
+        return ast.parse(path.read_bytes())
+    except (OSError, SyntaxError):
+        return None
+
+
+def _class_hooks(path: Path, name: str) -> set[str] | None:
+    """Names of hooks of a class and its bases, wherever they are imported from; None where there is no such class."""
+    tree = _syntax_tree(path)
+    nodes = tree.body if tree else []
+    scope = next((node for node in nodes if isinstance(node, ast.ClassDef) and node.name == name), None)
+    if scope is None:
+        return None
+    imported = {
+        alias.asname or alias.name: (node, alias.name)
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    names = _marked(scope)
+    for base in scope.bases:
+        if isinstance(base, ast.Name) and base.id != name:
+            node, called = imported.get(base.id, (None, base.id))
+            file = path if node is None else _imported_file(path, node)
+            names |= (_class_hooks(file, called) if file else None) or set()
+    return names
+
+
+def _imported_file(path: Path, node: ast.ImportFrom) -> Path | None:
+    """Return the file that a ``from ... import`` in `path` means; importing nothing, and None for other folders."""
+    if node.level:
+        return path.with_name(f"{node.module}.py") if node.level == 1 and node.module else None
+    return source_file(node.module or "")
+
+
+def _marked(scope: ast.Module | ast.ClassDef) -> set[str]:
+    """Names of the hooks that a module or a class implements itself: a function's own, or its ``specname``."""
+    functions = [node for node in scope.body if isinstance(node, ast.FunctionDef) and _is_marked(node)]
+    return {_specname(function) or function.name for function in functions}
+
+
+def _specname(function: ast.FunctionDef) -> str | None:
+    keywords = [word for d in function.decorator_list if isinstance(d, ast.Call) for word in d.keywords]
+    values = [word.value for word in keywords if word.arg == "specname"]
+    return next((str(value.value) for value in values if isinstance(value, ast.Constant)), None)
+
+
+def _is_marked(function: ast.FunctionDef) -> bool:
+    decorators = [d.func if isinstance(d, ast.Call) else d for d in function.decorator_list]
+    return any(ast.unparse(decorator).split(".")[-1] == "hookimpl" for decorator in decorators)

@@ -1,0 +1,102 @@
+"""Say which plugin answers which hook and why, what is frozen, who shares a learning rate, and how the rates go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attrs import asdict, evolve
+
+from ftcore import hooks
+from ftcore.hooks import HOOK_ARGUMENTS
+from ftcore.training.summary import trainable_tables
+from ftcore.types.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ftcore.config.schema import RunConfig
+    from ftcore.plugins.activation import Plugin
+    from ftcore.plugins.host import Host
+
+    from .lr_preview import LRPreview
+
+
+def explain(config: RunConfig, devices: int | None = None) -> tuple[list[Table], LRPreview]:
+    """Assemble the run as `run` would, but with random weights, and describe it; nothing is written or trained.
+
+    Args:
+        config: the run.
+        devices: say what a step takes of memory on one and on so many, with `ddp`; by default that is not looked at.
+
+    Raises:
+        UserError: as `ftcore.runs.prepared.prepare`.
+    """
+    from ftcore.runs.prepared import prepare
+
+    from . import lr_preview
+
+    ready = prepare(evolve(config, model=evolve(config.model, weights="none")))
+    parts, groups = ready.assembly.parts, ready.assembly.groups
+    tables = [
+        _answers(ready.host),
+        _options(ready.host),
+        *ready.data.tables,
+        *parts.loss.tables,
+        *trainable_tables(ready.assembly),
+    ]
+    followed = lr_preview.preview_learning_rates(parts, groups)
+    tables.append(lr_preview.table(followed))
+    if devices:
+        from . import memory_estimate
+
+        tables.append(memory_estimate.table(memory_estimate.measure(parts), devices))
+    return tables, followed
+
+
+def as_json(tables: Sequence[Table]) -> dict[str, list[dict[str, str]]]:
+    """Spell tables for programs: title -> rows, each by column."""
+    return {table.title: [dict(zip(table.columns, row, strict=True)) for row in table.rows] for table in tables}
+
+
+def explain_without_building(config: RunConfig) -> list[Table]:
+    """Describe who would be asked, from names and options alone: no data, no network, no torch."""
+    from ftcore.plugins.startup import activate
+
+    host = activate(config)
+    rows = [
+        (hook, _kind(hook), ", ".join(p.name for p, _ in host.implementers(hook)), _names(host.wrappers(hook)))
+        for hook in HOOK_ARGUMENTS
+    ]
+    return [Table("who would be asked, in this order", ("hook", "takes", "asked", "wrapped by"), tuple(rows))]
+
+
+def _kind(hook: str) -> str:
+    return "all" if hook in hooks.COLLECT_HOOKS else "one"
+
+
+def _names(found: list[tuple[Plugin, Any]]) -> str:
+    return ", ".join(plugin.name for plugin, _ in found)
+
+
+def _answers(host: Host) -> Table:
+    rows = []
+    for hook, record in host.record.items():
+        places = {p.name: impl.where for p, impl in host.implementers(hook)}
+        others = [", ".join(p.name for p in who) for who in (record.wrapped, record.passed, record.not_asked)]
+        rows += [(hook, p.name, p.reference.source, p.origin, places[p.name], *others) for p in record.answered]
+    columns = ("hook", "plugin", "from", "named by", "code", "wrapped by", "passed", "not asked")
+    return Table("who answers", columns, tuple(rows))
+
+
+def _options(host: Host) -> Table:
+    rows = [
+        (
+            f"{plugin.name}.{key}",
+            str(value),
+            host.config.origin(f"plugin.{plugin.name}.{key}"),
+        )
+        for plugin in host.used_plugins()
+        if plugin.config is not None
+        for key, value in asdict(plugin.config).items()
+    ]
+    return Table("options", ("option", "value", "set by"), tuple(rows))

@@ -1,0 +1,16 @@
+"""A run from its configuration to its report, and the folder that it leaves."""
+
+from typing import TYPE_CHECKING
+
+from ftcore.lazy import lazy
+
+if TYPE_CHECKING:
+    from .log import RunLog, read_warnings
+    from .prepared import PreparedRun, prepare
+    from .run import fit, replay, resume
+
+__all__ = ["PreparedRun", "RunLog", "fit", "prepare", "read_warnings", "replay", "resume"]
+
+__getattr__ = lazy(
+    __name__, {"log": "RunLog read_warnings", "prepared": "PreparedRun prepare", "run": "fit replay resume"}
+)

@@ -1,0 +1,113 @@
+"""What is said of a run when it starts and ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ftcore.plugins.host import summary
+
+if TYPE_CHECKING:
+    from ftcore.config.schema import RunConfig
+    from ftcore.training.assemble import Assembly
+    from ftcore.training.state import Progress, TrainingParts
+    from ftcore.types.data import Data
+
+    from .prepared import PreparedRun
+
+
+def make_report(ready: PreparedRun, progress: Progress, seconds: float) -> dict[str, Any]:
+    """Put a finished run into one JSON object."""
+    from ftcore.training.loop import per_second
+
+    return {
+        "folder": str(ready.folder),
+        "epochs": progress.epoch,
+        "stopped_early": progress.epoch < ready.assembly.parts.train_config.epochs,
+        "skipped_steps": progress.skipped,
+        "pieces": progress.micro_batch_splits,
+        "monitor": ready.assembly.parts.monitor,
+        "skipped": len(ready.data.skipped),
+        "frozen_tensors": len(ready.assembly.parts.frozen_at(progress.epoch - 1)),
+        "best": progress.best,
+        "last": progress.last,
+        "seconds": seconds,
+        "samples_per_second": per_second(progress.samples, progress.training_seconds),
+        "hooks": summary(ready.host),
+    }
+
+
+def _resumed(progress: Progress) -> dict[str, str]:
+    return {"resumed": f"after step {progress.step}, in epoch {progress.epoch + 1}"} if progress.step else {}
+
+
+def run_summary(ready: PreparedRun) -> dict[str, str]:
+    """Say in a few lines what was decided."""
+    config, parts, network = ready.host.config, ready.assembly.parts, ready.assembly.network
+    named = [plugin for plugin in ready.host.plugins if not plugin.is_default]
+    settings = parts.train_config
+    return {
+        "data": f"{config.data.source}: {len(ready.data.train)} images to train on, {len(ready.data.val)} to validate"
+        f"{_unchecked(ready.data, config)}",
+        **_skipped(ready.data),
+        "task": f"{parts.task.kind}: {', '.join(parts.task.names[:12])}{' ...' if parts.task.outputs > 12 else ''}",
+        "network": f"{config.model.name}, weights {config.model.weights}, head {', '.join(network.heads)}, "
+        f"input {network.spec}",
+        "learning": _learning(parts),
+        **_precompute_fact(ready.assembly),
+        "plugins": ", ".join(f"{p.name} ({p.reference.source})" for p in named) or "none named, all defaults",
+        "answers": ", ".join(f"{hook}={_join(answer)}" for hook, answer in summary(ready.host).items()),
+        **_added_terms_fact(parts),
+        "precision": f"{parts.precision.name} on {parts.placement.device}, {_threads()}{_placement_note(parts)}",
+        "batches": f"{settings.batch_size} x {min(settings.accumulate, len(parts.train))} images, "
+        f"{parts.steps_per_epoch} steps an epoch, {settings.epochs} epochs, best by {parts.monitor}",
+        "folder": str(ready.folder),
+    }
+
+
+def _unchecked(data: Data, config: RunConfig) -> str:
+    """Say how to look at pictures behind their headers, where nobody has."""
+    from ftcore.data.files import ImageFiles
+
+    unseen = isinstance(getattr(data.train, "images", None), ImageFiles) and config.data.on_corrupt == "fail"
+    return f"; headers read, `ftcore check {config.data.source}` decodes all" if unseen else ""
+
+
+def _skipped(data: Data) -> dict[str, str]:
+    number = len(data.skipped)
+    return {"skipped": f"{number} images that cannot be read, listed in skipped.json"} if number else {}
+
+
+def _learning(parts: TrainingParts) -> str:
+    numbers = [(p.numel(), p.requires_grad) for p in parts.network.parameters()]
+    learns, total = sum(n for n, learning in numbers if learning), sum(n for n, _ in numbers)
+    return f"{learns:,} of {total:,} parameters"
+
+
+def _precompute_fact(assembly: Assembly) -> dict[str, str]:
+    """Say what is computed once, or why nothing is of a network that is frozen before its head."""
+    once, why_not = assembly.parts.frozen_features, assembly.precompute_reason
+    text = once.note if once else f"nothing: {why_not}" if why_not else ""
+    return {"computed once": text} if text else {}
+
+
+def _added_terms_fact(parts: TrainingParts) -> dict[str, str]:
+    """Say what is added to the loss, and which network is evaluated, where that is not plain."""
+    terms = ", ".join([*parts.step.terms, *(regularizer.name for regularizer in parts.regularizers)])
+    average = parts.average
+    evaluated = f"{average.name}, from the end of epoch {average.start + 1} on" if average else ""
+    return {name: text for name, text in (("added", terms), ("evaluated", evaluated)) if text}
+
+
+def _join(answer: str | list[str]) -> str:
+    return answer if isinstance(answer, str) else "+".join(answer)
+
+
+def _threads() -> str:
+    import torch
+
+    count = torch.get_num_threads()
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def _placement_note(parts: TrainingParts) -> str:
+    return f"; {parts.placement.note}" if parts.placement.note else ""

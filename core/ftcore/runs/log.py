@@ -1,0 +1,77 @@
+"""structlog for a run: every event to ``log.jsonl``, warnings to standard error too. Configured by the CLI alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import structlog
+from attrs import asdict, define, field
+
+from ftcore.system.logging import _CONSOLE_LEVELS, format_event
+from ftcore.types.events import BatchEvaluated, RunStarted
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from structlog.typing import EventDict, WrappedLogger
+
+    from ftcore.types.events import Event
+
+
+@define
+class RunLog:
+    """Keeps events until the run folder exists, then appends them to its log.
+
+    Attributes:
+        path: of the log; None before the run starts.
+        buffered: lines that came before.
+    """
+
+    path: Path | None = None
+    buffered: list[str] = field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        structlog.configure(
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.format_exc_info,
+                self.write,
+            ],
+            logger_factory=structlog.ReturnLoggerFactory(),
+            cache_logger_on_first_use=False,
+        )
+
+    def write(self, _logger: WrappedLogger, level: str, event: EventDict) -> str:
+        """Write one event; the last processor of the chain."""
+        line = json.dumps(dict(event), default=str)
+        if level in _CONSOLE_LEVELS:
+            print(f"ftcore: {level}: {format_event(event)}", file=sys.stderr)  # noqa: T201 - the one place for warnings
+        if self.path is None or not self.path.parent.is_dir():  # once a run is over, its folder may be gone
+            self.buffered.append(line)
+            return line
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(f"{text}\n" for text in [*self.buffered, line])
+        self.buffered.clear()
+        return line
+
+    def observe(self, event: Event) -> None:
+        """Log what a run tells its observers, but for batches, and for objects that an event leaves out of its repr."""
+        if isinstance(event, BatchEvaluated):
+            return
+        if isinstance(event, RunStarted):
+            self.path = event.folder / "log.jsonl"
+        structlog.get_logger().info(
+            type(event).__name__, **asdict(event, filter=lambda attribute, _: attribute.repr is True)
+        )
+
+
+def read_warnings(path: Path) -> list[tuple[str, str]]:
+    """Read when what was warned of, oldest first, from the log of a run; none where there is no log."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        found = [json.loads(line) for line in lines if any(f'"level": "{level}"' in line for level in _CONSOLE_LEVELS)]
+    return [(event["timestamp"], format_event(event)) for event in found if event.get("level") in _CONSOLE_LEVELS]

@@ -1,0 +1,203 @@
+"""What made a run: every plugin with its version, origin and source, the libraries, the data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from attrs import asdict, evolve
+
+from ftcore.checkpoints import atomic
+from ftcore.checkpoints import manifest as checkpoints_manifest
+from ftcore.errors import UserError
+from ftcore.hooks import HOOK_API
+from ftcore.model import freezing
+from ftcore.plugins.discovery import source_file
+from ftcore.plugins.host import summary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from ftcore.config.schema import RunConfig
+    from ftcore.plugins.activation import Plugin
+    from ftcore.plugins.references import PluginReference
+    from ftcore.training.state import TrainingParts
+    from ftcore.types.distributed import Placement
+
+    from .prepared import PreparedRun
+
+
+REQUIRED_KEYS = frozenset({"hook_api", "hooks", "plugins", "libraries", "data", "config", "weights", "machine"})
+"""What must be in a manifest."""
+
+LIBRARIES = ("ftcore", "torch", "torchvision", "timm", "pluggy", "torchmetrics", "safetensors")
+
+RESULT_NEUTRAL_KEYS = frozenset({"data.cache", "data.cache_gb", "train.workers", "train.log_every", "train.on_oom"})
+"""Keys of the config that change no result."""
+
+
+def manifest(ready: PreparedRun) -> dict[str, Any]:
+    """Say what answered, with which versions of everything, and what the run starts from."""
+    host, data = ready.host, ready.data
+    sections = {name: asdict(getattr(host.config, name)) for name in ("model", "data", "train")}
+    return {
+        "format": checkpoints_manifest.FORMAT,
+        "hook_api": list(HOOK_API),
+        "hooks": summary(host),
+        "wrappers": {hook: [p.name for p in record.wrapped] for hook, record in host.record.items() if record.wrapped},
+        "plugins": [plugin_record(plugin, host.config) for plugin in host.used_plugins()],
+        "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        "data": {
+            "source": host.config.data.source,
+            "fingerprint": data.fingerprint,
+            "train": len(data.train),
+            "val": len(data.val),
+        },
+        "config": {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()},
+        "weights": _weights(ready.assembly.parts),
+        "machine": machine_info(ready.assembly.parts.placement),
+        "git_commit": _git_commit(),
+    }
+
+
+def _weights(parts: TrainingParts) -> str:
+    spread = parts.placement.sharding
+    return spread.weights if spread else freezing.state_digest(parts.network)
+
+
+def machine_info(placement: Placement) -> dict[str, Any]:
+    """Say what rounds sums in its own way: the same run on another machine may end in other bits."""
+    import torch
+
+    device = placement.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "processes": placement.world_size,
+    }
+
+
+def plugin_record(plugin: Plugin, config: RunConfig) -> dict[str, Any]:
+    """Say which plugin this is, so that another one of the same name is told apart."""
+    reference = plugin.reference
+    options = None if plugin.config is None else asdict(plugin.config)
+    return {
+        "name": plugin.name,
+        "source": reference.source,
+        "target": reference.target,
+        "origin": plugin.origin,
+        "direct_url": direct_url(reference.distribution),
+        "sha256": source_digest(reference),
+        "options": options,
+        "option_origins": {key: config.origin(f"plugin.{plugin.name}.{key}") for key in options or {}},
+    }
+
+
+def direct_url(distribution: str | None) -> dict[str, Any] | None:
+    """Return where a distribution was installed from (PEP 610): a folder, perhaps editable, or a commit of a VCS.
+
+    None for one that came from an index by name and version, and for what is no distribution.
+    """
+    text = metadata.distribution(distribution).read_text("direct_url.json") if distribution else None
+    return None if text is None else dict(json.loads(text))
+
+
+def source_digest(reference: PluginReference) -> str | None:
+    """Return the SHA-256 of a hooks file, or of all Python files of the package that a plugin's module is in."""
+    file = reference.file or source_file(reference.module)
+    if file is None:
+        return None
+    files = [file] if reference.file else _package_files(file)
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    return digests[0] if len(files) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def _package_files(file: Path) -> list[Path]:
+    """Return the Python files of the outermost package that holds a module, or the module alone."""
+    root = file.parent
+    if not (root / "__init__.py").exists():
+        return [file]
+    while (root.parent / "__init__.py").exists():
+        root = root.parent
+    return sorted(root.rglob("*.py"))
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the user's working folder, None where there is none."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    found = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
+
+
+def read_manifest(run: Path) -> dict[str, Any]:
+    """Read the manifest of a run folder.
+
+    Raises:
+        UserError: there is none, or it is of another format.
+    """
+    file = run / "manifest.json"
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        written = found["format"]
+    except FileNotFoundError:
+        raise UserError(f"{run} is no run folder: there is no {file}") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
+    if written != checkpoints_manifest.FORMAT:
+        raise UserError(f"{file} has format {written!r}; this ftcore reads format {checkpoints_manifest.FORMAT}")
+    missing = sorted(REQUIRED_KEYS - found.keys())
+    if missing:
+        raise UserError(f"{file} has no {', '.join(missing)}; another version of ftcore wrote it")
+    return found
+
+
+def drop_run_folder(config: RunConfig, run: Path) -> RunConfig:
+    """Forget the run folder that a run's own config names; one that a flag names stays."""
+    named_there = config.origin("run.folder") == str(run / "config.toml")
+    return evolve(config, run=evolve(config.run, folder=None)) if named_there else config
+
+
+def version_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say in what the making of two runs differs: hook API, libraries, data, and plugins that both use."""
+    return [f"{name}: {was} then, {now} now" for name, was, now in _pairs(old, new) if was != now]
+
+
+def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say in what a resumed run is not the one that was begun: versions, its config, and who answers."""
+    pairs = [(f"config {key}", value, new["config"].get(key)) for key, value in old["config"].items()]
+    pairs = [pair for pair in pairs if pair[0].removeprefix("config ") not in RESULT_NEUTRAL_KEYS]
+    pairs += [(f"hook {hook}", answer, new["hooks"].get(hook)) for hook, answer in old["hooks"].items()]
+    then, now = ({p["name"]: p["options"] or {} for p in one["plugins"]} for one in (old, new))
+    for name in sorted(then.keys() & now.keys()):
+        pairs += [(f"option {name}.{key}", value, now[name].get(key)) for key, value in then[name].items()]
+    plain = [(name, was, json.loads(atomic.to_json(value))) for name, was, value in pairs]
+    changes = (f"{name}: {was} then, {value} now" for name, was, value in plain if was != value)
+    return [*version_changes(old, new), *changes]
+
+
+def machine_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say in what the machine differs on which a run is resumed."""
+    pairs = [(name, was, new["machine"].get(name)) for name, was in old["machine"].items()]
+    return [f"{name}: {was} then, {now} now" for name, was, now in pairs if was != now]
+
+
+def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    yield "hook API", old["hook_api"], new["hook_api"]
+    for name, version in old["libraries"].items():
+        yield name, version, new["libraries"].get(name)
+    yield "starting weights", old["weights"], new["weights"]
+    for name in ("fingerprint", "train", "val"):
+        yield f"data {name}", old["data"][name], new["data"][name]
+    plugins = {plugin["name"]: plugin for plugin in new["plugins"]}
+    for plugin in old["plugins"]:
+        for name in ("source", "target", "direct_url", "sha256"):
+            if plugin["name"] in plugins:
+                yield f"plugin {plugin['name']}, {name}", plugin[name], plugins[plugin["name"]][name]

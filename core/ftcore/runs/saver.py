@@ -1,0 +1,205 @@
+"""When a run is saved: every so often, when a signal asks for it, and at its end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+import structlog
+import torch
+from attrs import define, field, frozen
+
+from ftcore.config.schema import SAVE_INTERVAL
+from ftcore.errors import UserError
+from ftcore.system.signals import StoppedBySignal
+from ftcore.types.events import CheckpointSaved
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ftcore.system.signals import SignalFlags
+    from ftcore.training.state import Progress, TrainingParts
+
+    from .folder import RunFolder
+
+
+POLL_INTERVAL_S = 0.2
+"""Seconds, about, after which the processes of a run ask each other whether one was told to save or to end."""
+
+
+@frozen
+class SaveInterval:
+    """How often a run is saved.
+
+    Attributes:
+        number: of steps, minutes or epochs.
+        unit: ``step``, ``minute`` or ``epoch``.
+    """
+
+    number: int
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str) -> SaveInterval:
+        """Read `run.save_every`."""
+        matched = SAVE_INTERVAL.fullmatch(text)
+        assert matched  # the config has checked it
+        return cls(int(matched[1]), matched[2])
+
+    def due(self, progress: Progress, seconds: float) -> bool:
+        """Whether it is time, so many seconds after the last time."""
+        if self.unit == "minute":
+            return seconds >= 60 * self.number
+        if self.unit == "step":
+            return not progress.current.trained and progress.step % self.number == 0
+        return progress.current.step == 0 and progress.epoch % self.number == 0
+
+
+@frozen
+class PendingSave:
+    """A checkpoint that is being written.
+
+    Attributes:
+        path: where it will be.
+        step: of the run.
+        seconds: that the run has waited for it.
+    """
+
+    path: Future[Path]
+    step: int
+    seconds: float
+
+
+def submit(work: Callable[[], Path], *, background: bool) -> Future[Path]:
+    """Do some work, or begin to do it in a thread, for whose end the interpreter waits."""
+    future: Future[Path] = Future()
+    if background:
+        threading.Thread(target=_do, args=(work, future), name="ftcore-save").start()
+    else:
+        _do(work, future)
+    return future
+
+
+def _do(work: Callable[[], Path], future: Future[Path]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:  # noqa: BLE001 - whoever asks for the result gets it
+        future.set_exception(error)
+
+
+@define
+class CheckpointSaver:
+    """Saves a run between its steps; called by the loop at each moment at which it can be left.
+
+    Attributes:
+        folder: of the run.
+        parts: of the run, with its observers.
+        progress: of the run.
+        every: how often.
+        flags: what signals have asked for.
+        saved: where the run was when it was last saved.
+        since: when that was, on the monotonic clock.
+        background: whether the run goes on while it is saved.
+        writing: the checkpoint that is being written.
+        saved_count: checkpoints that were written.
+        seconds: that the run waited for them.
+        calls: since the processes of the run have last asked each other.
+        next: at which of them they do so.
+        asked: when they did, on the monotonic clock.
+    """
+
+    folder: RunFolder
+    parts: TrainingParts
+    progress: Progress
+    every: SaveInterval
+    flags: SignalFlags
+    saved: tuple[int, int, bool] | None = None
+    since: float = field(factory=time.monotonic)
+    background: bool = False
+    writing: PendingSave | None = None
+    saved_count: int = 0
+    seconds: float = 0.0
+    calls: int = 0
+    next: int = 1
+    asked: float = field(factory=time.monotonic)
+
+    def __call__(self) -> None:
+        """Save the run if it is time.
+
+        Raises:
+            Stopped: a signal has asked for the end.
+        """
+        if self.writing and self.writing.path.done():
+            self.wait_pending()
+        due = self.progress.step > 0 and self.every.due(self.progress, time.monotonic() - self.since)
+        ending, wanted = self.any_rank_wants(self.flags.ending, self.flags.saving or due)
+        if ending or wanted or (due and self.every.unit != "minute"):  # steps and epochs are the same for all
+            self.save()
+        if ending:
+            self.wait_pending()
+        if ending and self.progress.epoch < self.parts.train_config.epochs:
+            raise StoppedBySignal(
+                f"stopped by {signal.Signals(ending).name} after step {self.progress.step}, in epoch "
+                f"{self.progress.epoch + 1}; `ftcore resume {self.folder.path}` goes on",
+                ending,
+            )
+
+    def any_rank_wants(self, ending: int, wanted: bool) -> tuple[int, bool]:  # noqa: FBT001 - both are what flags say
+        """Return what any process of the run wants: all do it at the same step.
+
+        They ask each other a few times a second, and agree after how many steps they do so again.
+        """
+        placement = self.parts.placement
+        if placement.world_size == 1:
+            return ending, wanted
+        self.calls += 1
+        if self.calls < self.next:
+            return 0, False
+        now = time.monotonic()
+        steps = round(self.calls * POLL_INTERVAL_S / max(now - self.asked, 1e-3))
+        wishes = placement.gather(torch.tensor([ending, wanted, steps], device=placement.device)).amax(dim=0).tolist()
+        self.calls, self.next, self.asked = 0, wishes[2], now
+        return wishes[0], bool(wishes[1])
+
+    def save(self) -> None:
+        """Save the run, or begin to, unless that was done where it is; one at a time."""
+        self.flags.saving, self.since = False, time.monotonic()
+        if self.position() == self.saved:
+            return
+        self.wait_pending()
+        began = time.monotonic()
+        path = submit(self.folder.prepare_checkpoint(self.progress, later=self.background), background=self.background)
+        self.writing = PendingSave(path, self.progress.step, time.monotonic() - began)
+        self.saved = self.position()
+        if not self.background:
+            self.wait_pending()
+
+    def wait_pending(self) -> None:
+        """Wait until what is being written is there, and say so.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        writing, self.writing = self.writing, None
+        if writing is None:
+            return
+        began = time.monotonic()
+        path = writing.path.result()
+        took = writing.seconds + time.monotonic() - began
+        self.saved_count, self.seconds = self.saved_count + 1, self.seconds + took
+        self.parts.notify(CheckpointSaved(path, writing.step, took))
+
+    def wait_pending_after_failure(self) -> None:
+        """Wait for what is being written where the run has failed already: what is wrong with it is only logged."""
+        try:
+            self.wait_pending()
+        except UserError as error:
+            structlog.get_logger().warning(str(error))
+
+    def position(self) -> tuple[int, int, bool]:
+        """Return where the run is."""
+        return self.progress.epoch, self.progress.step, self.progress.current.trained

@@ -1,0 +1,256 @@
+"""Config and plugins become `TrainingParts`: straight code, in the order that is correct."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from attrs import Factory, evolve, fields, frozen
+from torch import nn
+
+from ftcore.data.dataset import ImageSplit
+from ftcore.data.decoded_cache import make_image_cache
+from ftcore.data.loader import TransformedDataset, default_workers, make_batches
+from ftcore.errors import UserError, did_you_mean
+from ftcore.model import freezing
+from ftcore.model.build import build_network
+from ftcore.types.data import BatchImageTransform
+from ftcore.types.model import TokenSpec
+
+from .frozen_features.cache import make_feature_cache
+from .frozen_features.features import plan_precompute
+from .state import TrainingParts, higher_is_better
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ftcore.config.schema import RunConfig
+    from ftcore.model.build import Network
+    from ftcore.plugins.activation import Plugin
+    from ftcore.plugins.calls import HookCalls
+    from ftcore.types.data import Data, Transforms
+    from ftcore.types.distributed import Placement
+    from ftcore.types.events import Observer
+    from ftcore.types.training import Loss, ParamGroup
+
+
+@frozen(eq=False)
+class Assembly:
+    """A run that is ready to start.
+
+    Attributes:
+        parts: what the loop needs.
+        network: the network, before it was wrapped.
+        groups: the optimizer's parameter groups.
+        precompute_reason: why nothing of a network that is frozen before its head is computed once, if so.
+    """
+
+    parts: TrainingParts
+    network: Network
+    groups: tuple[ParamGroup, ...]
+    precompute_reason: str = ""
+
+
+def assemble(config: RunConfig, calls: HookCalls, data: Data) -> Assembly:
+    """Build everything that a run needs, and start nothing.
+
+    Raises:
+        UserError: a plugin's answer is missing or wrong, or a setting has nothing to act on.
+    """
+    network = build_network(config, calls, data.task)
+    changes = calls.batch_transforms(data.task, network.spec)
+    model = network.module
+    plan = calls.freeze(model, network.heads, network.backbone, data.task)
+    freezing.check_plan(calls.describe_makers("freeze"), plan, model, network.heads)
+    freezing.apply_requires_grad(model, plan, epoch=0)
+    placement = calls.wrap_devices(model, network.heads, network.backbone)
+    _check_oom_policy(config, placement)
+    precision = calls.precision_context(placement)
+    learning = freezing.ever_trainable_parameters(model, plan)
+    groups = calls.param_groups(learning, model, network.heads, network.backbone)
+    optimizer = calls.make_optimizer(groups)
+    train, val = _splits(config, data, network.transforms, placement)
+    steps = -(-len(train) // config.train.accumulate)
+    loss = calls.make_loss(data.task)
+    if isinstance(loss.function, nn.Module):
+        loss.function.to(placement.device)
+    metrics = {
+        name: _disable_metric_sync(metric.to(placement.device))
+        for name, metric in calls.make_metrics(data.task).items()
+    }
+    monitor = select_monitor(config, metrics)
+    schedule = calls.make_schedule(optimizer, config.train.epochs, steps, higher_is_better(monitor, metrics))
+    regularizers = calls.make_regularizers(learning, model, network.heads)
+    step = calls.make_step(model, network.heads, network.backbone, data.task, placement, precision)
+    if changes and isinstance(network.spec, TokenSpec):
+        mixing = ", ".join(plugin.name for plugin in calls.host.contributors("batch_transforms"))
+        raise UserError(f"{mixing} changes images, and {config.model.name} reads texts")
+    if data.task.kind == "classification" and not all(isinstance(change, BatchImageTransform) for change in changes):
+        _check_soft_targets(calls, "make_loss", taken=loss.soft_targets)
+        _check_soft_targets(calls, "make_step", taken=step.soft_targets)
+    _check_terms(calls, ["loss", *step.terms, *(regularizer.name for regularizer in regularizers)])
+    average = calls.make_average(model, placement, config.train.epochs, steps)
+    observers = calls.make_observers()
+    parts = TrainingParts(
+        train=train,
+        val=val,
+        task=data.task,
+        plan=plan,
+        placement=placement,
+        precision=precision,
+        optimizer=optimizer,
+        schedule=schedule,
+        loss=loss,
+        batch_transforms=changes,
+        aux_weights=network.backbone.aux_loss_weights,
+        step=step,
+        regularizers=regularizers,
+        average=average,
+        heads=network.heads,
+        metrics=metrics,
+        monitor=monitor,
+        stateful=_collect_stateful(calls, loss, observers),
+        observers=observers,
+        train_config=config.train,
+    )
+    _check_used(calls)
+    once, why_not = plan_precompute(
+        parts, network, config.origin, partial(make_feature_cache, config, data, parts, network.spec)
+    )
+    return Assembly(evolve(parts, frozen_features=once), network, tuple(groups), why_not)
+
+
+def _splits(config: RunConfig, data: Data, transforms: Transforms, placement: Placement) -> Any:
+    """Make the loaders of both splits; only training is shuffled and augmented."""
+    workers = default_workers(placement.device) if config.train.workers is None else config.train.workers
+    shares: Any = {"rank": placement.rank, "world_size": placement.world_size}
+    splits = []
+    for split, steps, seed in (("train", transforms.train, config.train.seed), ("val", transforms.evaluate, None)):
+        samples, cache = getattr(data, split), make_image_cache(config, data, split, steps)
+        if isinstance(samples, ImageSplit):
+            samples = evolve(samples, side=steps.min_decode_side)
+        prepared = TransformedDataset(samples, steps, data.task, seed, cache)
+        sampling = {**shares, "weights": data.weights if split == "train" else None}
+        batch_size = config.train.batch_size if split == "train" else config.train.effective_eval_batch_size
+        splits.append(
+            make_batches(
+                prepared, batch_size, workers, placement.device, on_device_transform=transforms.on_device, **sampling
+            )
+        )
+    return tuple(splits)
+
+
+def _disable_metric_sync(metric: Any) -> Any:
+    """Let a metric not add itself up over processes: each has seen the outputs of all."""
+    modules: list[Any] = list(metric.modules()) if isinstance(metric, nn.Module) else []
+    for module in modules:
+        if hasattr(module, "distributed_available_fn"):
+            module.distributed_available_fn = lambda: False
+    return metric
+
+
+def _check_oom_policy(config: RunConfig, placement: Placement) -> None:
+    """Refuse to halve where a forward pass waits for other processes, of which one may have no memory for its own."""
+    waits = any(isinstance(module, nn.SyncBatchNorm) for module in placement.model.modules())
+    if config.train.on_oom == "halve" and waits:
+        raise UserError(
+            f"train.on_oom = 'halve' does not work with batch norm over processes ({config.origin('train.on_oom')}); "
+            "a smaller train.batch_size with a larger train.accumulate does what it does"
+        )
+
+
+def _check_soft_targets(calls: HookCalls, hook: str, *, taken: bool) -> None:
+    """Refuse what cannot take the probabilities that mixed images have for targets."""
+    if not taken:
+        mixing, making = (", ".join(p.name for p in calls.host.contributors(h)) for h in ("batch_transforms", hook))
+        raise UserError(
+            f"{mixing} makes soft targets, but {hook} of {making} takes class indices only; leave one out, "
+            "or let it return soft_targets=True if it can take them"
+        )
+
+
+def _check_terms(calls: HookCalls, names: Sequence[str]) -> None:
+    """Refuse two terms of one name, for they would be shown as one."""
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        makers = {p.name for hook in ("make_step", "make_regularizers") for p in calls.host.contributors(hook)}
+        raise UserError(
+            f"what is added to the loss needs names that differ, from each other and from 'loss'; twice: "
+            f"{', '.join(sorted(twice))} (of {', '.join(sorted(makers))})"
+        )
+
+
+def select_monitor(config: RunConfig, metrics: dict[str, Any]) -> str:
+    """Return the name of the metric that decides which epoch is best."""
+    scalars = ["loss", *(name for name, metric in metrics.items() if metric.higher_is_better is not None)]
+    name = config.train.monitor
+    if name is None:
+        return scalars[1] if len(scalars) > 1 else "loss"
+    if name not in scalars:
+        origin = config.origin("train.monitor")
+        raise UserError(
+            f"train.monitor = {name!r} is no metric of this run{did_you_mean(name, scalars)}; "
+            f"there are {', '.join(scalars)} ({origin})"
+        )
+    return name
+
+
+def _collect_stateful(calls: HookCalls, loss: Loss, observers: Sequence[Observer]) -> dict[str, Any]:
+    """Return what has a state of its own to be saved: plugins, observers and the loss, by name.
+
+    Raises:
+        UserError: one has a `state_dict` and no `load_state_dict`, or the other way round.
+    """
+    owners: dict[str, Any] = {f"plugin {plugin.name}": plugin.owner for plugin in calls.host.used_plugins()}
+    times: Counter[str] = Counter()
+    for observer in observers:
+        owner = getattr(observer, "__self__", observer)
+        name = f"observer {type(owner).__name__}"
+        times[name] += 1
+        owners[name if times[name] == 1 else f"{name} {times[name]}"] = owner
+    owners["loss"] = loss.function
+    found: dict[str, Any] = {}
+    for name, owner in owners.items():
+        has = [callable(getattr(owner, method, None)) for method in ("state_dict", "load_state_dict")]
+        if any(has) and not all(has):
+            raise UserError(f"{name} has one of state_dict and load_state_dict, and not the other")
+        if all(has) and not any(owner is other for other in found.values()):
+            found[name] = owner
+    return found
+
+
+def _default(option: Any) -> Any:
+    return option.default.factory() if isinstance(option.default, Factory) else option.default  # type: ignore[arg-type]
+
+
+def _check_unused_options(plugin: Plugin, config: RunConfig) -> None:
+    """Refuse an option that was set to something else than its default, and that no hook of its plugin has read."""
+    options = fields(type(plugin.config)) if plugin.config else ()
+    defaults = {option.name: _default(option) for option in options}
+    given = {name for name in config.options.get(plugin.name, {}) if getattr(plugin.config, name) != defaults[name]}
+    unread = sorted(given - plugin.options_read)
+    if unread:
+        origin = config.origin(f"plugin.{plugin.name}.{unread[0]}")
+        raise UserError(
+            f"{plugin.name}.{unread[0]} was set, but nothing in this run reads it ({origin}); if {plugin.name} would "
+            "read it later, while it trains, let it read its options in its hooks"
+        )
+
+
+def _check_used(calls: HookCalls) -> None:
+    """Refuse a run in which a plugin that was named did nothing, or options were set for one that was not asked."""
+    used = calls.host.used_plugins()
+    for plugin in calls.host.plugins:
+        if plugin in used:
+            _check_unused_options(plugin, calls.host.config)
+            continue
+        hooks = ", ".join(sorted({impl.hook for impl in plugin.hooks}))
+        values = calls.host.config.options.get(plugin.name, {})
+        if not plugin.is_default:
+            raise UserError(
+                f"plugin {plugin} was named but answers nothing in this run; of its hooks, {hooks}, none fits"
+            )
+        if values:
+            origin = calls.host.config.origin(f"plugin.{plugin.name}.{next(iter(values))}")
+            raise UserError(f"plugin {plugin.name!r} has options but answers nothing in this run ({origin})")

@@ -1,0 +1,289 @@
+"""What is frozen is computed once: what learns is fed with what it sees of each image, which is kept.
+
+A rewriting of the parts for the epochs in which everything before the head, or before some block, is frozen: other
+batches and a smaller network, in the same loop. Full networks are evaluated and saved in name and in substance: only
+what learns differs from epoch to epoch.
+"""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+import structlog
+import torch
+from attrs import define, evolve, field, frozen
+
+from ftcore.data.batch_sharding import gather_batch, rank_slice
+from ftcore.data.loader import Batch, EpochSampler
+from ftcore.errors import UserError
+from ftcore.types.data import identity
+
+from . import cache as frozen_features_cache
+from .split_point import (
+    allclose_norm,
+    check_head_split,
+    find_split_point,
+    module_input,
+    preserve_module_state,
+    why_not_splittable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+    from ftcore.data.loader import EpochLoader
+    from ftcore.model.build import Network
+    from ftcore.training.state import TrainingParts
+    from ftcore.types.data import Transforms
+    from ftcore.types.distributed import Placement
+    from ftcore.types.model import InputSpec
+
+    from .cache import FeatureCache
+    from .split_point import SplitPoint
+
+
+MAX_IN_MEMORY_BYTES = 4 * 10**9
+"""Bytes of features, of both splits, beyond which they are in a file that the system keeps in memory as it can."""
+
+
+@define(eq=False)
+class FeatureStore:
+    """What is kept of each image of a split.
+
+    Attributes:
+        batches: of images.
+        compute: images (N, C, H, W) -> what is kept of them (N, ...).
+        placement: of the processes, each of which computes its share, and keeps all.
+        size: images in a batch that goes through it.
+        views: of each image; epoch e learns from view e modulo that.
+        in_memory: whether they are in main memory, not in a file.
+        cache: where they are kept for later runs, or None.
+        kept: view -> (features (N, ...), targets (N, ...)), in the order of the split.
+    """
+
+    batches: EpochLoader
+    compute: Callable[[Tensor], Tensor]
+    placement: Placement
+    size: int
+    views: int
+    in_memory: bool
+    cache: FeatureCache | None = None
+    kept: dict[int, tuple[Tensor, Tensor]] = field(factory=dict)
+
+    def loader_for_epoch(self, epoch: int, between: Callable[[], None]) -> EpochLoader:
+        """Return the batches of an epoch (from 0), once its view is computed."""
+        view = epoch % self.views
+        if view not in self.kept:
+            self.kept[view] = self._found(view) or self._computed(view, between)
+        sampler = evolve(self.batches.sampler)
+        loader: Any = FeatureLoader(sampler, *self.kept[view])
+        return evolve(self.batches, loader=loader, sampler=sampler, on_device_transform=identity, pids=None)
+
+    def _found(self, view: int) -> tuple[Tensor, Tensor] | None:
+        """Return what an earlier run has kept of a view, if every process has it, and its first batch is that of now.
+
+        The first batch is computed all the same: a file's name cannot tell what a plugin's code has changed.
+        """
+        if not self.cache:
+            return None
+        file = self.cache.file(self.batches, view, self.size)
+        found = frozen_features_cache.read(file)
+        good = found is not None and self._matches_first_batch(view, *found)
+        if found and not good:
+            structlog.get_logger().warning("features of an earlier run are not those of now", file=str(file))
+        if float(self.placement.reduce(float(good))) < self.placement.world_size:
+            return None
+        structlog.get_logger().info("computed by an earlier run", view=view, file=str(file))
+        return found
+
+    def _matches_first_batch(self, view: int, features: Tensor, targets: Tensor) -> bool:
+        if not len(features) == len(targets) == len(self.batches.samples):
+            return False
+        batch = next(self.batches.sequential(view, self.size))
+        own = rank_slice(len(batch.indices), self.placement.rank, self.placement.world_size)
+        same = torch.equal(targets[own], batch.targets.cpu()[: len(targets[own])])
+        return same and allclose_norm(self.compute(batch.images).cpu()[: len(features[own])], features[own])
+
+    def _computed(self, view: int, between: Callable[[], None]) -> tuple[Tensor, Tensor]:
+        """Compute a view in batches that are the same at any time, for a batch's size may show in the last bits."""
+        count, start = len(self.batches.samples), 0
+        kept: list[Tensor] = []
+        for batch in self.batches.sequential(view, self.size):
+            between()
+            own = self.compute(batch.images), batch.targets
+            rows = [gather_batch(tensor, len(batch.indices), self.placement).cpu() for tensor in own]
+            kept = kept or [_allocate(tensor, count, in_memory=self.in_memory) for tensor in rows]
+            for tensor, part in zip(kept, rows, strict=True):
+                tensor[start : start + len(part)] = part
+            start += len(batch.indices)
+        features, targets = kept
+        if self.cache and self.placement.rank == 0:
+            frozen_features_cache.write(self.cache.file(self.batches, view, self.size), features, targets)
+        structlog.get_logger().info("computed once", images=count, view=view, megabytes=round(features.nbytes / 1e6, 1))
+        return features, targets
+
+
+@frozen(eq=False)
+class FeatureLoader:
+    """Batches of rows of features and targets, as a sampler orders them."""
+
+    sampler: EpochSampler
+    features: Tensor
+    targets: Tensor
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.sampler:
+            rows = torch.tensor([index for _, index in batch])
+            yield Batch(self.features[rows], self.targets[rows], rows)
+
+
+@frozen(eq=False)
+class FrozenFeatures:
+    """What is computed once, and for how long.
+
+    Attributes:
+        train: what is kept of the images to learn from.
+        val: likewise, of those to measure on.
+        cut: where.
+        note: for the user.
+    """
+
+    train: FeatureStore
+    val: FeatureStore
+    cut: SplitPoint
+    note: str
+
+    def parts_for_epoch(self, parts: TrainingParts, epoch: int, on_boundary: Callable[[], None]) -> TrainingParts:
+        """Return the parts with which an epoch (from 0) is trained and evaluated: the same, or those behind the cut."""
+        if epoch >= self.cut.until_epoch:
+            self.train.kept.clear()  # nobody needs them any more
+            self.val.kept.clear()
+            return parts
+        network, placement, tail = parts.network, parts.placement, self.cut.tail
+        train, val = self.train.loader_for_epoch(epoch, on_boundary), self.val.loader_for_epoch(0, on_boundary)
+        placed = placement.rewrap(tail(network)) if placement.rewrap else evolve(placement, model=tail(network))
+        placed = evolve(placed, unwrap=lambda _: network)
+        return evolve(parts, train=train, val=val, to_trained_module=tail, placement=placed)
+
+
+def plan_precompute(
+    parts: TrainingParts,
+    network: Network,
+    origin: Callable[[str], str],
+    cache: Callable[[SplitPoint, int], FeatureCache | None],
+) -> tuple[FrozenFeatures | None, str]:
+    """Return what of a run is computed once; or nothing, and why, if its network is frozen before the head.
+
+    Args:
+        parts: of the run.
+        network: with its transforms.
+        origin: key -> where it was set.
+        cache: cut and bytes -> where so many are kept for later runs, or None.
+
+    Raises:
+        UserError: ``train.precompute`` or ``train.views`` asks for it, and it cannot be.
+    """
+    settings, cut = parts.train_config, find_split_point(parts, network.spec)
+    asked = {"views": settings.views, "precompute": settings.precompute == "always"}
+    keys = [key for key, value in asked.items() if value]
+    if settings.precompute == "never" or not (cut or keys):
+        return None, ""
+    reason = _why_not(parts, network.transforms, cut) or _too_large_or_unstable(parts, network.spec, cut)
+    if reason and keys:
+        raise UserError(
+            f"train.{keys[0]} = {getattr(settings, keys[0])!r} ({origin(f'train.{keys[0]}')}), but nothing can be "
+            f"computed once: {reason}"
+        )
+    return (None, reason) if reason or cut is None else (_build(parts, network.spec, cut, cache), "")
+
+
+def _why_not(parts: TrainingParts, transforms: Transforms, cut: SplitPoint | None) -> str:
+    if reason := why_not_splittable(parts):
+        return reason
+    views = parts.train_config.views
+    random = transforms.train != transforms.evaluate
+    reasons: dict[str, Any] = {
+        "something before the head learns from the first epoch on": not cut,
+        f"the network has {len(parts.heads)} heads": len(parts.heads) > 1
+        and cut is not None
+        and cut.recorded_outputs is None,
+        "the network is nothing but its head": parts.heads == ("",),
+        "images are changed in batches": parts.batch_transforms,
+        f"the step looks at images: {', '.join(parts.step.terms)}": parts.step.terms,
+        "training images are augmented; train.views = K learns from K views of each": random and not views,
+        "training images are not augmented, so all views would be the same": views and not random,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _too_large_or_unstable(parts: TrainingParts, spec: InputSpec, cut: SplitPoint | None) -> str:
+    """Say what else speaks against a cut: what is seen there is not the same at any time, or takes too much room."""
+    if cut is None:
+        return ""
+    size = _size(parts, spec, cut.module)
+    if cut.recorded_outputs is None:
+        return check_head_split(parts, spec) or _shortage(size)
+    return f"what {cut.module} sees takes {size / 1e9:.1f} GB" if size > MAX_IN_MEMORY_BYTES else ""
+
+
+def _probe_features(parts: TrainingParts, spec: InputSpec, at: str) -> Tensor:
+    with preserve_module_state(parts):
+        parts.network.eval()
+        return module_input(parts, spec.zeros(1, parts.placement.device), at)
+
+
+def _size(parts: TrainingParts, spec: InputSpec, at: str) -> int:
+    """Return the bytes of all that is kept."""
+    images = (parts.train_config.views or 1) * len(parts.train.samples) + len(parts.val.samples)
+    return images * _probe_features(parts, spec, at).nbytes
+
+
+def _build(
+    parts: TrainingParts, spec: InputSpec, cut: SplitPoint, cache: Callable[[SplitPoint, int], FeatureCache | None]
+) -> FrozenFeatures:
+    size, shape = (
+        _size(parts, spec, cut.module),
+        " x ".join(map(str, _probe_features(parts, spec, cut.module).shape[1:])),
+    )
+    in_memory, compute = size <= MAX_IN_MEMORY_BYTES, partial(_evaluated, parts, at=cut.module)
+    at_a_time = parts.train_config.effective_eval_batch_size
+    splits = (parts.train, parts.train_config.views or 1), (parts.val, 1)
+    later = cache(cut, size) if in_memory else None
+    train, val = (
+        FeatureStore(batches, compute, parts.placement, at_a_time, views, in_memory, later) for batches, views in splits
+    )
+    epochs = f", up to epoch {cut.until_epoch}" if cut.until_epoch < parts.train_config.epochs else ""
+    note = f"what {cut.module} sees of each image, {shape} numbers, {size / 1e6:.1f} MB{epochs}"
+    if later:
+        note += f"; kept for later runs in {later.folder}"
+    return FrozenFeatures(train, val, cut, note)
+
+
+def _evaluated(parts: TrainingParts, images: Tensor, at: str) -> Tensor:
+    parts.network.eval()
+    return module_input(parts, images, at)
+
+
+def _shortage(size: int) -> str:
+    """Say that there is no room for so many bytes, where there is not."""
+    folder = platformdirs.user_cache_path("ftcore", ensure_exists=True)
+    free = shutil.disk_usage(folder).free
+    full = size > MAX_IN_MEMORY_BYTES and free < size
+    return f"it takes {size / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free" if full else ""
+
+
+def _allocate(like: Tensor, rows: int, *, in_memory: bool) -> Tensor:
+    """Make a tensor of so many rows, in main memory or in a file that nobody else sees, gone with the process."""
+    shape, dtype = (rows, *like.shape[1:]), like.dtype
+    if in_memory:
+        return torch.empty(shape, dtype=dtype)
+    folder = platformdirs.user_cache_path("ftcore", ensure_exists=True)
+    count = torch.Size(shape).numel()
+    with NamedTemporaryFile(dir=folder) as file:
+        return torch.from_file(file.name, shared=True, size=count, dtype=dtype).view(shape)

@@ -1,0 +1,122 @@
+"""Between the gradient and the update: clip, check, step."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from ftcore.distributed.dtensor import full_tensor
+from ftcore.errors import UserError
+from ftcore.model import freezing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from ftcore.data.loader import Batch
+
+    from .state import Progress, TrainingParts
+
+
+MIN_LOSS_SCALE = 2.0**-14
+"""Of a loss in float16, whose smallest normal number this is: below it, a loss of 1 loses digits."""
+
+
+class NotFiniteError(UserError):
+    """A step was stopped before its update.
+
+    Attributes:
+        terms: name -> loss and what was added to it.
+        norm: of the gradient.
+        indices: places of its samples in the training split.
+    """
+
+    def __init__(self, message: str, terms: dict[str, float], norm: float, indices: list[int]) -> None:
+        super().__init__(message)
+        self.terms, self.norm, self.indices = terms, norm, indices
+
+
+def sum_terms(terms: Mapping[str, Tensor]) -> Tensor:
+    """Add up what is differentiated."""
+    first, *others = terms.values()
+    return sum(others, start=first)
+
+
+def clip(parts: TrainingParts) -> Tensor:
+    """Limit the gradient as `train.clip_norm`, `clip_value` or `clip_adaptive` say; return the norm that it had."""
+    settings = parts.train_config
+    params = [p for group in parts.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = full_tensor(torch.nn.utils.get_total_norm([p.grad for p in params]))
+    if settings.clip_norm:
+        torch.nn.utils.clip_grads_with_norm_(params, settings.clip_norm, norm)
+    elif settings.clip_value:
+        torch.nn.utils.clip_grad_value_(params, settings.clip_value)
+    elif settings.clip_adaptive:
+        from timm.utils.agc import adaptive_clip_grad
+
+        names = parts.network.named_parameters()
+        inner = [p for name, p in names if p.grad is not None and not freezing.is_submodule_of(name, parts.heads)]
+        adaptive_clip_grad(inner, settings.clip_adaptive)
+    return norm
+
+
+SCALE_HISTORY = 32
+"""Changes of the loss's scale that a run remembers, and its black box tells."""
+
+
+def all_finite(
+    parts: TrainingParts, window: Sequence[Batch], terms: Mapping[str, Tensor], norm: Tensor, progress: Progress
+) -> bool:
+    """Whether the loss, its terms and a gradient that nobody scales are finite; otherwise stop, or count it.
+
+    The one place in a step where the host waits for the device: an update with such a gradient cannot be undone.
+
+    Raises:
+        UserError: one is not, and `train.on_nonfinite` does not allow to skip the update.
+    """
+    watched = sum_terms(terms) if parts.precision.scaler.is_enabled() else sum_terms(terms) + norm
+    if math.isfinite(watched):
+        return True
+    settings = parts.train_config
+    if settings.on_nonfinite == "skip" and progress.skipped < (settings.max_nonfinite or 10):
+        progress.skipped += 1
+        return False
+    indices = [int(index) for batch in window for index in batch.indices]
+    names = [parts.train.samples.name(index) for index in indices]
+    shown = ", ".join(f"{name} is {float(term)}" for name, term in terms.items())
+    message = (
+        f"the {shown} and the norm of the gradient {float(norm)} in step {progress.step + 1} "
+        f"(epoch {progress.epoch + 1}); the update was not made"
+        f"{f', nor were {progress.skipped} before it' if progress.skipped else ''}\n"
+        f"precision {parts.precision.name}, learning rates {[g['lr'] for g in parts.optimizer.param_groups]}, "
+        f"samples {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}\n"
+        "a lower learning rate, train.clip_norm, or bf16 or fp32 instead of fp16 usually helps"
+    )
+    raise NotFiniteError(message, {name: float(term) for name, term in terms.items()}, float(norm), indices)
+
+
+def optimizer_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer, progress: Progress) -> bool:
+    """Let the optimizer step; return False if the scaler skipped it because the scaled gradient overflowed.
+
+    Raises:
+        UserError: it overflows at every scale, so no step would ever be made.
+    """
+    if not scaler.is_enabled():
+        optimizer.step()
+        return True
+    before = scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    after = scaler.get_scale()
+    made = after >= before
+    if after != before:
+        progress.scale_history = [*progress.scale_history, (progress.step + 1, after)][-SCALE_HISTORY:]
+    if not made and before < MIN_LOSS_SCALE:
+        raise UserError(
+            f"the gradient is not finite in float16, nor is it with the loss scaled down to {before}; no update is "
+            "made any more; bf16 or fp32 instead of fp16 usually helps"
+        )
+    return made

@@ -1,0 +1,347 @@
+"""The loop, in plain PyTorch: fit -> train_epoch -> train_step -> backward -> network. No hook is called here."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch.nn.functional import one_hot
+
+from ftcore.data.batch_sharding import gather_batch, local_part
+from ftcore.data.targets import decode_targets
+from ftcore.distributed.dtensor import full_tensor
+from ftcore.errors import UserError
+from ftcore.model import freezing
+from ftcore.model.shape_inference import as_tuple
+from ftcore.system.seeding import derive_seed, seed_step
+from ftcore.types.data import BatchImageTransform
+from ftcore.types.events import BatchEvaluated, EpochEnded, StepLogged
+from ftcore.types.training import ForwardPass, sample_count
+
+from .gradients import all_finite, clip, optimizer_step, sum_terms
+from .oom import backward_with_oom_retry
+from .state import EpochProgress
+from .weight_averaging import model_for_evaluation, update_average
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from ftcore.data.loader import Batch
+    from ftcore.types.distributed import Placement
+
+    from .state import Progress, TrainingParts
+
+
+def fit(
+    parts: TrainingParts,
+    progress: Progress,
+    save: Callable[[EpochEnded], None],
+    on_boundary: Callable[[], None] = lambda: None,
+    frozen_digests: Mapping[str, str] | None = None,
+) -> None:
+    """Train, evaluate and save, epoch by epoch, from where the run is.
+
+    Args:
+        parts: of the run.
+        progress: where it is.
+        save: called once after each epoch, before the observers are told.
+        on_boundary: called after each optimizer step, before each validation batch, and after each epoch: the moments
+            at which a run can be left, by an exception, and gone on with.
+        frozen_digests: digest of each tensor that was frozen when the run began; by default that of now.
+    """
+    frozen_digests = frozen_digests or freezing.tensor_digests(parts.frozen_at(progress.epoch))
+    while progress.epoch < parts.train_config.epochs and not should_stop_early(parts, progress):
+        now = parts.for_epoch(progress.epoch, on_boundary)
+        if not progress.current.trained:
+            train_epoch(now, progress, on_boundary)
+        started = time.monotonic()
+        val = evaluate(now, model_for_evaluation(now, progress.epoch), on_boundary)
+        freezing.check_unchanged(frozen_digests, parts.frozen_at(progress.epoch), progress.epoch)
+        event = end_epoch(parts, progress, val, time.monotonic() - started)
+        save(event)
+        parts.notify(event)
+        on_boundary()
+
+
+def end_epoch(parts: TrainingParts, progress: Progress, val: dict[str, Any], evaluated: float) -> EpochEnded:
+    """Count an epoch that was trained, and evaluated in so many seconds, as done."""
+    done, progress.current = progress.current, EpochProgress()
+    losses = done.means()
+    progress.epoch += 1
+    progress.samples += done.samples
+    progress.training_seconds += done.seconds
+    progress.seconds += done.seconds + evaluated
+    train = {f"train_{name}": value for name, value in losses.items()}
+    best = update_best(parts, progress, {"epoch": progress.epoch, **train, **val})
+    step_scheduler(parts, "metric", val[parts.monitor])
+    return EpochEnded(
+        epoch=progress.epoch,
+        step=progress.step,
+        train=losses,
+        val=val,
+        best=best,
+        monitor=parts.monitor,
+        seconds=done.seconds + evaluated,
+        samples_per_second=per_second(done.samples, done.seconds),
+        data_wait=fraction(done.data_wait_s, done.seconds),
+    )
+
+
+def per_second(samples: int, seconds: float) -> float:
+    """Return a rate; that of a nanosecond where a clock shows no time."""
+    return samples / max(seconds, 1e-9)
+
+
+def train_epoch(parts: TrainingParts, progress: Progress, on_boundary: Callable[[], None] = lambda: None) -> None:
+    """Train for what is left of an epoch."""
+    epoch, current, settings = progress.epoch, progress.current, parts.train_config
+    freezing.apply_requires_grad(parts.network, parts.plan, epoch)
+    parts.placement.model.train()
+    freezing.set_frozen_eval(parts.network, parts.plan, epoch)
+    seen, began = current.samples, time.monotonic()
+    since = began
+    batches = parts.train.epoch(epoch, current.step * settings.accumulate)
+    for window in timed_windows(accumulation_windows(batches, settings.accumulate), current):
+        rates = tuple(group["lr"] for group in parts.optimizer.param_groups)
+        terms, divisor = train_step(parts, window, progress)
+        progress.step += 1
+        current.step += 1
+        current.add(terms, divisor)
+        current.samples += sum(len(batch.indices) for batch in window)
+        if terms and (current.step % settings.log_every == 0 or current.step == parts.steps_per_epoch):
+            values = {name: float(term) for name, term in terms.items()}
+            passed, norm = time.monotonic() - began, finite_or_none(current.last_grad_norm)
+            speed, wait = per_second(current.samples - seen, passed), fraction(current.data_wait_s, passed)
+            parts.notify(StepLogged(epoch + 1, current.step, values.pop("loss"), rates, speed, values, norm, wait))
+        current.seconds, since = current.seconds + time.monotonic() - since, time.monotonic()
+        if current.step < parts.steps_per_epoch:
+            on_boundary()
+            since = time.monotonic()
+    freezing.check_frozen_modules_in_eval(parts.network, parts.plan, epoch)
+    step_scheduler(parts, "epoch")
+    update_average(parts, progress, "epoch")
+    current.trained = True
+    on_boundary()
+
+
+def finite_or_none(number: Any) -> float | None:
+    """Return a number, or None for one that is not finite."""
+    return float(number) if math.isfinite(number) else None
+
+
+def fraction(part: float, whole: float) -> float:
+    """Return how much of a time another is, from 0 to 1; 0 where a clock shows no time."""
+    return min(part / whole, 1.0) if whole > 0 else 0.0
+
+
+def timed_windows(windows: Iterator[list[Batch]], current: EpochProgress) -> Iterator[list[Batch]]:
+    """Yield windows, and note for how long each was waited for."""
+    began = time.monotonic()
+    for window in windows:
+        current.data_wait_s += time.monotonic() - began
+        yield window
+        began = time.monotonic()
+
+
+def accumulation_windows(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    """Gather micro-batches into the windows of one optimizer step; the last may be shorter."""
+    while window := list(islice(batches, size)):
+        yield window
+
+
+def train_step(parts: TrainingParts, window: Sequence[Batch], progress: Progress) -> tuple[dict[str, Tensor], Any]:
+    """Take one optimizer step; return loss and terms of the window, and what the mean of the loss was divided by.
+
+    There are no terms where the step was not made, because the gradient was not finite.
+    """
+    scaler = parts.precision.scaler
+    terms, divisor = compute_gradient(parts, window, progress)
+    scaler.unscale_(parts.optimizer)
+    norm = progress.current.last_grad_norm = clip(parts)
+    if all_finite(parts, window, terms, norm, progress):
+        if optimizer_step(scaler, parts.optimizer, progress):
+            step_scheduler(parts, "step")
+            update_average(parts, progress, "step")
+    else:
+        terms = {}
+        scaler.update()
+    parts.optimizer.zero_grad(set_to_none=True)
+    return terms, divisor
+
+
+def compute_gradient(
+    parts: TrainingParts, window: Sequence[Batch], progress: Progress
+) -> tuple[dict[str, Tensor], Any]:
+    """Compute the gradient of a window, and return what `train_step` returns; a function of where the run is."""
+    placement, seed = parts.placement, parts.train_config.seed
+    seed_step(placement.device, derive_seed("step", seed, progress.step))
+    window = [apply_batch_transforms(parts, batch) for batch in window]
+    if placement.rank:  # what mixes batches is the same in all processes, what drops activations is not
+        seed_step(placement.device, derive_seed("step", seed, progress.step, placement.rank))
+    divisor = loss_denominator(parts, window)
+    terms = parts.step.wrap_backward(
+        lambda: backward_with_oom_retry(parts, progress, window, lambda pieces: backward(parts, pieces, divisor))
+    )
+    return all_reduce_terms(placement, terms), divisor
+
+
+def all_reduce_terms(placement: Placement, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add up the terms, () each, of all processes, in one exchange."""
+    if placement.world_size == 1:
+        return dict(terms)
+    return dict(zip(terms, placement.reduce(torch.stack(list(terms.values()))), strict=True))
+
+
+def loss_denominator(parts: TrainingParts, window: Sequence[Batch]) -> Any:
+    """Return what the mean of the loss over a window of all processes is divided by."""
+    if parts.loss.denominator is sample_count:  # which all know, without an exchange
+        return float(sum(len(batch.indices) for batch in window))
+    return parts.placement.reduce(sum(local_weight(parts, batch) for batch in window))
+
+
+def local_weight(parts: TrainingParts, batch: Batch) -> Any:
+    """Return how much this process's share of a micro-batch counts in the mean of the loss."""
+    return parts.loss.denominator(batch.targets) if parts.placement.rank < len(batch.indices) else 0.0
+
+
+def backward(parts: TrainingParts, window: Sequence[Batch], divisor: Any) -> dict[str, Tensor]:
+    """Add the gradient of a window's mean loss and terms to the parameters; return this rank's share of each.
+
+    The mean is that over the whole window and all ranks, whatever the batches weigh.
+    """
+    placement, apart = parts.placement, parts.train_config.on_oom == "halve"
+    samples = sum(len(batch.indices) for batch in window)
+    totals: dict[str, Tensor] = {}
+    for place, batch in enumerate(window, start=1):
+        with nullcontext() if place == len(window) and not apart else placement.no_sync():
+            terms = forward_loss(parts, batch, divisor, samples)
+            if place == len(window):
+                terms |= {r.name: full_tensor(r.penalty()) / placement.world_size for r in parts.regularizers}
+            scaled: Any = parts.precision.scaler.scale(scale(sum_terms(terms), placement.world_size))
+            scaled.backward()
+        for name, term in terms.items():
+            totals[name] = totals[name] + term.detach() if name in totals else term.detach()
+    return totals
+
+
+def scale(term: Tensor, factor: Any) -> Tensor:
+    """Multiply, but by what is known to be 1: in a small network each such operation shows."""
+    return term if isinstance(factor, int | float) and factor == 1 else term * factor
+
+
+def forward_loss(parts: TrainingParts, batch: Batch, divisor: Any, samples: int) -> dict[str, Tensor]:
+    """Return the share of a micro-batch in the loss, whose mean is divided by `divisor`, and in each term of the step.
+
+    All are taken in float32, whatever the precision of the network.
+    """
+
+    def forward(images: Tensor) -> tuple[Tensor, ...]:
+        with parts.precision.autocast():
+            outputs = as_tuple(parts.placement.model(images))
+        return tuple(output.float() for output in outputs)
+
+    outputs = forward(batch.images)
+    terms = {"loss": scale(total_loss(parts, outputs, batch.targets), local_weight(parts, batch) / divisor)}
+    if parts.step.terms:
+        seen = ForwardPass(batch.images, batch.targets, outputs[0], lambda images: forward(images)[0])
+        share = len(batch.targets) / samples if parts.placement.rank < len(batch.indices) else 0.0
+        terms |= {name: term(seen) * share for name, term in parts.step.terms.items()}
+    return terms
+
+
+def step_scheduler(parts: TrainingParts, per: str, *metric: float) -> None:
+    """Let the schedule step if it does so after a step, after an epoch, or with the metric of an epoch."""
+    schedule, scheduler = parts.schedule, cast("Any", parts.schedule.scheduler)
+    if per == "step" and schedule.warmup:
+        schedule.warmup.step()
+    if per == schedule.interval:
+        scheduler.step(*metric)
+
+
+def apply_batch_transforms(parts: TrainingParts, batch: Batch) -> Batch:
+    """Let the batch transforms change a whole micro-batch, and return this process's share.
+
+    Classes become one-hot where they are mixed.
+
+    Whole, because they mix images that different processes have.
+    """
+    if not parts.batch_transforms:
+        return batch
+    size, placement = len(batch.indices), parts.placement
+    images, targets = (gather_batch(rows, size, placement) for rows in (batch.images, batch.targets))
+    mixes = not all(isinstance(transform, BatchImageTransform) for transform in parts.batch_transforms)
+    if mixes and parts.task.kind == "classification":
+        targets = one_hot(targets, parts.task.outputs).float()
+    for transform in parts.batch_transforms:
+        if isinstance(transform, BatchImageTransform):
+            images = transform.function(images)
+        else:
+            images, targets = transform(images, targets)
+    images, targets = (local_part(rows, placement.rank, placement.world_size) for rows in (images, targets))
+    return batch._replace(images=images, targets=targets)
+
+
+def total_loss(parts: TrainingParts, outputs: Sequence[Tensor], targets: Tensor) -> Tensor:
+    """Add up the losses of all outputs, each (N, K), with the factors that the architecture's authors give them."""
+    loss, *others = (parts.loss.function(output, targets) for output in outputs)
+    for factor, other in zip(parts.aux_weights, others, strict=True):
+        loss = loss + factor * other
+    return loss
+
+
+@torch.inference_mode()
+def evaluate(
+    parts: TrainingParts, network: nn.Module | None = None, on_boundary: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Measure a network, by default the one that learns, on the validation split: ``loss``, and every metric.
+
+    Every process sees the outputs of all, so each image counts once, and any metric is what it is in one process.
+    """
+    model, placement = (network or parts.placement.model).eval(), parts.placement
+    placement.broadcast_buffers(model)
+    total: Any = 0.0
+    weights: Any = 0.0
+    for metric in parts.metrics.values():
+        metric.reset()
+    for batch in parts.val.epoch(0):
+        on_boundary()
+        with parts.precision.autocast():
+            outputs = as_tuple(model(batch.images))[0].float()
+        outputs, targets = (gather_batch(rows, len(batch.indices), placement) for rows in (outputs, batch.targets))
+        divisor = parts.loss.denominator(targets)
+        total = total + parts.loss.function(outputs, targets) * divisor
+        weights = weights + divisor
+        predicted, wanted = decode_targets(outputs, parts.task), decode_targets(targets, parts.task)
+        for metric in parts.metrics.values():
+            metric.update(predicted, wanted)
+        parts.notify(BatchEvaluated(batch.indices, predicted, wanted))
+    return {
+        "loss": float(total / weights),
+        **{name: metric.compute().tolist() for name, metric in parts.metrics.items()},
+    }
+
+
+def update_best(parts: TrainingParts, progress: Progress, metrics: dict[str, Any]) -> bool:
+    """Remember the metrics of an epoch, and return whether it is the best so far."""
+    progress.last, value = metrics, metrics[parts.monitor]
+    if not isinstance(value, float):
+        raise UserError(f"train.monitor = {parts.monitor!r} is no single number: {value!r:.80}")
+    sign = 1 if parts.higher_is_better else -1
+    better = not progress.best or sign * value > sign * progress.best[parts.monitor]
+    if better:
+        progress.best = metrics
+    progress.epochs_since_best += 1
+    if progress.best_value is None or sign * (value - progress.best_value) > (parts.train_config.min_delta or 0.0):
+        progress.best_value, progress.epochs_since_best = value, 0
+    return better
+
+
+def should_stop_early(parts: TrainingParts, progress: Progress) -> bool:
+    """Whether the monitored metric has not been better for `train.patience` epochs."""
+    return 0 < parts.train_config.patience <= progress.epochs_since_best

@@ -1,0 +1,329 @@
+"""The largest batch that fits: real steps of the run with ever more images, until memory is full."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import evolve, frozen
+
+from ftcore.data.files import CORRUPT_IMAGE_HINT
+from ftcore.data.loader import Batch, epoch_order
+from ftcore.errors import DataError, UserError
+from ftcore.system.memory import DeviceMemory, Peak, is_oom
+from ftcore.training.loop import train_step
+from ftcore.training.state import Progress
+from ftcore.types.table import Table
+
+from .rollback import preserve_rng, rollback
+from .trial import nonfinite_first_loss_error, start_first_epoch
+
+if TYPE_CHECKING:
+    from ftcore.config.schema import TrainConfig
+    from ftcore.training.assemble import Assembly
+    from ftcore.training.state import TrainingParts
+
+
+IMAGE_POOL_SIZE = 256
+"""Images that are decoded; a larger batch has some of them twice, which changes neither time nor memory."""
+
+MIN_SPEEDUP = 1.05
+"""Times the images/s below which a larger batch is no faster."""
+
+VERIFY_STEPS = 3
+"""Steps with which a suggested batch is tried once more."""
+
+_SECONDS, _STEPS = 0.5, 5
+"""How long steps of one size are timed, and how many of them at most, behind the first, which is not timed."""
+
+
+@frozen
+class BatchTrial:
+    """Steps with one size of batch.
+
+    Attributes:
+        batch: images in a micro-batch.
+        speed: images/s of a step without loading them; 0 where it did not fit.
+        peak: bytes, measured, or where `note` says so expected.
+        note: why it did not fit; empty if it did.
+    """
+
+    batch: int
+    speed: float = 0.0
+    peak: int = 0
+    note: str = ""
+
+
+@frozen
+class BatchSizeSearch:
+    """What was tried.
+
+    Attributes:
+        trials: in the order of their size.
+        largest: images in the largest batch that fits, by `VERIFY_STEPS` more steps.
+        budget: bytes that could be used.
+        max_batch: images in a batch that were allowed.
+    """
+
+    trials: tuple[BatchTrial, ...]
+    largest: int
+    budget: int
+    max_batch: int
+
+    @property
+    def smallest_fast_batch(self) -> int:
+        """The smallest size beyond which no other that fits is 5 % faster."""
+        fitting = [trial for trial in self.trials if not trial.note and trial.batch <= self.largest]
+        fastest = max(trial.speed for trial in fitting)
+        return next(trial.batch for trial in fitting if trial.speed * MIN_SPEEDUP >= fastest)
+
+
+def max_batch_size(parts: TrainingParts, most: int | None) -> int:
+    """Return how many images a batch may have.
+
+    Raises:
+        UserError: more were asked for than there are to learn from, or none.
+    """
+    images = len(parts.train.samples)
+    if most is not None and not 1 <= most <= images:
+        raise UserError(f"--max {most}: a batch has from 1 to {images} images, which is all of the training split")
+    return images if most is None else most
+
+
+def memory_budget(memory: DeviceMemory, share: float) -> int:
+    """Return how many bytes may be used.
+
+    Raises:
+        UserError: `share` is not in (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise UserError(f"--memory {share:g} is a share of what is free, above 0 and at most 1")
+    return int(share * memory.total())
+
+
+@frozen(eq=False)
+class TrialContext:
+    """What trials are made with.
+
+    Attributes:
+        parts: of the run; each trial leaves them as they were.
+        pool: images and targets on the CPU, before `finish`.
+        memory: that steps take from.
+        budget: bytes that may be taken.
+        base: bytes that were taken before the first trial.
+    """
+
+    parts: TrainingParts
+    pool: Batch
+    memory: DeviceMemory
+    budget: int
+    base: int
+
+
+def find_batch_size(assembly: Assembly, most: int | None = None, share: float = 0.9) -> BatchSizeSearch:
+    """Double the batch until it does not fit, try once in between, and verify the largest that did.
+
+    On a CUDA device a size does not fit where memory runs out, or its peak is above the budget. Elsewhere no size is
+    tried whose peak, continued in a line from the last two, would be; holes in memory that is kept (`cores.keep_freed`)
+    can take a peak beyond the line, for which a share below 1 leaves room.
+
+    Args:
+        assembly: the run; it is left as it was.
+        most: images in a batch at most; by default all of the training split.
+        share: of the memory that this process has or could have, in (0, 1].
+
+    Raises:
+        UserError: an option is out of range, not even one image fits, or the first loss is not finite.
+    """
+    parts, memory = assembly.parts, DeviceMemory(assembly.parts.placement.device)
+    at_most, usable = max_batch_size(parts, most), memory_budget(memory, share)
+    with preserve_rng(memory.device):
+        pool = load_image_pool(parts, min(IMAGE_POOL_SIZE, at_most))
+    memory.empty()
+    bench = TrialContext(parts, pool, memory, usable, memory.used())
+    trials = double_until_oom(bench, at_most)
+    trials = sorted([*trials, *bisect_last(bench, trials)], key=lambda trial: trial.batch)
+    return BatchSizeSearch(tuple(trials), verify_largest(bench, trials), usable, at_most)
+
+
+def load_image_pool(parts: TrainingParts, number: int) -> Batch:
+    """Return the first images of the first epoch, augmented, (N, C, H, W), with their targets.
+
+    Raises:
+        DataError: one of them cannot be read.
+    """
+    dataset, sampler = parts.train.dataset, parts.train.sampler
+    places = epoch_order(parts.train_config.seed, 0, len(dataset), sampler.weights)[:number]
+    batch = dataset.collate([dataset[0, place] for place in places])
+    if isinstance(batch, UserError):
+        raise DataError(f"{batch}\n{CORRUPT_IMAGE_HINT}")
+    return batch
+
+
+def double_until_oom(bench: TrialContext, at_most: int) -> list[BatchTrial]:
+    """Try 2, 4, 8 ... images, and `at_most`, until it does not fit; batch norm needs two."""
+    trials: list[BatchTrial] = []
+    size = min(2, at_most)
+    while True:
+        trials.append(try_batch_size(bench, size, trials))
+        if trials[-1].note or size == at_most:
+            return trials
+        size = min(2 * size, at_most)
+
+
+def bisect_last(bench: TrialContext, trials: list[BatchTrial]) -> list[BatchTrial]:
+    """Try the size half way between the last that fits and the one that does not, if there is one."""
+    *fitting, last = trials
+    fits = fitting[-1].batch if fitting else 0
+    middle = (fits + last.batch) // 2
+    return [try_batch_size(bench, middle, fitting)] if last.note and middle > fits else []
+
+
+def try_batch_size(bench: TrialContext, size: int, fitting: list[BatchTrial]) -> BatchTrial:
+    """Try a size, unless it can be foreseen that it harms others."""
+    foreseen = extrapolate_memory([(0, bench.base), *((trial.batch, trial.peak) for trial in fitting)], size)
+    if foreseen > bench.budget and not bench.memory.oom_is_recoverable:
+        return BatchTrial(
+            size, peak=foreseen, note=f"not tried: expected to take more than {format_bytes(bench.budget)}"
+        )
+    return run_trial(bench, size)
+
+
+def extrapolate_memory(points: list[tuple[int, int]], size: int) -> int:
+    """Continue peaks (batch, bytes) in a line through the last two; memory is linear in the images of a batch."""
+    batch, peak = points[-1]
+    if len(points) < 2:
+        return peak
+    slope = max(0.0, (peak - points[-2][1]) / (batch - points[-2][0]))
+    return peak + round(slope * (size - batch))
+
+
+def run_trial(bench: TrialContext, size: int, most: int = 1 + _STEPS, seconds: float = _SECONDS) -> BatchTrial:
+    """Take steps with batches of a size, and undo them."""
+    full = ""
+    times: list[float] = []
+    peak = Peak()
+    try:
+        with rollback(bench.parts) as parts, bench.memory.peak() as peak:
+            times = time_steps(evolve(bench, parts=parts), size, most, seconds)
+    except RuntimeError as error:
+        if not is_oom(error):
+            raise
+        full = "out of memory"
+    if full:
+        gc.collect()  # only here, for the error held on to the tensors of the step
+    bench.memory.empty()
+    if not full and peak.bytes > bench.budget:
+        full = f"takes more than {format_bytes(bench.budget)}"
+    images = size * bench.parts.train_config.accumulate
+    return BatchTrial(size, images / min(times[1:]) if times[1:] else 0.0, peak.bytes, full)
+
+
+def time_steps(bench: TrialContext, size: int, most: int, seconds: float) -> list[float]:
+    """Take steps, the first of which makes the optimizer's state; return what each took, in seconds."""
+    parts, memory, progress = bench.parts, bench.memory, Progress()
+    start_first_epoch(parts)
+    times: list[float] = []
+    while len(times) < 2 or (len(times) < most and sum(times[1:]) < seconds):
+        window = [make_batch(bench, size) for _ in range(parts.train_config.accumulate)]
+        memory.wait()
+        started = time.perf_counter()
+        terms, _ = train_step(parts, window, progress)
+        memory.wait()
+        times.append(time.perf_counter() - started)
+        if not terms and not progress.step:
+            raise nonfinite_first_loss_error(parts)
+        progress.step += 1
+    return times
+
+
+def make_batch(bench: TrialContext, size: int) -> Batch:
+    """Collate a micro-batch from the pool, on the device."""
+    places = torch.arange(size) % len(bench.pool.indices)
+    batch = Batch(*(part[places] for part in bench.pool)).to(bench.memory.device)
+    return batch._replace(images=bench.parts.train.on_device_transform(batch.images))
+
+
+def verify_largest(bench: TrialContext, trials: list[BatchTrial]) -> int:
+    """Return the largest size of those that fit with which `VERIFY_STEPS` more steps succeed.
+
+    Raises:
+        UserError: there is none.
+    """
+    for trial in reversed(trials):
+        if not trial.note and not run_trial(bench, trial.batch, VERIFY_STEPS, math.inf).note:
+            return trial.batch
+    raise UserError(
+        f"not even one image fits: a batch of {trials[0].batch} {trials[0].note}; before the first step "
+        f"{format_bytes(bench.base)} of {format_bytes(bench.budget)} were taken. A smaller network, model.image_size "
+        "or "
+        "bf16 helps, or checkpointing"
+    )
+
+
+def format_bytes(number: int) -> str:
+    """Spell bytes."""
+    return f"{number / 1e9:.2f} GB"
+
+
+def tables(search: BatchSizeSearch) -> list[Table]:
+    """One row for each trial, and one for each suggestion."""
+    rows = [
+        (str(trial.batch), f"{trial.speed:.0f}" if trial.speed else "", format_bytes(trial.peak), trial.note)
+        for trial in search.trials
+    ]
+    suggested = {f"the largest that fits, verified by {VERIFY_STEPS} steps": search.largest}
+    suggested |= (
+        {"from here on less than 5 % faster": search.smallest_fast_batch}
+        if search.smallest_fast_batch < search.largest
+        else {}
+    )
+    return [
+        Table("batches", ("batch", "images/s", "peak memory", "does not fit"), tuple(rows)),
+        Table(
+            "suggested batch",
+            ("batch", "which is", "to copy"),
+            tuple((str(batch), name, cli_flag(batch)) for name, batch in suggested.items()),
+        ),
+    ]
+
+
+def cli_flag(batch: int) -> str:
+    """Return what sets the size on the command line."""
+    return f"--set train.batch_size={batch}"
+
+
+def accumulation_hint(search: BatchSizeSearch, settings: TrainConfig) -> str:
+    """Say what goes with another size of batch."""
+    now, batch = settings.batch_size * settings.accumulate, search.largest
+    said = (
+        f"A step has {now} images now; another number wants another learning rate: ftcore find lr ... {cli_flag(batch)}"
+    )
+    times = now // batch
+    if times > 1 and now % batch == 0:
+        return f"{said}\ntrain.accumulate keeps it: {cli_flag(batch)} --set train.accumulate={times}"
+    return f"{said}\ntrain.accumulate keeps it where the batch is smaller: it multiplies the images of a step"
+
+
+def as_json(search: BatchSizeSearch) -> dict[str, Any]:
+    """Spell a search for programs."""
+    trials = [
+        {
+            "batch": trial.batch,
+            "fits": not trial.note,
+            "images_per_second": trial.speed or None,
+            "peak_bytes": trial.peak or None,
+            "note": trial.note,
+        }
+        for trial in search.trials
+    ]
+    return {
+        "batches": trials,
+        "largest": search.largest,
+        "enough": search.smallest_fast_batch,
+        "budget_bytes": search.budget,
+        "flag": cli_flag(search.largest),
+    }

@@ -1,0 +1,29 @@
+"""What a hook may use of the run around it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen
+
+from ftcore.distributed.ranks import ProcessInfo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import structlog
+
+
+@frozen
+class Context:
+    """What a hook may use of the run around it.
+
+    Attributes:
+        folder: the run folder; it exists once training starts, not before.
+        log: a structlog logger bound to the plugin and the hook; its events land in ``log.jsonl``.
+        ranks: the processes of the run.
+    """
+
+    folder: Path
+    log: structlog.typing.FilteringBoundLogger
+    ranks: ProcessInfo = field(factory=ProcessInfo)

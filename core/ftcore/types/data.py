@@ -1,0 +1,174 @@
+"""Samples, tasks and transforms. Importing this module does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from attrs import field, frozen
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from .table import Table
+
+
+@frozen
+class Task:
+    """What is to be learnt.
+
+    Attributes:
+        kind: ``classification`` (one class per image), ``multilabel`` (any number of labels) or ``regression``.
+        names: class names, sorted, in the order of the targets 0..N-1; or names of the labels or regression targets.
+        counts: images per class, or with each label, in the training split; empty for regression.
+        images: in the training split.
+        mean: per regression target, in its own unit, over the training split; targets are standardised with it.
+        std: as `mean`; > 0.
+    """
+
+    kind: Literal["classification", "multilabel", "regression"]
+    names: tuple[str, ...]
+    counts: tuple[int, ...] = ()
+    images: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the network gives per image."""
+        return len(self.names)
+
+
+class SampleDataset(Protocol):
+    """A split of the data: any map-style dataset, picklable for worker processes.
+
+    An item is ``(image, target)``: a `PIL.Image.Image`, and an int class index, a tuple with 0 or 1 a label, or a
+    float (a tuple of floats for several regression targets) in its own unit. An item that cannot be read raises
+    `DataError` naming its path. `ftcore.data.dataset.Split` is one; what needs all targets at once
+    (``data.on_corrupt``, ``data.cache``, `balanced_sampling`) asks for it.
+    """
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+    def __getitem__(self, index: int, /) -> tuple[Any, Any]:
+        """Return image and target of one sample."""
+        ...
+
+    def name(self, index: int, /) -> str:
+        """Return what a person calls this sample: its path, or its place in the source."""
+        ...
+
+
+@frozen
+class Data:
+    """The answer of `build_data`.
+
+    Attributes:
+        train: samples to learn from.
+        val: samples to measure on.
+        task: classes or targets, taken from `train` alone.
+        fingerprint: SHA-256 in hex that changes when samples are added, removed, renamed, relabelled or change size.
+        tables: shown at the start of the run.
+        skipped: ``(split, reason)`` of each image that cannot be read and was left out.
+        weights: (N,) float64 > 0: each epoch draws N training samples with replacement, in proportion; None visits
+            each once.
+    """
+
+    train: SampleDataset
+    val: SampleDataset
+    task: Task
+    fingerprint: str
+    tables: tuple[Table, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    weights: Any = None
+
+
+def identity(value: Any) -> Any:
+    """Return what is given."""
+    return value
+
+
+@frozen
+class TwoStageTransform:
+    """A transform in two steps, PIL image -> tensor (C, H, W).
+
+    Attributes:
+        resize: PIL image -> PIL image, L or RGB, deterministic; ``data.cache`` keeps its result.
+        to_tensor: that image -> tensor.
+        min_decode_side: pixels; a picture may be decoded at a smaller scale while its shorter side is no smaller. None:
+            in full.
+    """
+
+    resize: Callable[[Any], Any]
+    to_tensor: Callable[[Any], Tensor]
+    min_decode_side: int | None = None
+
+    def __call__(self, image: Any) -> Tensor:
+        """Take both steps."""
+        return self.to_tensor(self.resize(image))
+
+
+def to_two_stage(transform: Callable[[Any], Tensor]) -> TwoStageTransform:
+    """Return a transform in two steps, the first of which may do nothing."""
+    return transform if isinstance(transform, TwoStageTransform) else TwoStageTransform(identity, transform)
+
+
+@frozen
+class Transforms:
+    """The answer of `make_transforms`.
+
+    Attributes:
+        train: PIL image -> tensor (C, H, W), uint8 or float32; `TwoStageTransform`, or any callable. May draw from
+            torch's, numpy's and Python's global generators: they are seeded from (seed, epoch, index) before each call.
+        evaluate: the same, deterministic; `predict` uses it alone.
+        on_device: the tensors of a batch (N, C, H, W), on the network's device -> float32, normalised.
+    """
+
+    train: TwoStageTransform = field(converter=to_two_stage)
+    evaluate: TwoStageTransform = field(converter=to_two_stage)
+    on_device: Callable[[Tensor], Tensor] = identity
+
+
+BatchTransform = Callable[["Tensor", "Tensor"], "tuple[Tensor, Tensor]"]
+"""Images (N, C, H, W) float32 and targets (N, K) float32 (one-hot, labels, or standardised) -> both, changed.
+
+Draws from torch's CPU generator, which is seeded for each step.
+"""
+
+
+@frozen
+class BatchImageTransform:
+    """A batch transform that leaves targets alone, so that classes stay classes and any loss can take them.
+
+    Attributes:
+        function: images (N, C, H, W) float32, normalised -> images of that shape; draws as a `BatchTransform` does.
+    """
+
+    function: Callable[[Tensor], Tensor]
+
+
+class ImageSource(Protocol):
+    """All images of a source, by row; picklable for worker processes."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+    def read(self, row: int, side: int | None) -> Image:
+        """Decode one; where that is cheaper, at a smaller scale whose shorter side is at least `side` pixels.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        ...
+
+    def name(self, row: int) -> str:
+        """Return what a person calls it: its path, or its place in the source."""
+        ...
+
+    def version(self, row: int) -> str:
+        """Return what changes when the image does, e.g. its size and time; decode nothing."""
+        ...

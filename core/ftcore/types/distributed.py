@@ -1,0 +1,63 @@
+"""Where a network runs, and how it is spread over processes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from torch import Tensor, nn
+
+
+@frozen
+class Sharding:
+    """How the parameters of a network are spread over processes, as `torch.distributed.tensor.DTensor` by rows.
+
+    Attributes:
+        checkpoints: ``full``, the files that one process would write; or ``sharded``, where each writes what it has.
+        weights: `ftcore.model.freezing.digest_of_all` of the network before.
+    """
+
+    checkpoints: Literal["full", "sharded"]
+    weights: str
+
+
+@frozen
+class Placement:
+    """The answer of `wrap_devices`: where the network runs.
+
+    Attributes:
+        device: where batches go.
+        model: the network, moved and perhaps wrapped.
+        unwrap: wrapped network -> the network as it was given, whose parameter names are saved.
+        rank: number of this process, from 0.
+        world_size: number of processes.
+        no_sync: entered for backward passes that need no gradient exchange.
+        reduce: tensor or number -> its sum over all processes.
+        gather: tensor, of the same shape and dtype in all processes -> (world_size, ...), those of all.
+        broadcast_buffers: gives every process the buffers that the network, or an average of it, has in the first.
+        rewrap: another module with the same parameters, e.g. what of the network still learns -> the placement of that,
+            in the same way; None where there is none but that of the network.
+        single_process_error: why a run may not go on in one process; empty if it may.
+        sharding: how the parameters are spread over the processes; None where each has all of them.
+        note: one line for the user, e.g. a warning that the wrapper deserves.
+    """
+
+    device: torch.device
+    model: nn.Module
+    unwrap: Callable[[nn.Module], nn.Module]
+    rank: int = 0
+    world_size: int = 1
+    no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext
+    reduce: Callable[[Any], Any] = lambda amount: amount
+    gather: Callable[[Tensor], Tensor] = lambda rows: rows[None]
+    broadcast_buffers: Callable[[nn.Module], None] = lambda _: None
+    rewrap: Callable[[nn.Module], Placement] | None = None
+    single_process_error: str = ""
+    sharding: Sharding | None = None
+    note: str = ""

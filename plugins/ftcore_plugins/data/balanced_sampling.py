@@ -1,0 +1,58 @@
+"""See rare classes more often."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from attrs import evolve, field, frozen, validators
+
+from ftcore import Table, UserError, hookimpl
+from ftcore.data import ImageSplit
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from ftcore import Context, Data, RunConfig
+
+
+@frozen
+class BalancedSamplingConfig:
+    """Options of `balanced_sampling`.
+
+    Attributes:
+        power: a class with n images is drawn in proportion to n ** (1 - power), in (0, 1]: 1 gives every class the same
+            share, 0.5 the root of its share (Mikolov et al. 2013, arXiv:1310.4546; Mahajan et al. 2018,
+            arXiv:1805.00932).
+    """
+
+    power: float = field(default=1.0, validator=[validators.gt(0), validators.le(1)])
+
+
+class BalancedSampling:
+    """Draws training images with replacement, so that classes come up evenly; goes round `build_data`."""
+
+    Config = BalancedSamplingConfig
+
+    def __init__(self, config: BalancedSamplingConfig) -> None:
+        self.config = config
+
+    @hookimpl(wrapper=True)
+    def build_data(self, config: RunConfig, ctx: Context) -> Generator[None, Data, Data]:
+        """Set the weights of whatever data is built."""
+        if any(named.text == "weighted_ce" for named in config.plugins):
+            ctx.log.warning("rare classes count twice: they are drawn more often, and weighted_ce weighs them more")
+        data = yield
+        if data is None:
+            return data
+        if data.task.kind != "classification" or not isinstance(data.train, ImageSplit):
+            raise UserError(
+                f"balanced_sampling needs classes, of samples that are an ftcore.data.dataset.Split; this is "
+                f"{data.task.kind} with {type(data.train).__name__}"
+            )
+        counts = np.array(data.task.counts, dtype=np.float64)
+        weights = counts**-self.config.power
+        shares = counts * weights / (counts * weights).sum()
+        rows = tuple((name, f"{share:.1%}") for name, share in zip(data.task.names, shares, strict=True))
+        table = Table("balanced_sampling", ("class", "share of an epoch"), rows)
+        return evolve(data, weights=weights[data.train.targets], tables=(*data.tables, table))

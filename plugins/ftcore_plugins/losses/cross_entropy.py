@@ -1,0 +1,184 @@
+"""Cross-entropy and its kin; and what the losses of all modules say about classes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+from attrs import field, frozen, validators
+
+from ftcore import Loss, Table, UserError, did_you_mean, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ftcore import Task
+
+
+SHARE = (validators.ge(0.0), validators.lt(1.0))
+"""Of an option in [0, 1)."""
+
+
+@frozen
+class CrossEntropyConfig:
+    """Options of `cross_entropy`.
+
+    Attributes:
+        label_smoothing: share of each target that is spread evenly over all classes, in [0, 1).
+    """
+
+    label_smoothing: float = field(default=0.0, validator=SHARE)
+
+
+class CrossEntropy:
+    """`torch.nn.CrossEntropyLoss`."""
+
+    Config = CrossEntropyConfig
+
+    def __init__(self, config: CrossEntropyConfig) -> None:
+        self.config = config
+
+    @hookimpl
+    def make_loss(self, task: Task) -> Loss | None:
+        """Answer for classification."""
+        if task.kind != "classification":
+            return None
+        import torch
+
+        return Loss(torch.nn.CrossEntropyLoss(label_smoothing=self.config.label_smoothing), soft_targets=True)
+
+
+@frozen
+class WeightedCrossEntropyConfig:
+    """Options of `weighted_ce`.
+
+    Attributes:
+        weights: ``"balanced"`` (images / (classes x images of the class), as in scikit-learn), ``"effective"`` (see
+            `beta`), a list with one weight a class in the order of the class names, or a table ``{tumor = 10}`` where
+            unnamed classes have 1; every weight > 0.
+        beta: for ``"effective"`` alone, by default 0.999: a class of n images weighs (1 - beta) / (1 - beta ** n),
+            scaled so that the weights add up to the number of classes; in [0, 1), 0 is no weighting (Cui et al. 2019,
+            arXiv:1901.05555, eq. 4).
+        divide_by: ``"weights"``, the sum of the targets' weights, as `torch.nn.CrossEntropyLoss(weight=...)` does; or
+            ``"samples"``, the plain mean over the batch.
+        label_smoothing: share of each target that is spread evenly over all classes, in [0, 1).
+    """
+
+    weights: Literal["balanced", "effective"] | tuple[float, ...] | dict[str, float] = "balanced"
+    beta: float | None = field(default=None, validator=validators.optional(SHARE))
+    divide_by: Literal["weights", "samples"] = "weights"
+    label_smoothing: float = field(default=0.0, validator=SHARE)
+
+    def __attrs_post_init__(self) -> None:
+        if self.beta is not None and self.weights != "effective":
+            raise ValueError(f'beta needs weights = "effective", not {self.weights!r}')
+
+
+class WeightedCrossEntropy:
+    """Cross-entropy that counts some classes more than others."""
+
+    Config = WeightedCrossEntropyConfig
+
+    def __init__(self, config: WeightedCrossEntropyConfig) -> None:
+        self.config = config
+
+    @hookimpl
+    def make_loss(self, task: Task) -> Loss | None:
+        """Answer for classification."""
+        if task.kind != "classification":
+            return None
+        from .weighted_cross_entropy import WeightedCrossEntropyLoss
+
+        weights = class_weights(self.config.weights, task, 0.999 if self.config.beta is None else self.config.beta)
+        mean_over_samples, smoothing = self.config.divide_by == "samples", self.config.label_smoothing
+        loss = WeightedCrossEntropyLoss(weights, mean_over_samples=mean_over_samples, label_smoothing=smoothing)
+        title = f"weighted_ce, divided by the {'number' if mean_over_samples else 'weights'} of the samples"
+        return Loss(loss, loss.denominator, (class_table(title, task, "weight", weights),), soft_targets=True)
+
+
+def class_weights(given: str | tuple[float, ...] | dict[str, float], task: Task, beta: float = 0.999) -> list[float]:
+    """Return one weight a class, in the order of `task.names`.
+
+    Raises:
+        UserError: wrong length, a class that does not exist, or a weight that is not a positive number.
+    """
+    if not isinstance(given, str):
+        return per_class_values("weighted_ce.weights", given, task)
+    counts = class_counts("weighted_ce.weights", task)
+    if given == "effective":
+        raw = [(1 - beta) / (1 - beta**count) for count in counts]
+        return [weight * task.outputs / sum(raw) for weight in raw]
+    return [sum(counts) / (task.outputs * count) for count in counts]
+
+
+@frozen
+class LogitAdjustmentConfig:
+    """Options of `logit_adjustment`.
+
+    Attributes:
+        tau: factor on the logarithm of each class's share of the training images, >= 0; 0 is plain cross-entropy.
+    """
+
+    tau: float = field(default=1.0, validator=validators.ge(0.0))
+
+
+class LogitAdjustment:
+    """Cross-entropy of outputs + tau log(prior), so that rare classes win by a margin (Menon et al. 2021, eq. 10).
+
+    The prior is the class's share of the training images. Metrics and predictions use the outputs as they are; the
+    validation loss is the adjusted one. With `balanced_sampling` rare classes would count twice.
+    """
+
+    Config = LogitAdjustmentConfig
+
+    def __init__(self, config: LogitAdjustmentConfig) -> None:
+        self.config = config
+
+    @hookimpl
+    def make_loss(self, task: Task) -> Loss | None:
+        """Answer for classification."""
+        if task.kind != "classification":
+            return None
+        from .modules import LogitAdjustedLoss
+
+        counts = class_counts("logit_adjustment", task)
+        priors = [count / sum(counts) for count in counts]
+        loss = LogitAdjustedLoss([self.config.tau * math.log(prior) for prior in priors])
+        return Loss(loss, tables=(class_table("logit_adjustment", task, "prior", priors),), soft_targets=True)
+
+
+def class_counts(option: str, task: Task) -> tuple[int, ...]:
+    """Return the number of training images of each class or with each label, all > 0."""
+    if len(task.counts) != task.outputs or min(task.counts) <= 0:
+        raise UserError(
+            f"{option} needs the number of training images of each of {', '.join(task.names)}; the data gives "
+            f"{', '.join(map(str, task.counts)) or 'none'}"
+        )
+    return task.counts
+
+
+def per_class_values(option: str, given: tuple[float, ...] | dict[str, float], task: Task) -> list[float]:
+    """Return one number a class or label, in the order of `task.names`; those that a table does not name have 1.
+
+    Raises:
+        UserError: wrong length, a name that does not exist, or what is not a positive number.
+    """
+    kind, kinds = ("label", "labels") if task.kind == "multilabel" else ("class", "classes")
+    known = ", ".join(task.names)
+    if isinstance(given, tuple):
+        if len(given) != task.outputs:
+            raise UserError(f"{option} has {len(given)} numbers for {task.outputs} {kinds} ({known})")
+        given = dict(zip(task.names, given, strict=True))
+    for name, number in given.items():
+        if name not in task.names:
+            raise UserError(f"{option}: no {kind} {name!r}{did_you_mean(name, task.names)}; there are: {known}")
+        if not (number > 0 and math.isfinite(number)):
+            raise UserError(f"{option}: that of {name!r} must be a positive number, got {number}")
+    return [given.get(name, 1.0) for name in task.names]
+
+
+def class_table(title: str, task: Task, what: str, numbers: Sequence[float]) -> Table:
+    """Show one number a class or label, beside its images in the training split."""
+    counts = task.counts or ("",) * task.outputs
+    rows = tuple((n, str(c), f"{number:.4g}") for n, c, number in zip(task.names, counts, numbers, strict=True))
+    return Table(title, ("label" if task.kind == "multilabel" else "class", "images", what), rows)

@@ -1,0 +1,132 @@
+"""Losses that play down what the network already knows: focal and asymmetric."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen, validators
+
+from ftcore import Loss, UserError, hookimpl
+
+from .cross_entropy import SHARE, class_table, per_class_values
+
+if TYPE_CHECKING:
+    from ftcore import Task
+
+
+@frozen
+class FocalConfig:
+    """Options of `focal`.
+
+    Attributes:
+        gamma: how strongly easy images are played down, >= 0; 0 is plain cross-entropy.
+        alpha: factor on the loss of each class, or of a label that is there: a list with one number a class, in the
+            order of the class names, or a table ``{tumor = 10}`` where unnamed ones have 1; every number > 0. For
+            labels also one number in (0, 1), the paper's: alpha where a label is there, 1 - alpha where it is not.
+            None: 1 for all.
+    """
+
+    gamma: float = field(default=2.0, validator=validators.ge(0.0))
+    alpha: float | tuple[float, ...] | dict[str, float] | None = None
+
+
+class Focal:
+    """Focal loss (Lin et al. 2017, arXiv:1708.02002, eq. 5): cross-entropy x (1 - p_t)^gamma.
+
+    Of a softmax for classes, a mean over images; of sigmoids for labels, a mean over images and labels.
+    """
+
+    Config = FocalConfig
+
+    def __init__(self, config: FocalConfig) -> None:
+        self.config = config
+
+    @hookimpl
+    def make_loss(self, task: Task) -> Loss | None:
+        """Answer for classification and for several labels."""
+        if task.kind == "regression":
+            return None
+        from .modules import AsymmetricLabelLoss, FocalLoss
+
+        gamma, (present, absent) = self.config.gamma, self._factors(task)
+        tables = () if self.config.alpha is None else (class_table("focal", task, "alpha", present),)
+        if task.kind == "classification":
+            return Loss(FocalLoss(gamma, present), tables=tables, soft_targets=True)
+        return Loss(AsymmetricLabelLoss(gamma, gamma, present=present, absent=absent), tables=tables)
+
+    def _factors(self, task: Task) -> tuple[list[float], list[float]]:
+        """Return a factor for each class or label where it is there, and where it is not."""
+        alpha, ones = self.config.alpha, [1.0] * task.outputs
+        if alpha is None:
+            return ones, ones
+        if not isinstance(alpha, int | float):
+            return per_class_values("focal.alpha", alpha, task), ones
+        if task.kind == "classification" or not 0 < alpha < 1:
+            allowed = "in (0, 1) for labels, and for classes a list or a table with one each"
+            raise UserError(f"focal.alpha must be {allowed}; got {alpha} for {task.kind} of {', '.join(task.names)}")
+        return [alpha] * task.outputs, [1 - alpha] * task.outputs
+
+
+_GAMMA = validators.ge(0.0)
+
+
+@frozen
+class AsymmetricConfig:
+    """Options of `asymmetric`; the defaults are those of the paper.
+
+    Attributes:
+        gamma_pos: how strongly a class or label that is there is played down when it is known, >= 0.
+        gamma_neg: the same of one that is not there, >= 0; by default 4. For classes these count by `label_smoothing`
+            alone.
+        clip: for labels alone: probability up to which a label that is not there counts nothing, in [0, 1); by default
+            0.05.
+        label_smoothing: for classes alone: share of each target that is spread evenly over all classes, in [0, 1); by
+            default 0.1.
+    """
+
+    gamma_pos: float = field(default=0.0, validator=_GAMMA)
+    gamma_neg: float | None = field(default=None, validator=validators.optional(_GAMMA))
+    clip: float | None = field(default=None, validator=validators.optional(SHARE))
+    label_smoothing: float | None = field(default=None, validator=validators.optional(SHARE))
+
+
+class Asymmetric:
+    """Asymmetric loss (Ridnik et al. 2021, arXiv:2009.14119): what is not there is played down more than what is.
+
+    For labels it is the mean over images and labels, where the authors' code takes the sum: that is larger by their
+    number, and so is its learning rate. For classes it is the mean over images.
+    """
+
+    Config = AsymmetricConfig
+
+    def __init__(self, config: AsymmetricConfig) -> None:
+        self.config = config
+
+    @hookimpl
+    def make_loss(self, task: Task) -> Loss | None:
+        """Answer for classification and for several labels."""
+        if task.kind == "regression":
+            return None
+        from .modules import AsymmetricClassLoss, AsymmetricLabelLoss
+
+        self._check(task)
+        positive, negative = self.config.gamma_pos, _value_or(self.config.gamma_neg, 4.0)
+        if task.kind == "multilabel":
+            return Loss(AsymmetricLabelLoss(positive, negative, _value_or(self.config.clip, 0.05)))
+        smoothing = _value_or(self.config.label_smoothing, 0.1)
+        return Loss(AsymmetricClassLoss(positive, negative, smoothing), soft_targets=True)
+
+    def _check(self, task: Task) -> None:
+        """Refuse an option that this kind of task does not read."""
+        idle, kind = ("label_smoothing", "classes") if task.kind == "multilabel" else ("clip", "labels")
+        if getattr(self.config, idle) is not None:
+            raise UserError(f"asymmetric.{idle} is for {kind}; this is {task.kind} of {', '.join(task.names)}")
+        if self.config.label_smoothing == 0 and self.config.gamma_neg is not None:
+            raise UserError(
+                f"asymmetric.gamma_neg = {self.config.gamma_neg} has nothing to act on in classification with "
+                "asymmetric.label_smoothing = 0; let that be > 0, or leave gamma_neg out"
+            )
+
+
+def _value_or(value: float | None, default: float) -> float:
+    return default if value is None else value

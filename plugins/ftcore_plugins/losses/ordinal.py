@@ -1,0 +1,66 @@
+"""A loss of classes that have an order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from ftcore import Loss, Table, UserError, did_you_mean, hookimpl
+
+if TYPE_CHECKING:
+    from ftcore import Task
+
+
+@frozen
+class OrdinalConfig:
+    """Options of `ordinal`.
+
+    Attributes:
+        order: names of all classes from low to high, e.g. ``["none", "mild", "severe"]``; None: sorted by name, as they
+            are.
+    """
+
+    order: tuple[str, ...] | None = None
+
+
+class Ordinal:
+    """Squared Earth Mover's Distance, which counts by how many places a class is missed.
+
+    sum_k (CDF_k(p) - CDF_k(y))^2, a mean over images (Hou, Yu and Samaras 2016, arXiv:1611.05916).
+    """
+
+    Config = OrdinalConfig
+
+    def __init__(self, config: OrdinalConfig) -> None:
+        self.config = config
+
+    @hookimpl
+    def make_loss(self, task: Task) -> Loss | None:
+        """Answer for classification."""
+        if task.kind != "classification":
+            return None
+        from .modules import SquaredEarthMoversDistance
+
+        order = task.names if self.config.order is None else self.config.order
+        check_order(order, task)
+        rows = tuple((str(place), name) for place, name in enumerate(order, start=1))
+        loss = SquaredEarthMoversDistance([order.index(name) for name in task.names])
+        return Loss(loss, tables=(Table("ordinal, from low to high", ("place", "class"), rows),), soft_targets=True)
+
+
+def check_order(order: tuple[str, ...], task: Task) -> None:
+    """Refuse an order that does not name each class once.
+
+    Raises:
+        UserError: a name that is no class, is missing, or is there twice.
+    """
+    known = f"it names each class once, from low to high: {', '.join(task.names)}"
+    for name in order:
+        if name not in task.names:
+            raise UserError(f"ordinal.order: no class {name!r}{did_you_mean(name, task.names)}; {known}")
+        if order.count(name) > 1:
+            raise UserError(f"ordinal.order has {name!r} {order.count(name)} times; {known}")
+    missing = [name for name in task.names if name not in order]
+    if missing:
+        raise UserError(f"ordinal.order leaves out {', '.join(map(repr, missing))}; {known}")

@@ -1,0 +1,84 @@
+"""Validation metrics, all from torchmetrics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ftcore import hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ftcore import Task
+
+
+MAX_CONFUSION_CLASSES = 200
+"""Most classes of which every epoch writes down a confusion matrix, whose size is their square."""
+
+
+class ClassMetrics:
+    """Accuracy over all images, F1 as the mean over classes, confusion matrix (rows: true, columns: predicted).
+
+    The matrix of up to 200 classes: each epoch writes it down.
+    """
+
+    @hookimpl
+    def make_metrics(self, task: Task) -> Mapping[str, Any] | None:
+        """Answer for classification."""
+        if task.kind != "classification":
+            return None
+        from torchmetrics.classification import MulticlassAccuracy
+
+        from .multiclass import F1, ConfusionMatrix
+
+        classes = task.outputs
+        metrics = {"accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False), "f1": F1(classes)}
+        return metrics | ({"confusion_matrix": ConfusionMatrix(classes)} if classes <= MAX_CONFUSION_CLASSES else {})
+
+
+def _unmonitored(metric: type[Any]) -> type[Any]:
+    """Make a metric that gives several numbers, so that it cannot be monitored."""
+    return type(metric.__name__, (metric,), {"higher_is_better": None})
+
+
+class MultilabelMetrics:
+    """Average precision and F1 (at 0.5), each also label by label; the thresholds with which F1 is best.
+
+    The first two are means over the labels. `predict` uses the thresholds.
+    """
+
+    @hookimpl
+    def make_metrics(self, task: Task) -> Mapping[str, Any] | None:
+        """Answer for several labels."""
+        if task.kind != "multilabel":
+            return None
+        from .multilabel import F1, AveragePrecision, AveragePrecisionOfEach, Thresholds
+
+        labels = task.outputs
+        return {
+            "average_precision": AveragePrecision(labels),
+            "f1": F1(labels, average="macro", validate_args=False),
+            "average_precision_of_each": AveragePrecisionOfEach(labels),
+            "f1_of_each": _unmonitored(F1)(labels, average="none", validate_args=False),
+            "thresholds": Thresholds(labels),
+        }
+
+
+class RegressionMetrics:
+    """RMSE and MAE in the target's own unit, and R2; for several targets, R2 is their mean and comes first."""
+
+    @hookimpl
+    def make_metrics(self, task: Task) -> Mapping[str, Any] | None:
+        """Answer for regression."""
+        if task.kind != "regression":
+            return None
+        from torchmetrics import MeanAbsoluteError, MeanSquaredError, R2Score
+
+        if task.outputs == 1:
+            return {"rmse": MeanSquaredError(squared=False), "mae": MeanAbsoluteError(), "r2": R2Score()}
+        return {
+            "r2": R2Score(),
+            "rmse": _unmonitored(MeanSquaredError)(squared=False, num_outputs=task.outputs),
+            "mae": _unmonitored(MeanAbsoluteError)(num_outputs=task.outputs),
+            "r2_of_each": _unmonitored(R2Score)(multioutput="raw_values"),
+        }

@@ -1,0 +1,1 @@
+"""Built-in answers to param_groups and make_optimizer."""

@@ -1,0 +1,89 @@
+"""What an optimizer step does beside the loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import evolve, field, frozen, validators
+
+from ftcore import Step, UserError, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from torch import Tensor, nn
+
+    from ftcore import ForwardPass, Task
+
+
+@frozen
+class RDropConfig:
+    """Options of `r_drop`.
+
+    Attributes:
+        alpha: factor on the divergence, > 0.
+    """
+
+    alpha: float = field(default=1.0, validator=validators.gt(0))
+
+
+class RDrop:
+    """Asks two passes with different dropout to agree (Liang et al. 2021, arXiv:2106.14448, eq. 2).
+
+    The paper adds the cross-entropy of both passes up, the authors' code takes their mean; here it is that of the first
+    pass, whose expectation is that of the mean.
+    """
+
+    Config = RDropConfig
+
+    def __init__(self, config: RDropConfig) -> None:
+        self.config = config
+
+    @hookimpl(wrapper=True)
+    def make_step(self, model: nn.Module, task: Task) -> Generator[None, Step, Step]:
+        """Add alpha/2 (KL(p1 || p2) + KL(p2 || p1)), over classes, or over each label and its absence."""
+        step = yield
+        if task.kind == "regression":
+            raise UserError("r_drop compares probabilities, and a regression task has none")
+        if not any(_is_random(module) for module in model.modules()):
+            raise UserError(
+                "r_drop: the network has no dropout and no stochastic depth, so both passes would be the same; "
+                "use timm.drop_path or mlp_head.dropout, or leave r_drop out"
+            )
+        alpha, kind = self.config.alpha, task.kind
+
+        def term(seen: ForwardPass) -> Tensor:
+            return alpha * symmetric_kl(seen.outputs, seen.forward(seen.images), kind)
+
+        return evolve(step, terms={**step.terms, "r_drop": term})
+
+
+def _is_random(module: nn.Module) -> bool:
+    """Whether a module drops something in train mode, as torch, torchvision and timm name the probability."""
+    kind = type(module).__name__.lower()
+    own = ("p", "prob") if "drop" in kind or "stochastic" in kind else ()  # elsewhere these mean other things
+    names = (*own, "drop_prob", "drop_rate", "dropout", "attention_dropout")
+    chances = [getattr(module, name, 0) for name in names]
+    return any(isinstance(chance, int | float) and chance > 0 for chance in chances)
+
+
+def symmetric_kl(first: Tensor, second: Tensor, kind: str) -> Tensor:
+    """Return the symmetric Kullback-Leibler divergence of two outputs, (KL(p || q) + KL(q || p)) / 2.
+
+    Args:
+        first: (N, K) float32, logits.
+        second: as `first`.
+        kind: ``classification``, a softmax over K; or ``multilabel``, the mean over K pairs (p, 1 - p).
+
+    Returns:
+        A scalar, the mean over samples.
+    """
+    import torch
+    from torch.nn.functional import logsigmoid
+
+    if kind == "multilabel":
+        logs = [torch.stack([logsigmoid(x), logsigmoid(-x)], dim=-1).flatten(0, 1) for x in (first, second)]
+    else:
+        logs = [x.log_softmax(dim=1) for x in (first, second)]
+    log_p, log_q = logs
+    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(dim=-1).mean() / 2

@@ -1,0 +1,1 @@
+"""Built-in answers to make_transforms and batch_transforms."""

@@ -1,0 +1,341 @@
+"""A run's model answers for pictures from the run folder alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_model
+from sklearn.datasets import load_digits
+
+from ftcore import Task, UserError
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.errors import DataError
+from ftcore.inference.load import load
+from ftcore.inference.output import PredictionWriter
+from ftcore.inference.predict import Prediction, predict, predict_batch
+from ftcore.runs.prepared import prepare
+from ftcore.testing import image_folder, invoke
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FRESH = """
+import json, sys
+from pathlib import Path
+import torch
+from ftcore.inference.load import load
+images = torch.linspace(-2, 2, 2 * 8 * 8).reshape(2, 1, 8, 8)
+with torch.inference_mode():
+    print(json.dumps(load(Path(sys.argv[1])).module(images).tolist()))
+"""
+
+
+def train(folder: Path, *sets: str, source: Path | None = None, plugins: Sequence[str] = ()) -> Path:
+    """Train a tiny network on pictures, and return the run folder."""
+    data = source or image_folder(folder / "data")
+    options = [word for text in (f"run.folder={folder / 'run'}", "train.epochs=1", *sets) for word in ("--set", text)]
+    options += [word for text in plugins for word in ("--plugin", text)]
+    result = invoke("run", "--data", data, "--model", "digits/cnn", *options)
+    assert result.code == 0, result.err
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("predict"), "adamw.lr=0.01", "train.epochs=20", "train.batch_size=5")
+
+
+def test_a_fresh_process_elsewhere_gives_the_logits_of_the_trained_network(tmp_path: Path) -> None:
+    folder = train(tmp_path, plugins=["mlp_head"])
+    trained = prepare(load_config(folder / "config.toml", CliOverrides(sets=[f"run.folder={tmp_path / 'x'}"])))
+    load_model(trained.assembly.parts.network, next(folder.glob("checkpoints/*/model.safetensors")))
+    images = torch.linspace(-2, 2, 2 * 8 * 8).reshape(2, 1, 8, 8)
+    moved = shutil.move(folder, tmp_path / "moved")
+    shutil.rmtree(tmp_path / "data")
+
+    answer = subprocess.run(
+        [sys.executable, "-c", FRESH, moved], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+
+    with torch.inference_mode():
+        expected = trained.assembly.parts.network.eval()(images)
+    torch.testing.assert_close(torch.tensor(json.loads(answer.stdout)), expected, rtol=0, atol=1e-6)
+
+
+def test_classes_come_with_probabilities_the_most_probable_first(run: Path) -> None:
+    answers = list(predict(load(run), [run.parent / "data" / "green"], batch_size=4))
+
+    assert len(answers) == 6
+    for answer in answers:
+        assert isinstance(answer, Prediction)
+        assert set(answer.values) == {"blue", "green", "red"}
+        assert sum(answer.values.values()) == pytest.approx(1, abs=1e-6)
+        assert list(answer.values.values()) == sorted(answer.values.values(), reverse=True)
+
+
+def test_the_command_prints_path_class_and_probability(run: Path) -> None:
+    pictures = [run.parent / "data" / name / "0.jpg" for name in ("blue", "green", "red")]
+
+    result = invoke("predict", run, *pictures)
+
+    rows = [line.split("\t") for line in result.out.splitlines()]
+    assert (result.code, result.err) == (0, "")
+    assert [(row[0], row[1]) for row in rows] == [(str(path), path.parent.name) for path in pictures]
+    assert all(1 / 3 < float(row[2]) <= 1 for row in rows)
+
+
+def test_json_has_one_object_a_picture(run: Path) -> None:
+    picture = run.parent / "data" / "red" / "0.jpg"
+
+    result = invoke("predict", run, picture, picture, "--json")
+
+    rows = [json.loads(line) for line in result.out.splitlines()]
+    assert [row["path"] for row in rows] == [str(picture), str(picture)]
+    assert next(iter(rows[0]["values"])) == "red"
+
+
+def test_the_model_folder_alone_is_enough(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "model", tmp_path / "alone" / "model")
+
+    result = invoke("predict", tmp_path / "alone", run.parent / "data" / "red" / "0.jpg")
+
+    assert result.out.split("\t")[1] == "red"
+
+
+@pytest.mark.parametrize("bad", ["damaged", "text", "missing"])
+def test_a_picture_that_cannot_be_read_is_named_while_the_others_are_answered(
+    run: Path, tmp_path: Path, bad: str
+) -> None:
+    good, broken = run.parent / "data" / "red" / "0.jpg", tmp_path / f"{bad}.jpg"
+    if bad != "missing":
+        broken.write_bytes(good.read_bytes()[:-300] if bad == "damaged" else b"no picture")
+
+    result = invoke("predict", run, good, broken, good)
+
+    assert [line.split("\t")[1] for line in result.out.splitlines()] == ["red", "red"]
+    assert result.code == 2
+    assert str(broken) in result.err
+    assert result.err.endswith("\n1 of 3 could not be read\n")
+    assert "Traceback" not in result.err
+
+
+def test_the_most_probable_classes_alone_are_shown_when_asked_for(run: Path) -> None:
+    picture = run.parent / "data" / "red" / "0.jpg"
+    (found,) = load(run).predict(picture)
+    best = list(found.values.items())[:2]
+
+    text, as_json, table = (
+        invoke("predict", run, picture, "--top", "2", *form) for form in ([], ["--json"], ["--csv"])
+    )
+
+    shown = [str(picture), *(word for name, value in best for word in (name, f"{value:.4f}"))]
+    assert text.out == "\t".join(shown) + "\n"
+    assert list(json.loads(as_json.out)["values"].items()) == best
+    header, row = csv.reader(table.out.splitlines())
+    assert header == ["path", "name_1", "probability_1", "name_2", "probability_2"]
+    assert row == [str(picture), *(word for name, value in best for word in (name, f"{value:.6g}"))]
+
+
+def test_a_table_has_a_line_a_picture_and_a_column_a_class(run: Path) -> None:
+    pictures = run.parent / "data"
+
+    said = invoke("predict", run, pictures, "--csv")
+
+    answers = load(run).predict(sorted(pictures.rglob("*.jpg")))
+    rows = list(csv.DictReader(said.out.splitlines()))
+    assert {row["path"] for row in rows} == {str(answer.path) for answer in answers}
+    for row in rows:
+        (answer,) = [answer for answer in answers if str(answer.path) == row["path"]]
+        assert row["prediction"] == next(iter(answer.values))
+        assert {name: float(row[name]) for name in answer.values} == pytest.approx(answer.values, rel=1e-5)
+
+
+def test_a_table_of_labels_and_one_of_numbers() -> None:
+    labels, numbers = Task("multilabel", ("sun", "sea")), Task("regression", ("kilos", "a, b"))
+    found = Prediction(Path("1, 2.jpg"), {"sea": 0.75, "sun": 0.5}, ("sea", "sun"))
+
+    assert PredictionWriter(labels, as_csv=True).header == "path,prediction,sun,sea"
+    assert PredictionWriter(labels, as_csv=True).line(found) == '"1, 2.jpg",sea;sun,0.5,0.75'
+    assert PredictionWriter(numbers, as_csv=True).header == 'path,kilos,"a, b"'
+    measured = Prediction(Path("1.jpg"), {"kilos": 2.5, "a, b": -1.0})
+    assert PredictionWriter(numbers, as_csv=True).line(measured) == "1.jpg,2.5,-1"
+
+
+def test_two_forms_at_a_time_and_the_best_of_numbers_are_refused(run: Path, tmp_path: Path) -> None:
+    picture = run.parent / "data" / "red" / "0.jpg"
+    sets = ("--set", "data.task=regression", "--set", "train.epochs=1", "--set", f"run.folder={tmp_path / 'run'}")
+    assert invoke("run", "--data", "digits:5-6", "--model", "digits/cnn", *sets).code == 0
+
+    both = invoke("predict", run, picture, "--json", "--csv")
+    best = invoke("predict", tmp_path / "run", picture, "--top", "3")
+
+    assert (both.code, both.err) == (2, "ftcore: --json and --csv are two forms of the same; choose one\n")
+    assert best.err == "ftcore: --top is for classes and labels, and this model predicts numbers\n"
+
+
+def test_the_bytes_of_a_file_are_a_picture(run: Path) -> None:
+    picture = run.parent / "data" / "red" / "0.jpg"
+
+    (of_bytes,), (of_file,) = load(run).predict(picture.read_bytes()), load(run).predict(picture)
+
+    assert of_bytes.path is None
+    assert of_bytes.values == of_file.values
+
+
+def test_pictures_that_go_through_together_keep_their_places_beside_one_that_cannot_be_read(run: Path) -> None:
+    red, blue = ((run.parent / "data" / name / "0.jpg").read_bytes() for name in ("red", "blue"))
+
+    first, bad, last = predict_batch(load(run), [red, b"no picture", blue])
+    none = predict_batch(load(run), [b"no picture"])
+
+    assert isinstance(first, Prediction)
+    assert isinstance(last, Prediction)
+    assert [next(iter(found.values)) for found in (first, last)] == ["red", "blue"]
+    assert isinstance(bad, DataError)
+    assert [type(found) for found in none] == [DataError]
+
+
+def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no run folder with a model: there is no"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "cannot read .*model.json"), ("[]", "cannot read .*model.json"), ('{"format": 99}', "has format 99")],
+)
+def test_a_description_that_cannot_be_used_is_an_error(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.json").write_text(content)
+
+    with pytest.raises(UserError, match=message):
+        load(tmp_path)
+
+
+def test_damaged_weights_are_an_error(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "model", tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"damaged")
+
+    with pytest.raises(UserError, match=r"cannot load .*model\.safetensors into the network"):
+        load(tmp_path)
+
+
+def test_a_regression_answers_in_the_targets_own_unit(tmp_path: Path) -> None:
+    digits = load_digits()
+    for digit in (5, 9):
+        picture = (digits.images[digits.target == digit][0] * (255 / 16)).round().astype("uint8")
+        Image.fromarray(picture).save(tmp_path / f"{digit}.png")
+    sets = [f"run.folder={tmp_path / 'run'}", "data.task=regression", "train.epochs=4"]
+    options = [word for text in sets for word in ("--set", text)]
+    assert invoke("run", "--data", "digits", "--model", "digits/cnn", *options).code == 0
+
+    pictures = [tmp_path / "5.png", tmp_path / "9.png"]
+    values = [
+        json.loads(line)["values"]["digit"]
+        for line in invoke("predict", tmp_path / "run", *pictures, "--json").out.splitlines()
+    ]
+
+    assert values == [pytest.approx(5, abs=1.5), pytest.approx(9, abs=1.5)]
+    plain = [line.split("\t")[1] for line in invoke("predict", tmp_path / "run", *pictures).out.splitlines()]
+    assert plain == [f"digit={value:.6g}" for value in values]
+
+
+HOOKS = """
+from attrs import field, frozen
+from torch import nn
+
+from ftcore import Backbone, HeadSlot, InputSpec, hookimpl
+
+
+@frozen
+class Options:
+    width: int = 3
+    depth: int | None = None
+
+
+class Small:
+    Config = Options
+
+    def __init__(self, config):
+        self.config = config
+
+    @hookimpl
+    def build_model(self, name):
+        if name == "small/net":
+            layers = nn.Conv2d(3, self.config.width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 9)
+            layers[3].in_features = self.config.width
+            return Backbone(nn.Sequential(*layers), (HeadSlot("3", self.config.width),), InputSpec(size=(32, 32)))
+"""
+
+
+def test_a_network_of_a_hooks_file_is_built_again_with_its_options(tmp_path: Path) -> None:
+    hooks = tmp_path / "small_network.py"
+    hooks.write_text(HOOKS)
+    sets = ["train.epochs=1", "small.width=7", f"run.folder={tmp_path / 'run'}"]
+    options = [word for text in sets for word in ("--set", text)]
+    data = image_folder(tmp_path / "data")
+    assert invoke("run", "--data", data, "--model", "small/net", "--plugin", f"{hooks}:Small", *options).code == 0
+
+    model = load(tmp_path / "run")
+
+    assert [tuple(p.shape) for p in model.module.parameters()] == [(7, 3, 3, 3), (7,), (3, 7), (3,)]
+
+
+def test_a_hooks_file_that_is_gone_is_an_error_that_names_it(tmp_path: Path) -> None:
+    hooks = tmp_path / "gone_network.py"
+    hooks.write_text(HOOKS)
+    sets = ["--set", "train.epochs=1", "--set", f"run.folder={tmp_path / 'run'}"]
+    data = image_folder(tmp_path / "data")
+    assert invoke("run", "--data", data, "--model", "small/net", "--plugin", f"{hooks}:Small", *sets).code == 0
+    hooks.unlink()
+
+    result = invoke("predict", tmp_path / "run", data)
+
+    assert result.code == 2
+    assert "gone_network.py" in result.err
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_picture_and_its_mirror_image_are_averaged(tmp_path: Path, task: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (5, 8, 8)).astype("uint8")
+    for number, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        Image.fromarray(pixels[:, ::-1]).save(tmp_path / f"{number}m.png")
+    sets = ["--set", f"run.folder={tmp_path / 'run'}", "--set", "train.epochs=1", "--set", f"data.task={task}"]
+    assert invoke("run", "--data", "digits", "--model", "digits/cnn", *sets).code == 0
+    seen = [tmp_path / f"{number}.png" for number in range(5)]
+    mirrored = [tmp_path / f"{number}m.png" for number in range(5)]
+
+    plain, mirror, both = (
+        [answer.values for answer in predict(load(tmp_path / "run"), paths, tta=tta) if isinstance(answer, Prediction)]
+        for paths, tta in ((seen, False), (mirrored, False), (seen, True))
+    )
+
+    for one, other, mean in zip(plain, mirror, both, strict=True):
+        assert mean == pytest.approx({name: (one[name] + other[name]) / 2 for name in one}, abs=1e-6)
+        assert one != pytest.approx(mean, abs=1e-6)
+    lines = invoke("predict", tmp_path / "run", *seen, "--tta", "--json").out.splitlines()
+    assert [json.loads(line)["values"] for line in lines] == both
+
+
+def test_a_symmetric_picture_is_its_own_mirror_image(tmp_path: Path) -> None:
+    half = np.random.default_rng(0).integers(0, 256, (8, 4)).astype("uint8")
+    Image.fromarray(np.hstack([half, half[:, ::-1]])).save(tmp_path / "same.png")
+    sets = ["--set", f"run.folder={tmp_path / 'run'}", "--set", "train.epochs=1"]
+    assert invoke("run", "--data", "digits", "--model", "digits/cnn", *sets).code == 0
+
+    plain, both = (list(predict(load(tmp_path / "run"), [tmp_path / "same.png"], tta=tta)) for tta in (False, True))
+
+    assert isinstance(plain[0], Prediction)
+    assert isinstance(both[0], Prediction)
+    assert both[0].values == pytest.approx(plain[0].values, abs=1e-6)

@@ -1,0 +1,422 @@
+from __future__ import annotations
+
+import multiprocessing
+import re
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+import pytest
+
+from ftcore import HOOK_API, UserError
+from ftcore.config.load import CliOverrides, load_config
+from ftcore.config.schema import PluginRef, RunConfig
+from ftcore.plugins.activation import Plugin, activate, activate_all
+from ftcore.plugins.discovery import InstalledPlugin, discover
+from ftcore.plugins.references import PluginReference, resolve
+from ftcore.testing import invoke
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FUNCTION = "from ftcore import hookimpl\n\n@hookimpl\ndef make_loss():\n    return print\n"
+CLASS = "from ftcore import hookimpl\n\nclass {0}:\n    @hookimpl\n    def make_loss(self):\n        return print\n"
+WITH_OPTIONS = """
+from attrs import field, frozen, validators
+from ftcore import hookimpl
+
+@frozen
+class FocalConfig:
+    gamma: float = field(default=2.0, validator=validators.gt(0))
+
+class Focal:
+    Config = FocalConfig
+
+    def __init__(self, config):
+        self.config = config
+
+    @hookimpl
+    def make_loss(self):
+        return self.scale
+
+    def scale(self, number):
+        return self.config.gamma * number
+"""
+
+
+class Write(Protocol):
+    def __call__(self, name: str, text: str) -> Path: ...
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Iterator[Write]:
+    """Write a hooks file; what was imported from its folder is forgotten afterwards."""
+    path, modules = list(sys.path), set(sys.modules)
+
+    def write_file(name: str, text: str) -> Path:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    yield write_file
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if Path(getattr(sys.modules[name], "__file__", None) or ".").is_relative_to(tmp_path):
+            del sys.modules[name]
+
+
+def named(text: object) -> PluginRef:
+    return PluginRef(str(text), f"--plugin {text}", Path())
+
+
+def activated(text: object, config: RunConfig | None = None) -> Plugin:
+    return activate(resolve(named(text), discover()), f"--plugin {text}", config or RunConfig())
+
+
+def all_activated(flags: CliOverrides, defaults: tuple[str, ...] = ()) -> tuple[Plugin, ...]:
+    return activate_all(load_config(None, flags), discover(), defaults)
+
+
+ACME = InstalledPlugin("focal", "acme-losses", "1.0", "acme.losses:Focal")
+FOCAL = PluginReference("focal", "acme.losses", "Focal", "acme-losses 1.0", "focal", distribution="acme-losses")
+
+
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [
+        ("focal", FOCAL),
+        ("focal@acme-losses", attrs.evolve(FOCAL, canonical="focal@acme-losses")),
+        ("acme.hooks", PluginReference("hooks", "acme.hooks", "", "module acme.hooks", "acme.hooks")),
+        (
+            "acme.losses:Focal",
+            PluginReference("focal", "acme.losses", "Focal", "module acme.losses", "acme.losses:Focal"),
+        ),
+        ("acme:FocalLoss", PluginReference("focal_loss", "acme", "FocalLoss", "module acme", "acme:FocalLoss")),
+        ("Acme", PluginReference("acme", "Acme", "", "module Acme", "Acme")),
+    ],
+)
+def test_the_form_alone_decides_what_a_plugin_means(text: str, reference: PluginReference) -> None:
+    assert resolve(named(text), (ACME,)) == reference
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "attribute"),
+    [
+        ("resolved_hooks.py", "resolved_hooks", ""),
+        ("./resolved_hooks.py", "resolved_hooks", ""),
+        ("resolved_hooks.py:Focal", "focal", "Focal"),
+        ("./resolved_hooks.py:FocalLoss", "focal_loss", "FocalLoss"),
+        ("{folder}/resolved_hooks.py:Focal", "focal", "Focal"),
+    ],
+)
+def test_a_path_means_a_hooks_file_beside_what_names_it(write: Write, text: str, name: str, attribute: str) -> None:
+    file = write("resolved_hooks.py", "raise RuntimeError('imported')\n")
+
+    reference = resolve(PluginRef(text.format(folder=file.parent), "run.toml", file.parent), (ACME,))
+
+    assert (reference.name, reference.module, reference.attribute) == (name, "resolved_hooks", attribute)
+    assert (reference.source, reference.file) == (str(file), file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["focal loss", "focal@", "@acme", "acme..hooks", "acme.losses:", "acme:a:b", "acme:Focal()", "-x", "", "a,b"],
+)
+def test_what_has_no_known_form_is_refused_with_the_forms(text: str) -> None:
+    message = re.escape(f"cannot parse plugin {text!r} (--plugin {text}): expected NAME, NAME@DISTRIBUTION, ")
+
+    with pytest.raises(UserError, match=message):
+        resolve(named(text), (ACME,))
+
+
+@pytest.mark.parametrize(
+    "text", ["missing.py", "./missing.py", "sub/missing.py", "sub/missing.py:Focal", "sub/missing"]
+)
+def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path, text: str) -> None:
+    place = tmp_path / text.partition(":")[0]
+    message = re.escape(f"plugin file not found: {text} (run.toml plugins[0]; looked at {place})")
+
+    with pytest.raises(UserError, match=message):
+        resolve(PluginRef(text, "run.toml plugins[0]", tmp_path), ())
+
+
+@pytest.mark.parametrize("stem", ["json", "os", "time", "torch", "ftcore"])
+def test_a_hooks_file_whose_name_is_taken_must_be_renamed(write: Write, stem: str) -> None:
+    file = write(f"{stem}.py", FUNCTION)
+
+    with pytest.raises(UserError, match=rf"cannot be imported as '{stem}': that name is already .*; rename the file"):
+        resolve(named(file), ())
+
+
+def test_a_hooks_file_whose_name_is_no_identifier_must_be_renamed(write: Write) -> None:
+    file = write("my-hooks.py", FUNCTION)
+
+    with pytest.raises(UserError, match="cannot be imported: 'my-hooks' is no Python name; rename the file"):
+        resolve(named(file), ())
+
+
+def test_two_hooks_files_of_one_name_are_refused(write: Write) -> None:
+    first = write("one/twin_hooks.py", CLASS.format("First"))
+    second = write("two/twin_hooks.py", CLASS.format("Second") + CLASS.format("First"))
+
+    with pytest.raises(UserError, match=rf"{second} cannot be imported as 'twin_hooks'.*{first}"):
+        all_activated(CliOverrides(plugins=[f"{first}:First", f"{second}:Second"]))
+
+
+def test_a_hooks_file_of_functions_is_a_plugin_without_options(write: Write) -> None:
+    plugin = activated(write("functions_hooks.py", FUNCTION))
+
+    assert plugin.name == "functions_hooks"
+    assert plugin.config is None
+    assert [(impl.hook, impl.function()) for impl in plugin.hooks] == [("make_loss", print)]
+    assert not plugin.is_default
+
+
+def test_a_class_gets_its_options_with_the_defaults_of_the_others(write: Write) -> None:
+    file = write("options_hooks.py", WITH_OPTIONS)
+
+    plain = activated(f"{file}:Focal")
+    set_by_flag = activated(f"{file}:Focal", load_config(None, CliOverrides(sets=["focal.gamma=3"])))
+
+    assert plain.config.gamma == 2.0
+    assert set_by_flag.config.gamma == 3.0
+    assert set_by_flag.hooks[0].function()(2) == 6.0
+
+
+def test_an_option_of_a_class_is_checked_by_its_own_validator(write: Write) -> None:
+    file = write("checked_hooks.py", WITH_OPTIONS)
+
+    with pytest.raises(UserError, match=r"focal\.gamma: 'gamma' must be > 0: 0\.0 \(--set focal\.gamma=0\)"):
+        activated(f"{file}:Focal", load_config(None, CliOverrides(sets=["focal.gamma=0"])))
+
+
+def test_an_unknown_option_of_a_class_shows_the_nearest(write: Write) -> None:
+    file = write("unknown_hooks.py", WITH_OPTIONS)
+
+    with pytest.raises(UserError, match=r"unknown option 'focal\.gama'; did you mean 'gamma'\?"):
+        activated(f"{file}:Focal", load_config(None, CliOverrides(sets=["focal.gama=1"])))
+
+
+@pytest.mark.parametrize(("text", "suffix"), [(FUNCTION, ""), (CLASS.format("Optionless"), ":Optionless")])
+def test_options_for_a_plugin_without_any_are_refused(write: Write, text: str, suffix: str) -> None:
+    file = write("optionless.py", text)
+    message = r"plugin 'optionless' has no options, but \['gamma'\] were set \(--set optionless\.gamma=1\)"
+
+    with pytest.raises(UserError, match=message):
+        activated(f"{file}{suffix}", load_config(None, CliOverrides(sets=["optionless.gamma=1"])))
+
+
+def test_a_class_that_is_not_in_its_module_shows_the_nearest(write: Write) -> None:
+    file = write("nearest_hooks.py", WITH_OPTIONS)
+
+    with pytest.raises(UserError, match="nearest_hooks has no 'Focl'; did you mean 'Focal'"):
+        activated(f"{file}:Focl")
+
+
+def test_what_is_neither_a_module_nor_a_class_is_refused(write: Write) -> None:
+    file = write("object_hooks.py", "FOCAL = 3\n")
+
+    with pytest.raises(UserError, match="object_hooks:FOCAL is int; expected a module or a class"):
+        activated(f"{file}:FOCAL")
+
+
+@pytest.mark.parametrize("name", ["Model", "Train"])
+def test_a_class_that_is_called_like_a_section_is_refused_because_set_could_not_reach_it(
+    write: Write, name: str
+) -> None:
+    file = write("section_hooks.py", CLASS.format(name))
+
+    with pytest.raises(UserError, match=f"called '{name.lower()}'"):
+        activated(f"{file}:{name}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("    Config = dict\n", r"Config is no attrs class"),
+        ("    def __init__(self, rate): ...\n", r"must take no argument, for it has no Config"),
+        (
+            "    import attrs\n    @attrs.frozen\n    class Config: ...\n",
+            r"must take one argument, its Config",
+        ),
+    ],
+)
+def test_a_class_that_cannot_be_made_says_what_it_must_take(write: Write, text: str, message: str) -> None:
+    file = write("unmade_hooks.py", CLASS.format("Acme") + text)
+
+    with pytest.raises(UserError, match=rf"plugin 'acme' .*unmade_hooks:Acme.*{message}"):
+        activated(f"{file}:Acme")
+
+
+def test_a_class_without_hooks_is_refused_and_not_made(write: Write, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    file = write("class_hooks.py", f"class Acme:\n    def __init__(self):\n        open({str(made)!r}, 'w')\n")
+
+    with pytest.raises(UserError, match="no hooks found"):
+        activated(f"{file}:Acme")
+
+    assert not made.exists()
+
+
+def test_a_file_whose_plugin_is_a_class_says_how_that_is_named(write: Write) -> None:
+    file = write("in_a_class_hooks.py", CLASS.format("Acme") + "    @hookimpl\n    def freeze(self): ...\n")
+
+    with pytest.raises(UserError, match=r"no hooks found: .*; its class Acme is one: write :Acme behind its name"):
+        activated(str(file))
+
+
+def test_a_failing_import_names_plugin_file_and_cause(write: Write) -> None:
+    file = write("failing_hooks.py", "import no_such_library\n")
+    message = rf"plugin 'failing_hooks' \(from {file}\) failed to import failing_hooks: ModuleNotFoundError: No module"
+
+    with pytest.raises(UserError, match=message):
+        activated(file)
+
+
+def test_a_module_that_is_not_installed_is_named() -> None:
+    with pytest.raises(UserError, match=r"plugin 'losses' \(from module acme_nowhere\.losses\) failed to import"):
+        activated("acme_nowhere.losses")
+
+
+def test_a_syntax_error_in_a_hooks_file_is_reported_as_its_fault(write: Write) -> None:
+    file = write("garbled_hooks.py", "def (\n")
+
+    with pytest.raises(UserError, match="failed to import garbled_hooks: SyntaxError"):
+        activated(file)
+
+
+def test_all_problems_of_a_plugin_are_in_one_message(write: Write) -> None:
+    text = "from ftcore import hookimpl\n\n@hookimpl\ndef make_los(): ...\n\ndef freeze(): ...\n"
+    file = write("sloppy_hooks.py", text)
+
+    with pytest.raises(
+        UserError,
+        match=rf"plugin 'sloppy_hooks' \({file}, --plugin {file}\) cannot be used:\n  freeze: .*\n  make_los: ",
+    ):
+        activated(file)
+
+
+def test_named_plugins_come_in_the_users_order_and_the_defaults_behind_them() -> None:
+    plugins = all_activated(CliOverrides(plugins=["sgd", "bf16"]), ("cosine", "sgd", "fp32"))
+
+    assert [(plugin.name, plugin.is_default) for plugin in plugins] == [
+        ("sgd", False),
+        ("bf16", False),
+        ("cosine", True),
+        ("fp32", True),
+    ]
+    assert str(plugins[0]).startswith("sgd (ftcore ")
+    assert str(plugins[0]).endswith(", --plugin sgd)")
+
+
+@pytest.mark.parametrize("again", ["sgd", "sgd@ftcore", "ftcore_plugins.optimizers.torch_optimizers:Sgd"])
+def test_a_plugin_that_is_named_twice_is_refused(again: str) -> None:
+    message = re.escape(f"plugin 'sgd' is named twice (--plugin sgd, --plugin {again})")
+
+    with pytest.raises(UserError, match=message):
+        all_activated(CliOverrides(plugins=["sgd", again]))
+
+
+def test_without_leaves_out_a_default_or_a_plugin_of_the_config(tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text('plugins = ["sgd", "bf16"]\n', encoding="utf-8")
+
+    plugins = activate_all(
+        load_config(config, CliOverrides(without=["sgd", "cosine"])), discover(), ("cosine", "linear")
+    )
+
+    assert [plugin.name for plugin in plugins] == ["bf16", "linear"]
+
+
+def test_without_an_unknown_name_shows_the_nearest() -> None:
+    message = r"--without cosin: not among the plugins; did you mean 'cosine'\? \(named: sgd; defaults: cosine\)"
+
+    with pytest.raises(UserError, match=message):
+        all_activated(CliOverrides(plugins=["sgd"], without=["cosin"]), ("cosine",))
+
+
+def test_options_for_a_plugin_that_was_not_named_are_refused() -> None:
+    message = (
+        r"plugin 'sgd' has options but was not named, so nothing would read them \(--set sgd\.lr=1\): add --plugin sgd"
+    )
+
+    with pytest.raises(UserError, match=message):
+        all_activated(CliOverrides(sets=["sgd.lr=1"]))
+
+
+def test_options_for_a_plugin_that_was_left_out_are_refused() -> None:
+    with pytest.raises(UserError, match=r"plugin 'cosine' has options but .*\(--set cosine\.final=1\)"):
+        all_activated(CliOverrides(without=["cosine"], sets=["cosine.final=1"]), ("cosine",))
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("trian", "train"), ("sdg", "sgd")])
+def test_options_for_nothing_show_the_nearest_section_or_plugin(name: str, nearest: str) -> None:
+    message = rf"'{name}' is neither a section nor a plugin; did you mean '{nearest}'\? \(--set {name}\.lr=1\)"
+
+    with pytest.raises(UserError, match=message):
+        all_activated(CliOverrides(sets=[f"{name}.lr=1"]))
+
+
+def test_a_default_takes_options_without_being_named() -> None:
+    (cosine,) = all_activated(CliOverrides(sets=["cosine.final=0.5"]), ("cosine",))
+
+    assert cosine.config.final == 0.5
+    assert cosine.is_default
+
+
+def test_a_plugin_that_was_named_and_answers_nothing_is_refused() -> None:
+    result = invoke("explain", "--plugin", "mse")
+
+    assert result.code == 2
+    assert re.search(r"plugin mse \(ftcore .*, --plugin mse\) was named but answers nothing in this run", result.err)
+    assert "of its hooks, make_loss, none fits" in result.err
+
+
+def test_options_of_a_default_that_answers_nothing_are_refused() -> None:
+    result = invoke("explain", "--plugin", "sgd", "--set", "adamw.lr=0.1")
+
+    assert result.code == 2
+    assert "plugin 'adamw' has options but answers nothing in this run (--set adamw.lr=0.1)" in result.err
+
+
+def test_what_a_hooks_file_defines_reaches_a_process_that_was_spawned(write: Write) -> None:
+    file = write("spawned_hooks.py", WITH_OPTIONS)
+    scale = activated(f"{file}:Focal").hooks[0].function()
+
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        result = pool.submit(scale, 21).result()
+
+    assert result == 42.0
+
+
+def with_api(write: Write, api: str) -> Plugin:
+    named = PluginRef("./api_hooks.py", "--plugin", write("api_hooks.py", f"{FUNCTION}\nFTCORE_API = {api}\n").parent)
+    return activate(resolve(named, ()), "--plugin", RunConfig())
+
+
+@pytest.mark.parametrize("api", ["(2, 0)"])
+def test_a_plugin_for_this_hook_api_or_an_earlier_minor_one_is_welcome(write: Write, api: str) -> None:
+    assert with_api(write, api).name == "api_hooks"
+
+
+NEWEST = HOOK_API[1]
+
+
+@pytest.mark.parametrize(
+    ("api", "message"),
+    [
+        ("(2, 99)", rf"'api_hooks' \(from .*\) needs hook API 2\.99; this is .* API 2\.{NEWEST}: get a newer ftcore$"),
+        ("(3, 0)", r"needs hook API 3\.0; .* get a newer ftcore$"),
+        ("(0, 9)", r"needs hook API 0\.9; .* get a newer api_hooks$"),
+        ("(1, 5)", r"needs hook API 1\.5; .* get a newer api_hooks$"),
+        ("'1.1'", rf"FTCORE_API is '1\.1'; expected the version that it needs, e\.g\. \(2, {NEWEST}\)"),
+        ("(1,)", r"FTCORE_API is \(1,\); expected"),
+        ("(1, True)", r"FTCORE_API is \(1, True\); expected"),
+    ],
+)
+def test_a_plugin_for_another_hook_api_is_refused(write: Write, api: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        with_api(write, api)

@@ -1,0 +1,136 @@
+"""The plain transforms against PIL and numpy."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ftcore import InputSpec, UserError
+from ftcore_plugins.transforms.standard import PlainTransforms, Resize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def plain(spec: InputSpec) -> Callable[[Image.Image], torch.Tensor]:
+    """All that happens to one picture, from the loader to the network."""
+    made = PlainTransforms().make_transforms(spec)
+    return lambda image: made.on_device(made.evaluate(image)[None])[0]
+
+
+def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, size=(height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def by_hand(image: Image.Image, spec: InputSpec, resized: tuple[int, int], corner: tuple[int, int]) -> torch.Tensor:
+    """Resize to (width, height), cut out from (left, top), normalise."""
+    small = image.convert("L" if spec.channels == 1 else "RGB").resize(resized, FILTERS[spec.interpolation])
+    left, top = corner
+    pixels = np.asarray(small, dtype=np.float64)[top : top + spec.size[0], left : left + spec.size[1]]
+    channels = pixels.reshape(*spec.size, spec.channels) / 255
+    return torch.from_numpy(((channels - spec.mean) / spec.std).transpose(2, 0, 1)).float()
+
+
+@pytest.mark.parametrize("interpolation", FILTERS)
+def test_colour_equals_resize_crop_and_normalise_by_hand(interpolation: str) -> None:
+    image, spec = picture(40, 30), InputSpec((16, 16), interpolation=interpolation, crop_fraction=0.8)
+
+    found = plain(spec)(image)
+
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, by_hand(image, spec, (26, 20), (5, 2)), rtol=0, atol=1e-6)
+
+
+def test_a_tall_picture_is_cut_above_and_below() -> None:
+    image, spec = picture(30, 40), InputSpec((16, 16), crop_fraction=0.8)
+
+    torch.testing.assert_close(plain(spec)(image), by_hand(image, spec, (20, 26), (2, 5)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_grey_equals_resize_crop_and_normalise_by_hand(mode: str) -> None:
+    image = picture(40, 30, mode)
+    spec = InputSpec((16, 16), channels=1, mean=(0.3,), std=(0.4,), crop_fraction=0.8)
+
+    found = plain(spec)(image)
+
+    assert found.shape == (1, 16, 16)
+    torch.testing.assert_close(found, by_hand(image, spec, (26, 20), (5, 2)), rtol=0, atol=1e-6)
+
+
+def test_a_grey_picture_is_three_equal_colours() -> None:
+    found = plain(InputSpec((8, 8), mean=(0.5,) * 3, std=(0.5,) * 3))(picture(20, 20, "L"))
+
+    assert found.shape == (3, 8, 8)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_an_input_that_is_not_square_equals_the_same_by_hand() -> None:
+    image, spec = picture(50, 50), InputSpec((12, 20), crop_fraction=0.5)
+
+    found = plain(spec)(image)
+
+    assert found.shape == (3, 12, 20)
+    one_grey_level = 1 / 255 / min(spec.std) + 1e-6
+    torch.testing.assert_close(found, by_hand(image, spec, (40, 24), (10, 6)), rtol=0, atol=one_grey_level)
+
+
+def test_a_picture_that_is_smaller_than_the_input_is_enlarged() -> None:
+    image, spec = picture(10, 10), InputSpec((16, 16), crop_fraction=0.8)
+
+    torch.testing.assert_close(plain(spec)(image), by_hand(image, spec, (20, 20), (2, 2)), rtol=0, atol=1e-6)
+
+
+def test_a_picture_of_the_inputs_own_size_is_only_normalised() -> None:
+    image, spec = picture(16, 16), InputSpec((16, 16), mean=(0.0,) * 3, std=(1.0,) * 3, crop_fraction=1.0)
+
+    pixels = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+
+    torch.testing.assert_close(plain(spec)(image), pixels / 255, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("resized", [224, 232, 256, 354, 375, 400])
+def test_the_resized_side_is_that_of_the_fraction_that_it_gave(resized: int) -> None:
+    spec = InputSpec((224, 224), crop_fraction=224 / resized)
+
+    assert Resize(spec).sides == [resized, resized]
+
+
+def test_every_colour_mode_of_a_picture_is_taken() -> None:
+    transform = plain(InputSpec((8, 8)))
+
+    assert {transform(picture(20, 20, mode)).shape for mode in ("RGBA", "P", "CMYK", "LA", "1", "L")} == {(3, 8, 8)}
+
+
+def test_it_survives_the_way_to_another_process() -> None:
+    made, image = PlainTransforms().make_transforms(InputSpec((16, 16))), picture(40, 30)
+
+    again = pickle.loads(pickle.dumps(made))
+
+    assert torch.equal(again.train(image), made.train(image))
+    assert torch.equal(again.evaluate(image), made.evaluate(image))
+
+
+def test_training_sees_what_evaluation_sees() -> None:
+    made, image = PlainTransforms().make_transforms(InputSpec((16, 16))), picture(40, 30)
+
+    assert torch.equal(made.train(image), made.evaluate(image))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_another_number_of_channels_is_refused(channels: int) -> None:
+    with pytest.raises(UserError, match=f"make 1 or 3 channels, not {channels}; name another plugin"):
+        PlainTransforms().make_transforms(InputSpec(channels=channels))
