@@ -158,11 +158,7 @@ def wrap_write_errors(path: Path) -> Iterator[None]:
 
 
 def check_room(target: Path, tensors: Iterable[Tensor]) -> None:
-    """Refuse to begin with tensors for which there is no room.
-
-    Raises:
-        UserError: the message gives the bytes that it takes, and those that are free.
-    """
+    """Raise a `UserError` where there is no room for tensors."""
     need = int(_ROOM * sum(tensor.numel() * tensor.element_size() for tensor in tensors)) + 100_000
     if need > shutil.disk_usage(_existing_parent(target)).free:
         raise UserError(f"cannot save {target}: it needs {need:,} bytes; {_free_space_message(target)}")

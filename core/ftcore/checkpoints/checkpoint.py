@@ -47,71 +47,65 @@ def _copied(tensor: Tensor, copies: dict[tuple[object, ...], Tensor]) -> Tensor:
 
 @frozen(eq=False)
 class CapturedState:
-    """What a checkpoint is made of, as it was at one moment; see `capture`.
+    """What goes into a folder, as it was at one moment.
 
     Attributes:
-        networks: ``model`` and perhaps ``average``; parameters and buffers.
-        plain: the rest, as JSON spells it.
-        tensors: those of the rest, by the names that `plain` has for them.
+        tensors: stem of a safetensors file -> tensors by name, or a network with parameters and buffers.
+        plain: stem of a JSON file -> plain data.
+        is_checkpoint: whether a run goes on from it: its files are listed with their checksums, and may be sharded.
     """
 
-    networks: Mapping[str, nn.Module | CpuCopy]
-    plain: dict[str, Any]
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, dict[str, Tensor] | nn.Module | CpuCopy]
+    plain: Mapping[str, Any]
+    is_checkpoint: bool = True
 
-    def tensors_by_file(self) -> dict[str, Mapping[str, Tensor]]:
-        """Return stem of a file -> name -> tensor."""
-        return {**{stem: network.state_dict() for stem, network in self.networks.items()}, "state": self.tensors}
+    def tensors_by_file(self) -> dict[str, dict[str, Tensor]]:
+        """Return stem of a safetensors file -> name -> tensor."""
+        return {stem: held if isinstance(held, dict) else held.state_dict() for stem, held in self.tensors.items()}
 
 
 def capture(networks: Mapping[str, nn.Module], state: Mapping[str, Any], *, copy: bool = False) -> CapturedState:
-    """Take a state as it is now.
+    """Take what a checkpoint holds as it is now.
 
     Args:
-        networks: see `CapturedState`.
+        networks: ``model`` and perhaps ``average``.
         state: see `ftcore.checkpoints.serialization.serialize`.
         copy: whether networks may change before they are written; else they are not copied.
     """
     tensors: dict[str, Tensor] = {}
     plain = serialize(state, "state", tensors)
-    return CapturedState({name: CpuCopy(n) if copy else n for name, n in networks.items()}, plain, tensors)
+    taken = {name: CpuCopy(network) if copy else network for name, network in networks.items()}
+    return CapturedState({**taken, "state": tensors}, {"state": plain})
 
 
 class CheckpointWriter:
     """Writes what a run saves, where one process has all of it."""
 
     def write(self, captured: CapturedState, target: Path) -> None:
-        """Write a checkpoint into a folder.
+        """Let a folder appear whole.
 
         Raises:
-            UserError: there is no room.
+            UserError: there is no room for a checkpoint.
             OSError: the system refuses; what was there stays.
         """
-        atomic.check_room(target, (t for tensors in captured.tensors_by_file().values() for t in tensors.values()))
-        atomic.write_dir_atomic(target, partial(self._write_checkpoint, captured))
+        if captured.is_checkpoint:
+            atomic.check_room(target, [t for named in captured.tensors_by_file().values() for t in named.values()])
+        atomic.write_dir_atomic(target, partial(self._write_files, captured))
 
-    def write_model(self, network: nn.Module, description: Mapping[str, Any], target: Path) -> None:
-        """Write a network, and what `predict` must know of it, into a folder."""
-        atomic.write_dir_atomic(target, partial(self._write_model, network, description))
+    def _write_files(self, captured: CapturedState, folder: Path) -> None:
+        self._write_tensors(captured, folder)
+        for stem, plain in captured.plain.items():
+            atomic.write_json(folder / f"{stem}.json", plain)
+        if captured.is_checkpoint:
+            write_manifest(folder)
 
-    def write_tensors(self, captured: CapturedState, folder: Path) -> None:
-        """Write the tensor files of a checkpoint."""
-        for name, network in captured.networks.items():
-            save_model(cast("nn.Module", network), str(folder / f"{name}.safetensors"))
-        save_file(captured.tensors, folder / "state.safetensors")
-
-    def write_network(self, network: nn.Module, file: Path) -> None:
-        """Write the tensor file of a network."""
-        save_model(network, str(file))
-
-    def _write_checkpoint(self, captured: CapturedState, folder: Path) -> None:
-        self.write_tensors(captured, folder)
-        atomic.write_json(folder / "state.json", captured.plain)
-        write_manifest(folder)
-
-    def _write_model(self, network: nn.Module, description: Mapping[str, Any], folder: Path) -> None:
-        self.write_network(network, folder / "model.safetensors")
-        atomic.write_json(folder / "model.json", description)
+    def _write_tensors(self, captured: CapturedState, folder: Path) -> None:
+        for stem, held in captured.tensors.items():
+            file = folder / f"{stem}.safetensors"
+            if isinstance(held, dict):
+                save_file(held, file)
+            else:
+                save_model(cast("nn.Module", held), str(file))
 
 
 def checkpoint_dir(folder: Path, step: int) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import define
 from safetensors.torch import save_file
@@ -15,9 +15,9 @@ from .checkpoint import CheckpointWriter
 from .sharded import local_shards, write_safetensors_streaming
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from torch import nn
+    from torch import Tensor
 
     from ftcore.distributed.ranks import ProcessInfo
 
@@ -41,24 +41,18 @@ class DistributedWriter(CheckpointWriter):
     counter: int = 0
 
     def write(self, captured: CapturedState, target: Path) -> None:
-        """Write a checkpoint into a folder."""
-        super().write(captured, target) if self.ranks.is_main else self.write_tensors(captured, target)
+        """Let a folder appear whole; what is captured is as it is now."""
+        super().write(captured, target) if self.ranks.is_main else self._write_tensors(captured, target)
 
-    def write_model(self, network: nn.Module, description: Mapping[str, Any], target: Path) -> None:
-        """Write a network, and what `predict` must know of it, into a folder."""
-        super().write_model(network, description, target) if self.ranks.is_main else self.write_network(network, target)
-
-    def write_network(self, network: nn.Module, file: Path) -> None:
-        """Write the whole network into one file."""
-        write_safetensors_streaming(network.state_dict(), file if self.ranks.is_main else None)
-
-    def write_tensors(self, captured: CapturedState, folder: Path) -> None:
-        """Write the tensor files of a checkpoint, which is a state as it is now."""
+    def _write_tensors(self, captured: CapturedState, folder: Path) -> None:
         files = captured.tensors_by_file()
-        if self.kind == "full":
-            for stem, tensors in files.items():
-                write_safetensors_streaming(tensors, folder / f"{stem}.safetensors" if self.ranks.is_main else None)
+        if self.kind == "sharded" and captured.is_checkpoint:
+            self._write_rows(files, folder)
             return
+        for stem, tensors in files.items():
+            write_safetensors_streaming(tensors, folder / f"{stem}.safetensors" if self.ranks.is_main else None)
+
+    def _write_rows(self, files: dict[str, dict[str, Tensor]], folder: Path) -> None:
         self.counter += 1
         folder = Path(self.ranks.broadcast(f"aside {self.counter}", lambda: str(folder.absolute())))
         own, first = local_shards({f"{stem}/{name}": t for stem, named in files.items() for name, t in named.items()})
@@ -67,6 +61,6 @@ class DistributedWriter(CheckpointWriter):
         fsync(mine)
         if self.ranks.is_main:
             for stem, tensors in files.items():
-                rest: dict[str, Any] = {name: tensor for name, tensor in tensors.items() if not is_sharded(tensor)}
+                rest = {name: tensor for name, tensor in tensors.items() if not is_sharded(tensor)}
                 save_file(rest, folder / f"{stem}.safetensors")
         self.barrier()

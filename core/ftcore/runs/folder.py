@@ -70,7 +70,8 @@ class RunFolder:
             if event.best and self.writer:
                 description = {**self.model, "epoch": event.epoch, "monitor": event.monitor, "metrics": dict(event.val)}
                 network = self.assembly.parts.model_at(progress.epoch - 1)
-                self.writer.write_model(network, description, self.path / "model")
+                captured = checkpoint.CapturedState({"model": network}, {"model": description}, is_checkpoint=False)
+                self.writer.write(captured, self.path / "model")
 
     def _append_metrics(self, line: dict[str, Any]) -> None:
         with self._metrics.open("a", encoding="utf-8") as file:
@@ -101,7 +102,7 @@ class RunFolder:
         with atomic.wrap_write_errors(self.checkpoints):
             self.writer.write(captured, target)
             if self.ranks.is_main:
-                checkpoint.prune_checkpoints(target, self.keep, self._best(captured.plain["progress"]["best"]))
+                checkpoint.prune_checkpoints(target, self.keep, self._best(captured.plain["state"]["progress"]["best"]))
 
     def _check_finite(self, progress: Progress) -> None:
         if wrong := resume_state.nonfinite_parameters(self.assembly.parts):

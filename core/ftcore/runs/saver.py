@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 import torch
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from ftcore.checkpoints.checkpoint import checkpoint_dir
 from ftcore.config.schema import SAVE_INTERVAL
@@ -19,7 +19,6 @@ from ftcore.types.events import CheckpointSaved
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
-    from pathlib import Path
 
     from ftcore.system.signals import SignalFlags
     from ftcore.training.state import Progress, TrainingParts
@@ -62,23 +61,6 @@ class SaveInterval:
         return progress.current.step == 0 and progress.epoch % self.number == 0
 
 
-@frozen
-class PendingSave:
-    """A checkpoint that is being written.
-
-    Attributes:
-        path: where it will be.
-        written: whether it is there.
-        step: of the run.
-        seconds: that the run has waited for it.
-    """
-
-    path: Path
-    written: Future[None]
-    step: int
-    seconds: float
-
-
 @define
 class CheckpointSaver:
     """Saves a run between its steps; called by the loop at each moment at which it can be left.
@@ -92,7 +74,7 @@ class CheckpointSaver:
         saved: where the run was when it was last saved.
         since: when that was, on the monotonic clock.
         background: whether the run goes on while it is saved.
-        writing: the checkpoint that is being written.
+        writing: when it is there, and what is said then, of the checkpoint that is being written.
         saved_count: checkpoints that were written.
         seconds: that the run waited for them.
         calls: since the processes of the run have last asked each other.
@@ -108,7 +90,7 @@ class CheckpointSaver:
     saved: tuple[int, int, bool] | None = None
     since: float = field(factory=time.monotonic)
     background: bool = False
-    writing: PendingSave | None = None
+    writing: tuple[Future[None], CheckpointSaved] | None = None
     saved_count: int = 0
     seconds: float = 0.0
     calls: int = 0
@@ -121,7 +103,7 @@ class CheckpointSaver:
         Raises:
             Stopped: a signal has asked for the end.
         """
-        if self.writing and self.writing.written.done():
+        if self.writing and self.writing[0].done():
             self.wait_pending()
         due = self.progress.step > 0 and self.every.due(self.progress, time.monotonic() - self.since)
         ending, wanted = self.any_rank_wants(self.flags.ending, self.flags.saving or due)
@@ -163,14 +145,14 @@ class CheckpointSaver:
         target = checkpoint_dir(self.folder.checkpoints, self.progress.step)
         captured = self.folder.capture(self.progress, copy=self.background)
         self.saved = self.position()
+        saved = CheckpointSaved(target, self.progress.step, time.monotonic() - began)
         if self.background:
             thread = ThreadPoolExecutor(1, THREAD)
-            written = thread.submit(self.folder.write, captured, target)
+            self.writing = thread.submit(self.folder.write, captured, target), saved
             thread.shutdown(wait=False)  # it ends with what it writes, for which the interpreter waits
-            self.writing = PendingSave(target, written, self.progress.step, time.monotonic() - began)
         else:
             self.folder.write(captured, target)
-            self._count(target, self.progress.step, time.monotonic() - began)
+            self._count(evolve(saved, seconds=time.monotonic() - began))
 
     def wait_pending(self) -> None:
         """Wait until what is being written is there, and say so.
@@ -178,16 +160,15 @@ class CheckpointSaver:
         Raises:
             UserError: it cannot be written.
         """
-        writing, self.writing = self.writing, None
-        if writing is None:
+        if self.writing is None:
             return
-        began = time.monotonic()
-        writing.written.result()
-        self._count(writing.path, writing.step, writing.seconds + time.monotonic() - began)
+        (written, saved), self.writing, began = self.writing, None, time.monotonic()
+        written.result()
+        self._count(evolve(saved, seconds=saved.seconds + time.monotonic() - began))
 
-    def _count(self, path: Path, step: int, seconds: float) -> None:
-        self.saved_count, self.seconds = self.saved_count + 1, self.seconds + seconds
-        self.parts.notify(CheckpointSaved(path, step, seconds))
+    def _count(self, saved: CheckpointSaved) -> None:
+        self.saved_count, self.seconds = self.saved_count + 1, self.seconds + saved.seconds
+        self.parts.notify(saved)
 
     def wait_pending_after_failure(self) -> None:
         """Wait for what is being written where the run has failed already: what is wrong with it is only logged."""
