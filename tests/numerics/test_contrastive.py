@@ -113,8 +113,8 @@ def test_supcon_sees_what_the_head_sees(network: str) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
 
-    terms = backward(parts, window, 16)
-    backward(without, window, 16)
+    terms = backward(parts, Progress(), window, 16)
+    backward(without, Progress(), window, 16)
 
     assert float(terms["supcon"]) == pytest.approx(0.7 * float(expected.detach()), rel=1e-5)
     stems = [next(net.parameters()).grad for net in (parts.network, without.network, model)]

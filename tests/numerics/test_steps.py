@@ -125,7 +125,7 @@ def test_r_drop_compares_two_passes_and_learns_from_both(batch_size: int) -> Non
     sum(expected.values()).backward()
 
     torch.manual_seed(5)
-    terms = backward(parts, window, samples)
+    terms = backward(parts, Progress(), window, samples)
 
     assert terms.keys() == expected.keys()
     for name, term in terms.items():

@@ -92,7 +92,7 @@ def weights(parts: TrainingParts) -> tuple[dict[str, Tensor], bool]:
 
     def watched(gradient: Any) -> Any:
         before = rng_states()
-        terms = parts.step.wrap_backward(gradient)
+        terms = parts.step.run_backward(gradient)
         drew.append(rng_states() != before)
         return terms
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +24,7 @@ from ftcore.types.events import BatchEvaluated, EpochEnded, StepLogged
 from ftcore.types.training import ForwardPass, sample_count
 
 from .gradients import all_finite, clip, optimizer_step, sum_terms
-from .oom import backward_with_oom_retry
+from .oom import split_micro_batches
 from .state import EpochProgress
 from .weight_averaging import model_for_evaluation, update_average
 
@@ -185,9 +186,8 @@ def compute_gradient(
     if placement.rank:  # what mixes batches is the same in all processes, what drops activations is not
         seed_step(placement.device, derive_seed("step", seed, progress.step, placement.rank))
     divisor = loss_denominator(parts, window)
-    terms = parts.step.wrap_backward(
-        lambda: backward_with_oom_retry(parts, progress, window, lambda pieces: backward(parts, pieces, divisor))
-    )
+    run = partial(parts.backward, parts, progress, window, divisor)
+    terms = parts.step.wrap_backward(run) if parts.step.wrap_backward else run()
     return all_reduce_terms(placement, terms), divisor
 
 
@@ -210,19 +210,26 @@ def local_weight(parts: TrainingParts, batch: Batch) -> Any:
     return parts.loss.denominator(batch.targets) if parts.placement.rank < len(batch.indices) else 0.0
 
 
-def backward(parts: TrainingParts, window: Sequence[Batch], divisor: Any) -> dict[str, Tensor]:
+def backward(parts: TrainingParts, progress: Progress, window: Sequence[Batch], divisor: Any) -> dict[str, Tensor]:
     """Add the gradient of a window's mean loss and terms to the parameters; return this rank's share of each.
 
-    The mean is that over the whole window and all ranks, whatever the batches weigh.
+    The mean is that over the whole window and all ranks, whatever the batches weigh: it is divided by `divisor`. Loss
+    and terms are taken in float32, whatever the precision of the network.
     """
     placement, apart = parts.placement, parts.train_config.on_oom == "halve"
-    samples = sum(len(batch.indices) for batch in window)
+    pieces = split_micro_batches(window, progress.micro_batch_splits)
+    samples = sum(len(batch.indices) for batch in pieces)
     totals: dict[str, Tensor] = {}
-    for place, batch in enumerate(window, start=1):
-        with nullcontext() if place == len(window) and not apart else placement.no_sync():
-            terms = forward_loss(parts, batch, divisor, samples)
-            if place == len(window):
-                terms |= {r.name: full_tensor(r.penalty()) / placement.world_size for r in parts.regularizers}
+    for place, batch in enumerate(pieces, start=1):
+        with nullcontext() if place == len(pieces) and not apart else placement.no_sync():
+            with parts.precision.autocast():
+                outputs = as_tuple(placement.model(batch.images))
+            outputs = tuple(output.float() for output in outputs)
+            weight = local_weight(parts, batch) / divisor
+            terms = {"loss": scale(total_loss(parts, outputs, batch.targets), weight)}
+            terms |= step_terms(parts, batch, outputs[0], samples)
+            if place == len(pieces):
+                terms |= penalties(parts)
             scaled: Any = parts.precision.scaler.scale(scale(sum_terms(terms), placement.world_size))
             scaled.backward()
         for name, term in terms.items():
@@ -235,24 +242,26 @@ def scale(term: Tensor, factor: Any) -> Tensor:
     return term if isinstance(factor, int | float) and factor == 1 else term * factor
 
 
-def forward_loss(parts: TrainingParts, batch: Batch, divisor: Any, samples: int) -> dict[str, Tensor]:
-    """Return the share of a micro-batch in the loss, whose mean is divided by `divisor`, and in each term of the step.
+def forward(parts: TrainingParts, model: nn.Module, images: Tensor) -> Tensor:
+    """Return the first output (N, K) of a network, in float32."""
+    with parts.precision.autocast():
+        outputs = as_tuple(model(images))
+    first: Tensor = outputs[0].float()
+    return first
 
-    All are taken in float32, whatever the precision of the network.
-    """
 
-    def forward(images: Tensor) -> tuple[Tensor, ...]:
-        with parts.precision.autocast():
-            outputs = as_tuple(parts.placement.model(images))
-        return tuple(output.float() for output in outputs)
+def step_terms(parts: TrainingParts, batch: Batch, outputs: Tensor, samples: int) -> dict[str, Tensor]:
+    """Return the share of a micro-batch in each term of the step, a mean over so many samples."""
+    if not parts.step.terms:
+        return {}
+    seen = ForwardPass(batch.images, batch.targets, outputs, partial(forward, parts, parts.placement.model))
+    share = len(batch.targets) / samples if parts.placement.rank < len(batch.indices) else 0.0
+    return {name: term(seen) * share for name, term in parts.step.terms.items()}
 
-    outputs = forward(batch.images)
-    terms = {"loss": scale(total_loss(parts, outputs, batch.targets), local_weight(parts, batch) / divisor)}
-    if parts.step.terms:
-        seen = ForwardPass(batch.images, batch.targets, outputs[0], lambda images: forward(images)[0])
-        share = len(batch.targets) / samples if parts.placement.rank < len(batch.indices) else 0.0
-        terms |= {name: term(seen) * share for name, term in parts.step.terms.items()}
-    return terms
+
+def penalties(parts: TrainingParts) -> dict[str, Tensor]:
+    """Return this process's share of each penalty on the parameters."""
+    return {r.name: full_tensor(r.penalty()) / parts.placement.world_size for r in parts.regularizers}
 
 
 def step_scheduler(parts: TrainingParts, per: str, *metric: float) -> None:
@@ -311,20 +320,26 @@ def evaluate(
         metric.reset()
     for batch in parts.val.epoch(0):
         on_boundary()
-        with parts.precision.autocast():
-            outputs = as_tuple(model(batch.images))[0].float()
+        outputs = forward(parts, model, batch.images)
         outputs, targets = (gather_batch(rows, len(batch.indices), placement) for rows in (outputs, batch.targets))
         divisor = parts.loss.denominator(targets)
         total = total + parts.loss.function(outputs, targets) * divisor
         weights = weights + divisor
         predicted, wanted = decode_targets(outputs, parts.task), decode_targets(targets, parts.task)
-        for metric in parts.metrics.values():
-            metric.update(predicted, wanted)
+        update_metrics(parts, predicted, wanted)
         parts.notify(BatchEvaluated(batch.indices, predicted, wanted))
-    return {
-        "loss": float(total / weights),
-        **{name: metric.compute().tolist() for name, metric in parts.metrics.items()},
-    }
+    return {"loss": float(total / weights), **computed_metrics(parts)}
+
+
+def update_metrics(parts: TrainingParts, predicted: Tensor, wanted: Tensor) -> None:
+    """Show every metric the outputs and targets of a batch, in the target's own unit."""
+    for metric in parts.metrics.values():
+        metric.update(predicted, wanted)
+
+
+def computed_metrics(parts: TrainingParts) -> dict[str, Any]:
+    """Return what every metric says: a float, or nested lists of numbers."""
+    return {name: metric.compute().tolist() for name, metric in parts.metrics.items()}
 
 
 def update_best(parts: TrainingParts, progress: Progress, metrics: dict[str, Any]) -> bool:

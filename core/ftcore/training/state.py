@@ -17,12 +17,22 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ftcore.config.schema import TrainConfig
-    from ftcore.data.loader import EpochLoader
+    from ftcore.data.loader import Batch, EpochLoader
     from ftcore.types.data import BatchImageTransform, BatchTransform, Task
     from ftcore.types.distributed import Placement
     from ftcore.types.events import Event, Observer
     from ftcore.types.model import FreezePlan
     from ftcore.types.training import Loss, Precision, Regularizer, Schedule, Step, WeightAverage
+
+
+class Backward(Protocol):
+    """Adds the gradient of a window's mean loss, divided by `divisor`, to the parameters; returns its terms."""
+
+    def __call__(
+        self, parts: TrainingParts, progress: Progress, window: Sequence[Batch], divisor: Any, /
+    ) -> dict[str, Tensor]:
+        """Return name -> this process's share of the loss and of each term, () each."""
+        ...
 
 
 class PartsByEpoch(Protocol):
@@ -63,6 +73,7 @@ class TrainingParts:
         stateful: name -> plugin, observer or loss that has a `state_dict` of its own, which checkpoints hold.
         observers: are told what happens.
         train_config: the ``[train]`` section.
+        backward: adds the gradient of a window to the parameters.
         frozen_features: what of the network is computed once, or None.
         to_trained_module: network -> what batches go through: itself, or its head where `train` and `val` give what
             that sees.
@@ -88,6 +99,7 @@ class TrainingParts:
     stateful: Mapping[str, Any]
     observers: Sequence[Observer]
     train_config: TrainConfig
+    backward: Backward
     frozen_features: PartsByEpoch | None = None
     to_trained_module: Callable[[nn.Module], nn.Module] = identity
 
