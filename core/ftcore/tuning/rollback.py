@@ -13,6 +13,7 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor, nn
 
+from ftcore.training.loop import backward
 from ftcore.types.training import Schedule
 
 if TYPE_CHECKING:
@@ -87,9 +88,10 @@ def rollback(parts: TrainingParts) -> Iterator[TrainingParts]:
 
 
 def _without_schedule(parts: TrainingParts) -> TrainingParts:
-    """Return parts whose steps do not advance the schedule; only the end of an epoch would."""
+    """Return parts whose steps do not advance the schedule, which an epoch's end would, nor halve their batches."""
     settings = evolve(parts.train_config, on_nonfinite="skip", max_nonfinite=None, on_oom="stop")
-    return evolve(parts, schedule=Schedule(parts.schedule.scheduler, interval="epoch"), train_config=settings)
+    schedule = Schedule(parts.schedule.scheduler, interval="epoch")
+    return evolve(parts, schedule=schedule, train_config=settings, backward=backward)
 
 
 def _modules(parts: TrainingParts) -> list[nn.Module]:
