@@ -108,7 +108,7 @@ CHECK_IMPORTS = ("torchvision",)
 """Modules that any run imports, so that what they do to the process is no fault of a plugin."""
 
 DISTRIBUTED_PLUGINS = {"ddp": False, "fsdp": True}
-"""Plugins that share a batch among processes -> whether they spread the network, too: `ftcore explain --memory`."""
+"""Plugins that share a batch among processes -> whether they spread the network, too: `ftcore explain --devices`."""
 
 SPEED_CANDIDATES = {"channels_last": "", "bf16": "rounds otherwise", "compile": "the first step takes long"}
 """Plugins that may make a run faster -> what else they change: `ftcore find speed` tries them in this order."""

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def library_versions(config: RunConfig) -> dict[str, str]:
-    """Return distribution -> version: those that the defaults declare; of others, with each named plugin, two more.
+    """Return distribution -> version: those that the defaults declare, and the others of the plugins that were named.
 
-    That is the plugin's own distribution, and all that it requires. A plugin that is named by a module or a file has
+    Those are the plugin's own distribution and all that it requires. A plugin that is named by a module or a file has
     none, and one that only watches computes nothing.
     """
     available = discover()

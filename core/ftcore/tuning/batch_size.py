@@ -259,8 +259,8 @@ def verify_largest(bench: TrialContext, trials: list[BatchTrial]) -> int:
             return trial.batch
     raise UserError(
         f"not even one image fits: a batch of {trials[0].batch} {trials[0].note}; before the first step "
-        f"{format_bytes(bench.base)} of {format_bytes(bench.budget)} were taken. A smaller network or "
-        f"model.image_size, {load_defaults().ADVICE['memory']} help"
+        f"{format_bytes(bench.base)} of {format_bytes(bench.budget)} were taken. "
+        f"{load_defaults().ADVICE['memory']}, a smaller network or model.image_size help"
     )
 
 
