@@ -15,6 +15,7 @@ from ftcore import EpochEnded, Loss, StepLogged, UserError
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.model.freezing import is_submodule_of
 from ftcore.runs.prepared import prepare
+from ftcore.training.gradients import clip_adaptive_
 from ftcore.training.loop import fit, train_step
 from ftcore.training.state import Progress
 
@@ -149,6 +150,25 @@ def test_adaptive_clipping_is_equation_3_of_the_paper_and_leaves_the_head_out() 
     norms = {name: (seen[0][name] - grad).abs().max() > 1e-6 for name, grad in whole.items()}
     assert norms["layer1.0.weight"]
     assert not norms["head.weight"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (5, 3), (6, 4, 3, 3), (4, 1, 2, 2, 2)])
+@pytest.mark.parametrize("limit", [1e-6, 0.01, 1.0])
+def test_adaptive_clipping_is_timms_to_the_bit(dtype: torch.dtype, shape: tuple[int, ...], limit: float) -> None:
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.zeros(shape, dtype=dtype)) for _ in range(2))
+    weight, grad = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
+    if len(shape) > 1:
+        weight[0], grad[-1] = 0, 0  # neither a weight nor a gradient without a size is divided by
+    for param in (ours, theirs):
+        param.data, param.grad = weight.clone(), grad.clone()
+
+    clip_adaptive_([ours], limit)
+    adaptive_clip_grad([theirs], limit)
+
+    assert torch.equal(ours.grad, theirs.grad)  # type: ignore[arg-type]
+    assert torch.equal(ours, weight)
 
 
 def test_adaptive_clipping_of_a_frozen_network_acts_on_nothing() -> None:

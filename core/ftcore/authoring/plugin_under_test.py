@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from functools import cached_property
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from attrs import evolve, frozen
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.config.schema import PluginRef, RunConfig
 from ftcore.plugins.activation import Plugin, activate
-from ftcore.plugins.discovery import default_module, discover
+from ftcore.plugins.discovery import discover, load_defaults
 from ftcore.plugins.references import PluginReference, resolve
 
 from .side_effects import run_digests
@@ -141,7 +140,7 @@ class PluginUnderTest:
     def _sets(self) -> list[str]:
         """Settings of a run, but for what the user set."""
         given = {"data.source": self.asked.data, "model.name": self.asked.model}
-        sets: dict[str, str] = dict(import_module(default_module()).CHECK_CONFIG)
+        sets: dict[str, str] = dict(load_defaults().CHECK_CONFIG)
         if "build_data" in self.hooks:
             sets["data.source"] = self.name
         if {"build_model", "list_models"} <= self.hooks and self.asked.model is None:

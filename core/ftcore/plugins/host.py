@@ -235,9 +235,9 @@ class Host:
         return wrapper
 
     def _with_context(self, plugin: Plugin, impl: Implementation, arguments: tuple[Any, ...]) -> list[Any]:
-        """Fill in `ctx`, whose log carries the names of plugin and hook."""
+        """Fill in `ctx`, which is the plugin's own; its log carries the names of plugin and hook."""
         log = structlog.get_logger(plugin=plugin.name, hook=impl.hook)
-        context = Context(folder=self._folder, log=log, ranks=self._ranks)
+        context = Context(folder=self._folder, log=log, ranks=self._ranks, named=not plugin.is_default)
         named = zip(impl.arguments, arguments, strict=True)
         return [context if name == "ctx" else value for name, value in named]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ftcore.model import freezing
 from ftcore.model.shape_inference import as_tuple
+from ftcore.plugins.discovery import load_defaults
 from ftcore.types.table import Table
 
 if TYPE_CHECKING:
@@ -140,8 +141,8 @@ def table(found: MemoryEstimate, devices: int) -> Table:
     columns = {f"one device, {found.share(1)} images": found.per_device(1)}
     if devices > 1:
         images = f"{found.share(devices)} images"
-        columns[f"ddp, each of {devices}, {images}"] = found.per_device(devices)
-        columns[f"fsdp, each of {devices}, {images}"] = found.per_device(devices, spread=True)
+        for plugin, spread in load_defaults().DISTRIBUTED_PLUGINS.items():
+            columns[f"{plugin}, each of {devices}, {images}"] = found.per_device(devices, spread=spread)
     rows = {name: [column[name] for column in columns.values()] for name in found.per_device(1)}
     rows["all"] = [sum(column.values()) for column in columns.values()]
     shown = tuple((name, *map(_megabytes, numbers)) for name, numbers in rows.items() if any(numbers))

@@ -11,6 +11,7 @@ import structlog
 import ftcore
 from ftcore.distributed.rendezvous import is_connection_error
 from ftcore.errors import UserError
+from ftcore.plugins.discovery import load_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +49,7 @@ def explain_failure(
         first = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
         return UserError(
             f"{_outside_torch(error)} computes with parameters in a way in which torch does not where they are spread "
-            f"over processes; another optimizer or setting, or ddp, may do\n{first}"
+            f"over processes; {load_defaults().ADVICE['sharding']}\n{first}"
         )
     if not isinstance(error, UserError):
         _name_plugin(error, ready.host)

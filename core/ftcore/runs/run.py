@@ -15,6 +15,7 @@ from ftcore.config.load import CliOverrides, load_run_config
 from ftcore.distributed.ranks import PeerFailed, ProcessInfo
 from ftcore.distributed.rendezvous import is_connection_error, process_session
 from ftcore.errors import UserError
+from ftcore.plugins.discovery import load_defaults
 from ftcore.system.signals import StoppedBySignal, handle_signals
 from ftcore.types.events import EpochEnded, RunEnded, RunFailed, RunStarted, RunStopped
 
@@ -255,7 +256,7 @@ def _check_ranks(ready: PreparedRun, versions: Mapping[str, Any]) -> None:
         who = ", ".join(plugin.name for plugin in ready.host.contributors("wrap_devices"))
         raise UserError(
             f"{ranks.world_size} processes were started, and wrap_devices of {who} is for {placement.world_size}; "
-            "--plugin ddp lets them share each batch"
+            f"{load_defaults().ADVICE['processes']}"
         )
     here = atomic.to_json({name: value for name, value in versions.items() if name not in {"machine", "git_commit"}})
     first, *others = ranks.gather("manifest", here) or [here]

@@ -8,6 +8,7 @@ import structlog
 import torch
 
 from ftcore.errors import UserError
+from ftcore.plugins.discovery import load_defaults
 from ftcore.system.memory import DeviceMemory, is_oom
 
 if TYPE_CHECKING:
@@ -135,7 +136,8 @@ def explain_resource_error(error: BaseException, parts: TrainingParts, progress:
         return UserError(
             f"train.batch_size = {parts.train_config.batch_size}{among}: batch norm needs mean and variance over the "
             f"images of a batch, and one has none ({error})\n"
-            f"train.batch_size={2 * ranks}, freeze_norm or a network without batch norm helps, train.accumulate not"
+            f"train.batch_size={2 * ranks}, {load_defaults().ADVICE['batch norm']} or a network without batch norm "
+            "helps, train.accumulate not"
         )
     return None
 
@@ -155,7 +157,7 @@ def _out_of_memory(error: RuntimeError, parts: TrainingParts, progress: Progress
         f"out of memory {doing} (epoch {progress.epoch + 1}), with {images} images a micro-batch"
         f"{f' in {progress.micro_batch_splits} pieces' if progress.micro_batch_splits > 1 else ''}: "
         f"{_first_line(error)}\n"
-        f"{', '.join(ways)}, bf16, checkpointing or a smaller model.image_size help; "
+        f"{', '.join([*ways, load_defaults().ADVICE['memory']])} or a smaller model.image_size help; "
         "`ftcore find batch` measures what fits"
     )
 

@@ -13,6 +13,7 @@ from attrs import evolve, frozen
 from ftcore.data.files import CORRUPT_IMAGE_HINT
 from ftcore.data.loader import Batch, epoch_order
 from ftcore.errors import DataError, UserError
+from ftcore.plugins.discovery import load_defaults
 from ftcore.system.memory import DeviceMemory, Peak, is_oom
 from ftcore.training.loop import train_step
 from ftcore.training.state import Progress
@@ -258,9 +259,8 @@ def verify_largest(bench: TrialContext, trials: list[BatchTrial]) -> int:
             return trial.batch
     raise UserError(
         f"not even one image fits: a batch of {trials[0].batch} {trials[0].note}; before the first step "
-        f"{format_bytes(bench.base)} of {format_bytes(bench.budget)} were taken. A smaller network, model.image_size "
-        "or "
-        "bf16 helps, or checkpointing"
+        f"{format_bytes(bench.base)} of {format_bytes(bench.budget)} were taken. "
+        f"{load_defaults().ADVICE['memory']}, a smaller network or model.image_size help"
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 
 from ftcore.errors import UserError
+from ftcore.plugins.discovery import load_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -62,6 +63,6 @@ def nonfinite_first_loss_error(parts: TrainingParts) -> UserError:
     """Return the error for a network whose first loss is not finite."""
     return UserError(
         f"the loss or its gradient is not finite in the very first step, whatever the learning rate; precision "
-        f"{parts.precision.name}, {parts.task.kind}: look at the data with ftcore check, and at the weights; bf16 or "
-        "fp32 may help instead of fp16"
+        f"{parts.precision.name}, {parts.task.kind}: look at the data with ftcore check, and at the weights; "
+        f"{load_defaults().ADVICE['float16']} may help"
     )

@@ -40,7 +40,7 @@ class BalancedSampling:
     @hookimpl(wrapper=True)
     def build_data(self, config: RunConfig, ctx: Context) -> Generator[None, Data, Data]:
         """Set the weights of whatever data is built."""
-        if any(named.text == "weighted_ce" for named in config.plugins):
+        if any(named.text.partition("@")[0] == "weighted_ce" for named in config.plugins):
             ctx.log.warning("rare classes count twice: they are drawn more often, and weighted_ce weighs them more")
         data = yield
         if data is None:

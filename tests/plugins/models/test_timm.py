@@ -324,6 +324,30 @@ def test_an_encoder_without_a_classifier_gets_the_mean_of_its_tokens_and_a_linea
     assert made.stages == {"encoder.pos_embed": 0}
 
 
+@pytest.mark.parametrize("name", ["timm/test_resnet", "torchvision/squeezenet1_1"])
+@pytest.mark.parametrize("sets", [(), ("model.channels=1",), ("model.image_size=64",)])
+def test_a_backbone_says_how_its_network_is_built_without_ftcore_or_not_at_all(
+    name: str, sets: tuple[str, ...]
+) -> None:
+    made = network(name, *sets)
+
+    if made.backbone.builder_code is None:
+        assert sets == ("model.image_size=64",) or (sets and name.startswith("torchvision"))
+    else:
+        names: dict[str, Any] = {"timm": timm, "torchvision": torchvision}
+        exec("\n".join(made.backbone.builder_code(3)), names)
+        names["model"].load_state_dict(made.module.state_dict())
+        assert not sets or name.startswith("timm")
+
+
+def test_a_network_with_a_pooling_of_ftcores_is_none_that_timm_builds() -> None:
+    encoder = timm.create_model("test_vit", num_classes=0, global_pool="")
+
+    made = with_pooling(Backbone(encoder, (), InputSpec((160, 160)), builder_code=lambda _: ["model = None"]))
+
+    assert made.builder_code is None
+
+
 def few_pictures(folder: Path, per_class: int = 10) -> Path:
     for source in sorted(path for path in (SHARED / "trashnet").iterdir() if path.is_dir()):
         (folder / source.name).mkdir(parents=True)

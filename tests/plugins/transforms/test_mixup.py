@@ -178,11 +178,12 @@ def test_weights_that_do_not_fit_the_samples_are_refused_by_name(tmp_path: Path,
     assert "Data.weights must be a number > 0 for each of 716 training samples" in result.err
 
 
-def test_rare_classes_that_count_twice_are_said() -> None:
+@pytest.mark.parametrize("weighted", ["weighted_ce", "weighted_ce@ftcore"])
+def test_rare_classes_that_count_twice_are_said(weighted: str) -> None:
     arguments = ("explain", "--data", "digits:5-6", "--model", "digits/cnn", "--plugin", "balanced_sampling")
 
     assert "rare classes count twice" not in invoke(*arguments).err
-    assert "rare classes count twice" in invoke(*arguments, "--plugin", "weighted_ce").err
+    assert "rare classes count twice" in invoke(*arguments, "--plugin", weighted).err
 
 
 @pytest.mark.parametrize("preset", ["light", "medium", "heavy"])
