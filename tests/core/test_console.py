@@ -7,7 +7,7 @@ import pytest
 from ftcore.console import WIDTH, console, escape_unencodable, print_key_values, print_table, suppress_output
 from ftcore.types.table import Table
 
-TABLE = Table("images", ("class", "train"), (("cat", "10"), ("[bold]dog", "7")))
+TABLE = Table("[bold]images", ("class", "train"), (("cat", "10"), ("[bold]dog", "7")))
 
 
 class Terminal(StringIO):
@@ -21,7 +21,7 @@ def printed(stream: StringIO, table: Table = TABLE) -> str:
 
 
 def test_a_table_is_its_title_its_columns_and_its_rows_as_they_are() -> None:
-    assert printed(StringIO()).splitlines() == ["images", "class      train", "cat        10", "[bold]dog  7"]
+    assert printed(StringIO()).splitlines() == ["[bold]images", "class      train", "cat        10", "[bold]dog  7"]
 
 
 def test_names_and_values_are_two_columns() -> None:

@@ -9,12 +9,15 @@ import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
+from tests.core.model.numbering import by_module, parameters_in, timms_own
 from tests.plugins.models.networks import differing, needs_shared, network, outputs, real_run, saved
 from timm.layers import resample_abs_pos_embed
+from torch import nn
 
 from ftcore import UserError
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.config.schema import ModelConfig, RunConfig
+from ftcore.model.shape_inference import build_on_meta
 from ftcore.runs.prepared import prepare
 from ftcore_plugins.models.timm import Timm, TimmConfig
 from ftcore_plugins.models.torchvision import Torchvision, TorchvisionConfig
@@ -227,3 +230,13 @@ def test_stochastic_depth_rises_from_the_first_block_to_the_last(name: str, opti
 def test_a_network_without_stochastic_depth_refuses_it(name: str, option: str) -> None:
     with pytest.raises(UserError, match=rf"{name} has no stochastic depth, so {option} cannot be set"):
         prepare(load_config(None, CliOverrides(name, "digits:5-6", sets=(f"{option}=0.3", "model.weights=none"))))
+
+
+def test_the_stages_and_blocks_of_a_timm_network_are_timms_own() -> None:
+    backbone = build_on_meta(lambda: Timm(TimmConfig()).build_model("timm/resnet18", "none", RunConfig()))
+
+    assert backbone is not None
+    assert parameters_in(backbone.stages, backbone.module) == timms_own(backbone.module, coarse=True)
+    assert parameters_in(backbone.blocks, backbone.module) == timms_own(backbone.module, coarse=False)
+    assert (max(backbone.stages.values()), max(backbone.blocks.values())) == (4, 8)
+    assert by_module(backbone.stages)["layer4.1.bn2"] == 4
