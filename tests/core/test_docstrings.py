@@ -12,7 +12,9 @@ import pytest
 import ftcore
 import ftcore_plugins
 
-FILES = sorted(file for package in (ftcore, ftcore_plugins) for file in Path(str(package.__file__)).parent.rglob("*.py"))
+FILES = sorted(
+    file for package in (ftcore, ftcore_plugins) for file in Path(str(package.__file__)).parent.rglob("*.py")
+)
 NAMED = re.compile(r"`(ftcore(?:_plugins)?\.[\w.]+)`")
 ENTRY = re.compile(r"^ {4}\*{0,2}([a-zA-Z_]\w*)(?:, \*{0,2}\w+)*: ", re.MULTILINE)
 
