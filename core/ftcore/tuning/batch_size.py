@@ -308,7 +308,7 @@ def accumulation_hint(search: BatchSizeSearch, settings: TrainConfig) -> str:
     return f"{said}\ntrain.accumulate keeps it where the batch is smaller: it multiplies the images of a step"
 
 
-def as_json(search: BatchSizeSearch) -> dict[str, Any]:
+def to_dict(search: BatchSizeSearch) -> dict[str, Any]:
     """Spell a search for programs."""
     trials = [
         {

@@ -194,7 +194,7 @@ def plot(test: LRFinderResult) -> Plot:
     return Plot("learning-rate range test", "learning rate", "loss", lines, marks, log_x=True)
 
 
-def as_json(ready: PreparedRun, test: LRFinderResult) -> dict[str, Any]:
+def to_dict(ready: PreparedRun, test: LRFinderResult) -> dict[str, Any]:
     """Spell a test for programs."""
     return {
         "suggestions": {

@@ -217,7 +217,7 @@ def flags(trials: Sequence[Trial]) -> list[str]:
     return [word for trial in trials if trial.is_faster for word in trial.setting.flags]
 
 
-def as_json(trials: Sequence[Trial]) -> dict[str, Any]:
+def to_dict(trials: Sequence[Trial]) -> dict[str, Any]:
     """Put a search into one JSON object."""
     return {
         "trials": [

@@ -279,7 +279,7 @@ def test_a_folder_that_is_no_run_is_said(tmp_path: Path) -> None:
 
 
 def test_without_the_extra_the_command_that_installs_it_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftcore.cli.group.find_spec", lambda name: None if name == "uvicorn" else True)
+    monkeypatch.setattr("ftcore.cli.inference.find_spec", lambda name: None if name == "uvicorn" else True)
 
     said = invoke("serve", run)
 
