@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from ftcore.charts import number
 from ftcore.runs import read_warnings
 
 from . import curves, evaluation_sections
-from .charts import number
 from .tables import Table, made_of
 
 if TYPE_CHECKING:
