@@ -16,9 +16,9 @@ from ftcore.distributed.ranks import PeerFailed, ProcessInfo
 from ftcore.distributed.rendezvous import is_connection_error, process_session
 from ftcore.errors import UserError
 from ftcore.system.signals import StoppedBySignal, handle_signals
-from ftcore.types.events import RunEnded, RunFailed, RunStarted, RunStopped
+from ftcore.types.events import RunEnded, RunFailed, RunStopped
 
-from .facts import _resumed, make_report, run_summary
+from .facts import make_report, make_run_started
 from .failures import explain_failure
 from .lock import lock_run_folder
 from .prepared import _check_empty, choose_folder, prepare
@@ -182,25 +182,12 @@ def _train(
     """Train from where a run is to its end, and return its report."""
     from ftcore.data.workers import name_lost_samples
     from ftcore.training.loop import fit
-    from ftcore.training.summary import trainable_tables
 
     from .saver import CheckpointSaver, SaveInterval
 
     parts = ready.assembly.parts
     parts = evolve(parts, observers=(*observers, *parts.observers) if ready.ranks.is_main else ())
-    started = RunStarted(
-        folder=ready.folder,
-        summary=run_summary(ready) | _resumed(progress),
-        tables=(*ready.data.tables, *parts.loss.tables),
-        epochs=parts.train_config.epochs,
-        steps_per_epoch=parts.steps_per_epoch,
-        step=progress.step,
-        epoch=progress.epoch,
-        trainable_tables=trainable_tables(ready.assembly),
-        groups=tuple(group.name for group in ready.assembly.groups),
-        task=parts.task,
-        val=ready.data.val,
-    )
+    started = make_run_started(ready, progress)
     begun, before = time.monotonic(), progress.seconds + progress.current.seconds
     with handle_signals(second_kills=ready.ranks.world_size == 1) as flags:
         options = ready.host.config.run
