@@ -18,7 +18,15 @@ class UserError(Exception):
 
     The text says what was wrong, the value that was given, what is allowed or nearest, and where
     it was set.
+
+    Attributes:
+        faulty_plugins: names of those that did not keep to what a hook is for; empty where none is to blame, as where
+            one refuses what it was given.
     """
+
+    def __init__(self, message: str, *, faulty_plugins: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.faulty_plugins = tuple(faulty_plugins)
 
 
 class DataError(UserError):

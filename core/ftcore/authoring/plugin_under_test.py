@@ -133,8 +133,8 @@ class PluginUnderTest:
         return run_digests(self.folder / folder)
 
     def is_fault_of_plugin(self, error: UserError) -> bool:
-        """Whether an error begins with what this plugin did, rather than being a refusal."""
-        return f"{self.name}." in str(error).partition("\n")[0]
+        """Whether an error says that this plugin did wrong, rather than being a refusal."""
+        return self.name in error.faulty_plugins
 
     @cached_property
     def _sets(self) -> list[str]:

@@ -83,7 +83,9 @@ def _publish_failure(error: BaseException, ranks: ProcessInfo) -> BaseException:
     # A mistake that all make is the first one's to tell; who only lost the connection leaves time to whoever broke it.
     if not ranks.claim_error_report(2 if mendable else 1, wait=EXIT_GRACE_S if lost else 0.5 * (not ranks.is_main)):
         return PeerFailed(ranks.peer_exit_code())
-    return UserError(f"rank {ranks.rank}: {error}") if mendable and not ranks.is_main else error
+    if isinstance(error, UserError) and not ranks.is_main:
+        return UserError(f"rank {ranks.rank}: {error}", faulty_plugins=error.faulty_plugins)
+    return error
 
 
 def is_connection_error(error: BaseException) -> bool:

@@ -214,7 +214,7 @@ class Host:
         def wrapper(*arguments: Any) -> Generator[None, Any, Any]:
             self.record[impl.hook].wrapped.append(plugin)
             inner = impl.function(*self._with_context(plugin, impl, arguments))
-            wrong = UserError(f"wrapper {plugin.location(impl)} must yield, and it must yield once")
+            wrong = _fault(plugin, f"wrapper {plugin.location(impl)} must yield, and it must yield once")
             with _annotate_errors(plugin, impl):
                 begun = next(inner, wrong)
             if begun is wrong:
@@ -225,12 +225,13 @@ class Host:
                     inner.send(result)
             except StopIteration as stop:
                 if stop.value is None and result is not None:
-                    raise UserError(
+                    raise _fault(
+                        plugin,
                         f"wrapper {plugin.location(impl)} returned None and would discard the result {result!r}; "
-                        "end it with 'return result'"
+                        "end it with 'return result'",
                     ) from None
                 return stop.value
-            raise UserError(f"wrapper {plugin.location(impl)} yielded twice; it must yield once")
+            raise _fault(plugin, f"wrapper {plugin.location(impl)} yielded twice; it must yield once")
 
         return wrapper
 
@@ -254,11 +255,15 @@ def _annotate_errors(plugin: Plugin, impl: Implementation) -> Generator[None, No
     try:
         yield
     except SystemExit as error:
-        raise UserError(f"{plugin.location(impl)} wanted to end the process: SystemExit: {error}") from error
+        raise _fault(plugin, f"{plugin.location(impl)} wanted to end the process: SystemExit: {error}") from error
     except Exception as error:
         if not isinstance(error, UserError | StopIteration):
             error.add_note(f"raised by plugin {plugin} in {impl.hook} ({impl.where})")
         raise
+
+
+def _fault(plugin: Plugin, message: str) -> UserError:
+    return UserError(message, faulty_plugins=[plugin.name])
 
 
 def _conflict_message(hook: str, plugins: Sequence[Plugin]) -> str:

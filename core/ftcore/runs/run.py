@@ -17,9 +17,9 @@ from ftcore.distributed.rendezvous import is_connection_error, process_session
 from ftcore.errors import UserError
 from ftcore.plugins.discovery import load_defaults
 from ftcore.system.signals import StoppedBySignal, handle_signals
-from ftcore.types.events import EpochEnded, RunEnded, RunFailed, RunStarted, RunStopped
+from ftcore.types.events import EpochEnded, RunEnded, RunFailed, RunStopped
 
-from .facts import _resumed, make_report, run_summary
+from .facts import make_report, make_run_started
 from .failures import explain_failure, notify_of_end
 from .lock import lock_run_folder
 from .prepared import _check_empty, choose_folder, prepare
@@ -204,7 +204,7 @@ def _supervised(
         )
         saver.saved = saver.position() if progress.step else None
         try:
-            parts.notify(_started(session, parts))
+            parts.notify(make_run_started(ready, progress))
             with name_lost_samples(lambda: [*parts.train.names_in_flight(), *parts.val.names_in_flight()]):
                 yield parts, saver, report
             saver.save()
@@ -222,25 +222,6 @@ def _supervised(
         report |= make_report(ready, progress, before + time.monotonic() - begun)
         report |= {"saves": saver.saved_count, "saving_seconds": saver.seconds}
         parts.notify(RunEnded(report))
-
-
-def _started(session: _Session, parts: TrainingParts) -> RunStarted:
-    from ftcore.training.summary import trainable_tables
-
-    ready, progress = session.ready, session.progress
-    return RunStarted(
-        folder=ready.folder,
-        summary=run_summary(ready) | _resumed(progress),
-        tables=(*ready.data.tables, *parts.loss.tables),
-        epochs=parts.train_config.epochs,
-        steps_per_epoch=parts.steps_per_epoch,
-        step=progress.step,
-        epoch=progress.epoch,
-        trainable_tables=trainable_tables(ready.assembly),
-        groups=tuple(group.name for group in ready.assembly.groups),
-        task=parts.task,
-        val=ready.data.val,
-    )
 
 
 def _check_ranks(ready: PreparedRun, versions: Mapping[str, Any]) -> None:

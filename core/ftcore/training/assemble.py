@@ -64,7 +64,7 @@ def assemble(config: RunConfig, calls: HookCalls, data: Data) -> Assembly:
     changes = calls.batch_transforms(data.task, network.spec)
     model = network.module
     plan = calls.freeze(model, network.heads, network.backbone, data.task)
-    freezing.check_plan(calls.describe_makers("freeze"), plan, model, network.heads)
+    freezing.check_plan(partial(calls.make_error, "freeze"), plan, model, network.heads)
     freezing.apply_requires_grad(model, plan, epoch=0)
     placement = calls.wrap_devices(model, network.heads, network.backbone)
     _check_oom_policy(config, placement)
