@@ -13,7 +13,8 @@ from ftcore import Backbone, HeadSlot, UserError, hookimpl
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.model.shape_inference import as_tuple
 from ftcore.runs.prepared import prepare
-from ftcore.training.loop import evaluate, fit, total_loss
+from ftcore.training.evaluation import evaluate
+from ftcore.training.loop import fit, total_loss
 from ftcore.training.state import Progress
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from ftcore.inference import load as saved
 from ftcore.model import freezing
 from ftcore.runs.prepared import prepare
 from ftcore.testing import invoke
-from ftcore.training.loop import evaluate, fit
+from ftcore.training.evaluation import evaluate
+from ftcore.training.loop import fit
 from ftcore.training.state import Progress
 from ftcore.training.weight_averaging import recompute_bn_statistics
 

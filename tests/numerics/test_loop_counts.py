@@ -23,7 +23,8 @@ import ftcore
 import ftcore_plugins
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.runs.prepared import prepare
-from ftcore.training.loop import evaluate, train_step
+from ftcore.training.evaluation import evaluate
+from ftcore.training.loop import train_step
 from ftcore.training.state import Progress
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from ftcore import EpochEnded, FreezePlan, Loss, StepLogged, UserError, hookimpl
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.data.loader import epoch_order
 from ftcore.runs.prepared import prepare
-from ftcore.training.loop import evaluate, fit
+from ftcore.training.evaluation import evaluate
+from ftcore.training.loop import fit
 from ftcore.training.state import Progress, TrainingParts
 
 if TYPE_CHECKING:

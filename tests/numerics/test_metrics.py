@@ -12,7 +12,8 @@ from sklearn import metrics as reference
 from ftcore import Task
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.runs.prepared import prepare
-from ftcore.training.loop import evaluate, fit
+from ftcore.training.evaluation import evaluate
+from ftcore.training.loop import fit
 from ftcore.training.state import Progress, TrainingParts
 from ftcore_plugins.metrics.builtin import ClassMetrics, RegressionMetrics
 

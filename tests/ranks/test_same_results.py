@@ -17,7 +17,8 @@ from ftcore.data.loader import EpochSampler, TransformedDataset, chunk, make_bat
 from ftcore.distributed.rendezvous import process_session
 from ftcore.model.freezing import state_digest
 from ftcore.runs.prepared import prepare
-from ftcore.training.loop import evaluate, train_epoch
+from ftcore.training.evaluation import evaluate
+from ftcore.training.loop import train_epoch
 from ftcore.training.state import Progress
 
 from .starting import call, messages, run

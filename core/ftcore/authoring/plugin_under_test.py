@@ -63,7 +63,7 @@ class PluginUnderTest:
     Attributes:
         asked: see `CheckRequest`.
         folder: for runs.
-        helper: see `ftcore.authoring.two_process_check.standing_by`.
+        helper: see `ftcore.authoring.two_process_check.forkserver`.
         reference: what is imported.
     """
 

@@ -146,7 +146,7 @@ def weights_two_processes(subject: PluginUnderTest, others: Sequence[str]) -> li
 
     Raises:
         NotApplicableError: the run is refused in two processes.
-        FaultError: it fails in them, or does not end.
+        CheckFailedError: it fails in them, or does not end.
     """
     import torch
 

@@ -49,7 +49,7 @@ def save(target: Path, networks: Mapping[str, nn.Module | CpuCopy], state: Mappi
     Args:
         target: the folder.
         networks: ``model`` and perhaps ``average``; parameters and buffers.
-        state: see `ftcore.checkpoints.serialization.pack`.
+        state: see `ftcore.checkpoints.serialization.serialize`.
 
     Raises:
         UserError: there is no room.

@@ -93,9 +93,7 @@ def make_image_cache(config: RunConfig, data: Data, split: str, steps: TwoStageT
         return None
     samples, origin = getattr(data, split), config.origin("data.cache")
     if not isinstance(samples, ImageSplit):
-        raise UserError(
-            f"data.cache needs samples of ftcore.data.dataset.Split, not {type(samples).__name__} ({origin})"
-        )
+        raise UserError(f"data.cache needs samples of ftcore.data.ImageSplit, not {type(samples).__name__} ({origin})")
     if steps.resize is identity:
         raise UserError(
             f"data.cache has nothing to keep: the {split} transform is not ftcore.TwoStageTransform ({origin})"

@@ -42,7 +42,7 @@ def process_session() -> Iterator[ProcessInfo]:
     """Be one of the processes that were started together, if any were, from here to the end of a run.
 
     Raises:
-        Elsewhere: another process has failed and says why; whatever this one did then.
+        PeerFailed: another process has failed and says why; whatever this one did then.
         UserError: what is raised within, with the rank before its text; or the connection to the others is lost.
     """
     place = rank_and_world_size()

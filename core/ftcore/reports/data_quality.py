@@ -63,7 +63,7 @@ def check(config: RunConfig) -> DataReport:
     """Decode every image of a run's data and compare them with each other.
 
     Raises:
-        UserError: the data cannot be indexed, or its samples are not of `ftcore.data.dataset.Split`.
+        UserError: the data cannot be indexed, or its samples are not of `ftcore.data.ImageSplit`.
     """
     from ftcore.plugins.calls import HookCalls
     from ftcore.plugins.startup import activate
@@ -90,7 +90,7 @@ def check(config: RunConfig) -> DataReport:
 def _image_split(data: Data, name: str) -> ImageSplit:
     split = getattr(data, name)
     if not isinstance(split, ImageSplit):
-        raise UserError(f"only samples of ftcore.data.dataset.Split can be checked, not {type(split).__name__}")
+        raise UserError(f"only samples of ftcore.data.ImageSplit can be checked, not {type(split).__name__}")
     return split
 
 

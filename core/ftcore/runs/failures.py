@@ -76,7 +76,7 @@ def _name_plugin(error: BaseException, host: Host) -> None:
 def _callers() -> dict[tuple[str, str], tuple[str, str]]:
     """File and name of each function that calls what a hook returned -> hook, and the variable that holds it."""
     from ftcore.data.loader import EpochLoader
-    from ftcore.training import gradients, loop, state, weight_averaging
+    from ftcore.training import evaluation, gradients, loop, state, weight_averaging
 
     calls: list[tuple[Callable[..., Any], str, str]] = [
         (EpochLoader.epoch, "make_transforms", ""),
@@ -84,14 +84,14 @@ def _callers() -> dict[tuple[str, str], tuple[str, str]]:
         (loop.total_loss, "make_loss", ""),
         (loop.loss_denominator, "make_loss", ""),
         (loop.local_weight, "make_loss", ""),
-        (loop.evaluate, "make_loss", ""),
+        (evaluation.evaluate, "make_loss", ""),
         (loop.step_terms, "make_step", ""),
         (loop.penalties, "make_regularizers", "r"),
         (gradients.optimizer_step, "make_optimizer", ""),
         (loop.step_scheduler, "make_schedule", ""),
         (weight_averaging.update_average, "make_average", ""),
-        (loop.update_metrics, "make_metrics", "metric"),
-        (loop.computed_metrics, "make_metrics", "metric"),
+        (evaluation.update_metrics, "make_metrics", "metric"),
+        (evaluation.computed_metrics, "make_metrics", "metric"),
         (state.TrainingParts.notify, "make_observers", "observe"),
     ]
     return {(f.__code__.co_filename, f.__code__.co_qualname): (hook, part) for f, hook, part in calls}

@@ -13,16 +13,15 @@ import torch
 from torch.nn.functional import one_hot
 
 from ftcore.data.batch_sharding import gather_batch, local_part
-from ftcore.data.targets import decode_targets
 from ftcore.distributed.dtensor import full_tensor
-from ftcore.errors import UserError
 from ftcore.model import freezing
 from ftcore.model.shape_inference import as_tuple
 from ftcore.system.seeding import derive_seed, seed_step
 from ftcore.types.data import BatchImageTransform
-from ftcore.types.events import BatchEvaluated, EpochEnded, StepLogged
+from ftcore.types.events import EpochEnded, StepLogged
 from ftcore.types.training import ForwardPass, sample_count
 
+from .evaluation import evaluate, forward, should_stop_early, update_best
 from .gradients import all_finite, clip, optimizer_step, sum_terms
 from .oom import split_micro_batches
 from .state import EpochProgress
@@ -31,7 +30,7 @@ from .weight_averaging import model_for_evaluation, update_average
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from ftcore.data.loader import Batch
     from ftcore.types.distributed import Placement
@@ -242,14 +241,6 @@ def scale(term: Tensor, factor: Any) -> Tensor:
     return term if isinstance(factor, int | float) and factor == 1 else term * factor
 
 
-def forward(parts: TrainingParts, model: nn.Module, images: Tensor) -> Tensor:
-    """Return the first output (N, K) of a network, in float32."""
-    with parts.precision.autocast():
-        outputs = as_tuple(model(images))
-    first: Tensor = outputs[0].float()
-    return first
-
-
 def step_terms(parts: TrainingParts, batch: Batch, outputs: Tensor, samples: int) -> dict[str, Tensor]:
     """Return the share of a micro-batch in each term of the step, a mean over so many samples."""
     if not parts.step.terms:
@@ -302,61 +293,3 @@ def total_loss(parts: TrainingParts, outputs: Sequence[Tensor], targets: Tensor)
     for factor, other in zip(parts.aux_weights, others, strict=True):
         loss = loss + factor * other
     return loss
-
-
-@torch.inference_mode()
-def evaluate(
-    parts: TrainingParts, network: nn.Module | None = None, on_boundary: Callable[[], None] = lambda: None
-) -> dict[str, Any]:
-    """Measure a network, by default the one that learns, on the validation split: ``loss``, and every metric.
-
-    Every process sees the outputs of all, so each image counts once, and any metric is what it is in one process.
-    """
-    model, placement = (network or parts.placement.model).eval(), parts.placement
-    placement.broadcast_buffers(model)
-    total: Any = 0.0
-    weights: Any = 0.0
-    for metric in parts.metrics.values():
-        metric.reset()
-    for batch in parts.val.epoch(0):
-        on_boundary()
-        outputs = forward(parts, model, batch.images)
-        outputs, targets = (gather_batch(rows, len(batch.indices), placement) for rows in (outputs, batch.targets))
-        divisor = parts.loss.denominator(targets)
-        total = total + parts.loss.function(outputs, targets) * divisor
-        weights = weights + divisor
-        predicted, wanted = decode_targets(outputs, parts.task), decode_targets(targets, parts.task)
-        update_metrics(parts, predicted, wanted)
-        parts.notify(BatchEvaluated(batch.indices, predicted, wanted))
-    return {"loss": float(total / weights), **computed_metrics(parts)}
-
-
-def update_metrics(parts: TrainingParts, predicted: Tensor, wanted: Tensor) -> None:
-    """Show every metric the outputs and targets of a batch, in the target's own unit."""
-    for metric in parts.metrics.values():
-        metric.update(predicted, wanted)
-
-
-def computed_metrics(parts: TrainingParts) -> dict[str, Any]:
-    """Return what every metric says: a float, or nested lists of numbers."""
-    return {name: metric.compute().tolist() for name, metric in parts.metrics.items()}
-
-
-def update_best(parts: TrainingParts, progress: Progress, metrics: dict[str, Any]) -> bool:
-    """Remember the metrics of an epoch, and return whether it is the best so far."""
-    progress.last, value = metrics, metrics[parts.monitor]
-    if not isinstance(value, float):
-        raise UserError(f"train.monitor = {parts.monitor!r} is no single number: {value!r:.80}")
-    sign = 1 if parts.higher_is_better else -1
-    better = not progress.best or sign * value > sign * progress.best[parts.monitor]
-    if better:
-        progress.best = metrics
-    progress.epochs_since_best += 1
-    if progress.best_value is None or sign * (value - progress.best_value) > (parts.train_config.min_delta or 0.0):
-        progress.best_value, progress.epochs_since_best = value, 0
-    return better
-
-
-def should_stop_early(parts: TrainingParts, progress: Progress) -> bool:
-    """Whether the monitored metric has not been better for `train.patience` epochs."""
-    return 0 < parts.train_config.patience <= progress.epochs_since_best

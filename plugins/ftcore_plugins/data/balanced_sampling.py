@@ -47,7 +47,7 @@ class BalancedSampling:
             return data
         if data.task.kind != "classification" or not isinstance(data.train, ImageSplit):
             raise UserError(
-                f"balanced_sampling needs classes, of samples that are an ftcore.data.dataset.Split; this is "
+                f"balanced_sampling needs classes, of samples that are an ftcore.data.ImageSplit; this is "
                 f"{data.task.kind} with {type(data.train).__name__}"
             )
         counts = np.array(data.task.counts, dtype=np.float64)

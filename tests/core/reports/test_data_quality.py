@@ -251,4 +251,4 @@ def test_skip_is_refused_where_samples_are_of_another_kind(tmp_path: Path) -> No
     result = invoke("run", "--plugin", tmp_path / "hooks.py", "--set", "data.on_corrupt=skip")
 
     assert result.code == 2
-    assert "data.on_corrupt = 'skip' needs samples of ftcore.data.dataset.Split" in result.err
+    assert "data.on_corrupt = 'skip' needs samples of ftcore.data.ImageSplit" in result.err

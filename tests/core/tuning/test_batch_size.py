@@ -21,12 +21,12 @@ from ftcore.system.memory import available, rss
 from ftcore.testing import invoke
 from ftcore.tuning.batch_size import (
     BatchSizeSearch,
-    BatchTrial,
     accumulation_hint,
     extrapolate_memory,
     find_batch_size,
     tables,
 )
+from ftcore.tuning.batch_trial import BatchTrial
 from ftcore.tuning.trial import prepare
 
 if TYPE_CHECKING:
