@@ -125,6 +125,7 @@ def test_ema_starts_in_its_epoch_and_is_evaluated_from_then_on() -> None:
     assert [event.train for event in events] == [event.train for event in expected]  # the average teaches nothing
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_made_are_not_averaged() -> None:
     parts = build(
         "ema.decay=0.9",

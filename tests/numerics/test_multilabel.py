@@ -57,6 +57,7 @@ def test_a_label_that_no_image_has_counts_in_no_mean() -> None:
     assert float(mean.compute()) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 1000), st.sampled_from([0, 1, 2, 5]))
 def test_thresholds_reach_the_best_f1_that_any_cut_reaches(seed: int, steps: int) -> None:
     outputs, targets = scores(seed, steps=steps)

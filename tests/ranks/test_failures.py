@@ -20,6 +20,8 @@ from .test_same_results import STILL, arguments, epochs, weights
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.machine  # silence is a failure after seconds
+
 FAILING = "tests.ranks.failing:Failing"
 
 FAULTS: dict[str, tuple[list[int], str]] = {

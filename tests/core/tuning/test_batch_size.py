@@ -159,6 +159,8 @@ class Wide:
         return Backbone(model, (HeadSlot(head, 8),), InputSpec((8, 8), channels=1, mean=(0.5,), std=(0.5,)))
 
 
+@pytest.mark.slow
+@pytest.mark.machine
 @pytest.mark.skipif(not (measuring.PROC / "self/clear_refs").exists(), reason="Linux counts exactly")
 def test_on_a_cpu_no_size_is_tried_that_would_take_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     # in a new process, which keeps nothing that it frees: memory that is kept has holes, other ones each time, and a

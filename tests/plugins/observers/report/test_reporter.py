@@ -577,6 +577,7 @@ def test_to_name_the_plugin_imports_neither_torch_nor_a_template_engine() -> Non
     assert said.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_two_processes_report_what_one_reports(tmp_path: Path) -> None:
     found = []
     for ranks in (1, 2):
