@@ -39,6 +39,7 @@ EXCEPTIONS = {
     "core/cli/plugins": COMMANDS,
     "core/cli/run": COMMANDS,
     "core/cli/runs": COMMANDS,
+    "core/inference/colormap": "core/inference/test_gradcam.py",
     "core/data/scan": "core/reports/test_data_quality.py",
     "core/distributed/dtensor": "ranks/test_fsdp.py",
     "core/distributed/launch": "ranks/test_launching.py",
