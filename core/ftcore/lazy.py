@@ -14,13 +14,13 @@ def lazy(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: its ``__name__``.
-        modules: module below it -> the names that it defines, between blanks.
+        modules: module, as in a relative import after its first dot -> the names that it defines, between blanks.
     """
     homes = {name: module for module, names in modules.items() for name in names.split()}
 
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(f"{package}.{homes[name]}"), name)
+        return getattr(import_module(f".{homes[name]}", package), name)
 
     return get

@@ -14,14 +14,21 @@ from safetensors.torch import load_file
 
 from ftcore import UserError
 from ftcore.checkpoints.atomic import recover_interrupted_writes, resolve_current, to_json, write_dir_atomic
-from ftcore.checkpoints.checkpoint import checkpoint_dir, latest_checkpoint, load_state, prune_checkpoints, save
+from ftcore.checkpoints.checkpoint import (
+    CheckpointWriter,
+    capture,
+    checkpoint_dir,
+    latest_checkpoint,
+    load_state,
+    prune_checkpoints,
+)
 from ftcore.checkpoints.manifest import find_damage
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.runs.log import RunLog
 from ftcore.runs.prepared import prepare
 from ftcore.testing import invoke
 from ftcore.training.loop import fit
-from ftcore.training.resume_state import capture_state, networks_to_save, optimizer_state
+from ftcore.training.resume_state import networks_to_save, optimizer_state, state_to_save
 from ftcore.training.state import Progress, TrainingParts
 
 if TYPE_CHECKING:
@@ -117,9 +124,9 @@ def test_the_groups_settings_are_in_the_optimizers_state() -> None:
 def test_what_is_read_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
     parts, progress = build(plugins=("ema",)), Progress()
     fit(parts, progress, lambda _: None)
-    state = capture_state(parts, progress)
+    state = state_to_save(parts, progress)
 
-    save(tmp_path / "saved", networks_to_save(parts, progress), state)
+    CheckpointWriter().write(capture(networks_to_save(parts, progress), state), tmp_path / "saved")
 
     assert parts.average
     assert find_damage(tmp_path / "saved") == ""
@@ -134,7 +141,7 @@ def test_what_is_read_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
 
 def make(folder: Path, step: int) -> Path:
     target = checkpoint_dir(folder, step)
-    save(target, {"model": torch.nn.Linear(2, 2)}, {"step": step})
+    CheckpointWriter().write(capture({"model": torch.nn.Linear(2, 2)}, {"step": step}), target)
     return target
 
 
@@ -228,7 +235,7 @@ def test_no_checkpoint_is_begun_for_which_there_is_no_room(tmp_path: Path, monke
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 4_400_000))
 
     with pytest.raises(UserError, match=r"cannot save .*/new: it needs 4,\d+,\d+ bytes; 4,400,000 bytes are free"):
-        save(tmp_path / "new", {"model": network}, {})
+        CheckpointWriter().write(capture({"model": network}, {}), tmp_path / "new")
 
     assert names(tmp_path) == []
 

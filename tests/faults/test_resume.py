@@ -24,6 +24,7 @@ from ftcore.data import loader
 from ftcore.data.workers import WorkerPids
 from ftcore.runs.lock import lock_run_folder
 from ftcore.runs.run import fit, resume
+from ftcore.runs.saver import THREAD
 from ftcore.system.signals import StoppedBySignal
 from ftcore.testing import invoke
 from ftcore.training import resume_state
@@ -125,10 +126,10 @@ def test_no_sample_before_the_checkpoint_is_read_again(tmp_path: Path, monkeypat
 def test_a_run_without_a_checkpoint_goes_on_from_its_beginning(tmp_path: Path) -> None:
     fit(config(tmp_path / "whole"))
     stopped(tmp_path / "run", 1)
-    (checkpoints_checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
-    for file in checkpoints_checkpoint.iterdir():
+    (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
+    for file in saved.iterdir():
         file.unlink()
-    checkpoints_checkpoint.rmdir()
+    saved.rmdir()
 
     resume(tmp_path / "run")
 
@@ -429,7 +430,7 @@ def test_a_run_that_fails_waits_for_what_it_was_writing(tmp_path: Path) -> None:
         fit(config(tmp_path / "run", (), ("run.async_save=true", "run.save_every=1 step")), [break_down])
 
     assert max(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == "step-00000002"
-    assert not [thread for thread in threading.enumerate() if thread.name == "ftcore-save"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(THREAD)]
 
 
 # ------------------------------------------------------------------ what is refused

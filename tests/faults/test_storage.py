@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from ftcore import EpochEnded, UserError
 from ftcore.checkpoints import atomic
+from ftcore.checkpoints.checkpoint import checkpoint_dir
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.runs.folder import RunFolder, open_run_folder
 from ftcore.runs.prepared import prepare
@@ -56,7 +57,8 @@ class Saving:
         event = EpochEnded(epoch, 10 * epoch, {"loss": 1.0}, metrics, True, "accuracy", 1.0, 100.0)  # noqa: FBT003
         progress = Progress(epoch=epoch, current=EpochProgress(), step=10 * epoch, best={"epoch": epoch, **metrics})
         self.folder.save_epoch(event, progress)
-        self.folder.prepare_checkpoint(progress, later=False)()
+        target = checkpoint_dir(self.folder.checkpoints, progress.step)
+        self.folder.write(self.folder.capture(progress, copy=False), target)
 
     def epochs(self) -> tuple[int, int]:
         """Return the epochs of the checkpoint that is gone on with, and of the model, both of which are whole."""
@@ -157,8 +159,8 @@ def test_without_fsync_a_loss_of_power_would_cost_the_checkpoints(
     saving: Saving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: str
 ) -> None:
     """The proof that the two tests above can fail."""
-    real: Any = atomic._sync
-    monkeypatch.setattr(atomic, "_sync", lambda p: None if p.is_dir() == (forgotten == "folder") else real(p))
+    real: Any = atomic.fsync
+    monkeypatch.setattr(atomic, "fsync", lambda p: None if p.is_dir() == (forgotten == "folder") else real(p))
     copy = saving.copy(tmp_path / "run")
     tape = record(copy.folder.path, copy.save)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ftcore.lazy import lazy
 
 if TYPE_CHECKING:
-    from .atomic import to_json, write_dir_atomic, write_json
+    from .atomic import to_json, write_dir_atomic, write_file, write_json
     from .checkpoint import latest_checkpoint, load_state, prune_checkpoints
     from .manifest import find_damage, write_manifest
 
@@ -16,6 +16,7 @@ __all__ = [
     "prune_checkpoints",
     "to_json",
     "write_dir_atomic",
+    "write_file",
     "write_json",
     "write_manifest",
 ]
@@ -23,7 +24,7 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
-        "atomic": "to_json write_dir_atomic write_json",
+        "atomic": "to_json write_dir_atomic write_file write_json",
         "checkpoint": "latest_checkpoint load_state prune_checkpoints",
         "manifest": "find_damage write_manifest",
     },

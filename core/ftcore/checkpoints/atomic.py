@@ -8,7 +8,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
@@ -16,8 +16,10 @@ from safetensors import SafetensorError
 from ftcore.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
+
+    from torch import Tensor
 
 
 _ROOM = 1.1
@@ -30,22 +32,46 @@ def write_dir_atomic(target: Path, write: Callable[[Path], None]) -> None:
     A folder that is already there is replaced; after a process was killed in between, `resolve_current` finds the old
     one.
     """
-    mark = uuid.uuid4().hex[:8]
-    aside, old = (target.with_name(f".{kind}-{target.name}-{mark}") for kind in ("new", "old"))
+    aside, old = _beside(target, "new"), _beside(target, "old")
     makedirs_fsync(target.parent)
     aside.mkdir()
     try:
         write(aside)
         for file in aside.iterdir():
             file.chmod(aside.stat().st_mode & 0o666)  # safetensors makes files for the owner alone
-            _sync(file)
-        _sync(aside)
+            fsync(file)
+        fsync(aside)
         _rename(aside, target, old)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    _sync(target.parent)
+    fsync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def write_file(target: Path, write: Callable[[Path], object], *, durable: bool = False) -> None:
+    """Make a file appear whole, or stay as it was: write it aside, and rename it.
+
+    Args:
+        target: the file.
+        write: writes it at the path that it is given.
+        durable: whether to fsync it first, so that it is one or the other after a loss of power too.
+    """
+    aside = _beside(target, "new")
+    try:
+        write(aside)
+        if durable:
+            fsync(aside)
+        aside.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink()
+        raise
+
+
+def _beside(target: Path, kind: str) -> Path:
+    """Return a name that nobody else uses; what is left there goes with `recover_interrupted_writes`."""
+    return target.with_name(f".{kind}-{target.name}-{uuid.uuid4().hex[:8]}")
 
 
 def makedirs_fsync(path: Path) -> None:
@@ -53,7 +79,7 @@ def makedirs_fsync(path: Path) -> None:
     if not path.is_dir():
         makedirs_fsync(path.parent)
         path.mkdir(exist_ok=True)
-        _sync(path.parent)
+        fsync(path.parent)
 
 
 def _rename(aside: Path, target: Path, old: Path) -> None:
@@ -68,7 +94,8 @@ def _rename(aside: Path, target: Path, old: Path) -> None:
         raise
 
 
-def _sync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -130,7 +157,12 @@ def wrap_write_errors(path: Path) -> Iterator[None]:
         raise UserError(f"cannot save in {path}: {error}; {_free_space_message(path)}") from None
 
 
-def _check_room(target: Path, tensors: list[Any]) -> None:
+def check_room(target: Path, tensors: Iterable[Tensor]) -> None:
+    """Refuse to begin with tensors for which there is no room.
+
+    Raises:
+        UserError: the message gives the bytes that it takes, and those that are free.
+    """
     need = int(_ROOM * sum(tensor.numel() * tensor.element_size() for tensor in tensors)) + 100_000
     if need > shutil.disk_usage(_existing_parent(target)).free:
         raise UserError(f"cannot save {target}: it needs {need:,} bytes; {_free_space_message(target)}")

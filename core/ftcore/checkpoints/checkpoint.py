@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
+from attrs import frozen
 from safetensors import SafetensorError
 from safetensors.torch import save_file, save_model
 
 from ftcore.errors import UserError
 
-from .atomic import _check_room, write_dir_atomic, write_json
+from . import atomic
 from .manifest import find_damage, write_manifest
 from .serialization import deserialize, serialize
 from .sharded import LazyTensor, ShardedReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -43,38 +45,73 @@ def _copied(tensor: Tensor, copies: dict[tuple[object, ...], Tensor]) -> Tensor:
     return copies[same]
 
 
-def save(target: Path, networks: Mapping[str, nn.Module | CpuCopy], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint.
+@frozen(eq=False)
+class CapturedState:
+    """What a checkpoint is made of, as it was at one moment; see `capture`.
+
+    Attributes:
+        networks: ``model`` and perhaps ``average``; parameters and buffers.
+        plain: the rest, as JSON spells it.
+        tensors: those of the rest, by the names that `plain` has for them.
+    """
+
+    networks: Mapping[str, nn.Module | CpuCopy]
+    plain: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def tensors_by_file(self) -> dict[str, Mapping[str, Tensor]]:
+        """Return stem of a file -> name -> tensor."""
+        return {**{stem: network.state_dict() for stem, network in self.networks.items()}, "state": self.tensors}
+
+
+def capture(networks: Mapping[str, nn.Module], state: Mapping[str, Any], *, copy: bool = False) -> CapturedState:
+    """Take a state as it is now.
 
     Args:
-        target: the folder.
-        networks: ``model`` and perhaps ``average``; parameters and buffers.
+        networks: see `CapturedState`.
         state: see `ftcore.checkpoints.serialization.serialize`.
-
-    Raises:
-        UserError: there is no room.
-        OSError: the system refuses; what was there stays.
+        copy: whether networks may change before they are written; else they are not copied.
     """
-    prepare_save(networks, state)(target)
-
-
-def prepare_save(networks: Mapping[str, nn.Module | CpuCopy], state: Mapping[str, Any]) -> Callable[[Path], None]:
-    """Return what writes a checkpoint of a state as it is now; of networks as they are then, unless they are copied."""
     tensors: dict[str, Tensor] = {}
     plain = serialize(state, "state", tensors)
+    return CapturedState({name: CpuCopy(n) if copy else n for name, n in networks.items()}, plain, tensors)
 
-    def write(aside: Path) -> None:
-        for name, network in networks.items():
-            save_model(cast("nn.Module", network), str(aside / f"{name}.safetensors"))
-        save_file(tensors, aside / "state.safetensors")
-        write_json(aside / "state.json", plain)
-        write_manifest(aside)
 
-    def save(target: Path) -> None:
-        _check_room(target, [*tensors.values(), *(t for n in networks.values() for t in n.state_dict().values())])
-        write_dir_atomic(target, write)
+class CheckpointWriter:
+    """Writes what a run saves, where one process has all of it."""
 
-    return save
+    def write(self, captured: CapturedState, target: Path) -> None:
+        """Write a checkpoint into a folder.
+
+        Raises:
+            UserError: there is no room.
+            OSError: the system refuses; what was there stays.
+        """
+        atomic.check_room(target, (t for tensors in captured.tensors_by_file().values() for t in tensors.values()))
+        atomic.write_dir_atomic(target, partial(self._write_checkpoint, captured))
+
+    def write_model(self, network: nn.Module, description: Mapping[str, Any], target: Path) -> None:
+        """Write a network, and what `predict` must know of it, into a folder."""
+        atomic.write_dir_atomic(target, partial(self._write_model, network, description))
+
+    def write_tensors(self, captured: CapturedState, folder: Path) -> None:
+        """Write the tensor files of a checkpoint."""
+        for name, network in captured.networks.items():
+            save_model(cast("nn.Module", network), str(folder / f"{name}.safetensors"))
+        save_file(captured.tensors, folder / "state.safetensors")
+
+    def write_network(self, network: nn.Module, file: Path) -> None:
+        """Write the tensor file of a network."""
+        save_model(network, str(file))
+
+    def _write_checkpoint(self, captured: CapturedState, folder: Path) -> None:
+        self.write_tensors(captured, folder)
+        atomic.write_json(folder / "state.json", captured.plain)
+        write_manifest(folder)
+
+    def _write_model(self, network: nn.Module, description: Mapping[str, Any], folder: Path) -> None:
+        self.write_network(network, folder / "model.safetensors")
+        atomic.write_json(folder / "model.json", description)
 
 
 def checkpoint_dir(folder: Path, step: int) -> Path:
@@ -102,14 +139,14 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def load_state(folder: Path, *, later: bool = False) -> dict[str, Any]:
-    """Return the state that `save` was given.
+    """Return the state that `capture` was given.
 
     Args:
         folder: the checkpoint.
         later: whether tensors of the optimizer are `LazyTensor`, to be read where it is known who has which rows.
 
     Raises:
-        UserError: it is not what `save` writes.
+        UserError: it is not what a `CheckpointWriter` writes.
     """
     try:
         plain = json.loads((folder / "state.json").read_text(encoding="utf-8"))

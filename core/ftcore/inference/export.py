@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
@@ -15,7 +14,7 @@ from attrs import frozen
 from PIL import Image
 from torch import nn
 
-from ftcore.checkpoints.atomic import wrap_write_errors, write_dir_atomic
+from ftcore.checkpoints.atomic import wrap_write_errors, write_dir_atomic, write_file
 from ftcore.data.targets import probabilities
 from ftcore.errors import UserError
 from ftcore.types.model import TokenSpec
@@ -91,19 +90,16 @@ def export(run: Path, kind: str, out: Path, *, int8: bool = False) -> Exported:
     model, (saved, *_) = load.load(run), load.read_saved(run)
     if kind == "hf":
         return _export_folder(model, saved, out)
-    aside = out.with_name(f".{out.name}.new")
-    cost: list[str] = []
-    try:
-        with wrap_write_errors(out.parent):
-            found = WRITERS[kind](model, saved, aside)
-            if int8:
-                cost = _quantise_onnx(run, aside)
-            with aside.open("rb") as file:
-                os.fsync(file.fileno())
-            aside.rename(out)
-    finally:
-        aside.unlink(missing_ok=True)
-    return Exported(out, found, tuple(USAGE_CODE[kind](model, saved, out.name)), tuple(cost))
+    found, cost = list[float](), list[str]()
+
+    def write(file: Path) -> None:
+        found.append(WRITERS[kind](model, saved, file))
+        if int8:
+            cost.extend(_quantise_onnx(run, file))
+
+    with wrap_write_errors(out.parent):
+        write_file(out, write, durable=True)
+    return Exported(out, found[0], tuple(USAGE_CODE[kind](model, saved, out.name)), tuple(cost))
 
 
 def _export_folder(model: Model, saved: SavedModel, out: Path) -> Exported:
@@ -127,13 +123,13 @@ def _quantise_onnx(run: Path, file: Path) -> list[str]:
     """Replace an ONNX file by one in 8-bit integers, and say what that costs."""
     from . import quantize
 
-    shrunk = file.with_name(f"{file.name}.int8")
-    try:
+    cost = list[str]()
+
+    def write(shrunk: Path) -> None:
         quantize.quantize(run, file, shrunk)
-        cost = quantize.accuracy_and_size_change(run, file, shrunk)
-        shrunk.replace(file)
-    finally:
-        shrunk.unlink(missing_ok=True)
+        cost.extend(quantize.accuracy_and_size_change(run, file, shrunk))
+
+    write_file(file, write)
     return cost
 
 

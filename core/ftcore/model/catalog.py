@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 import time
 from fnmatch import fnmatchcase
@@ -14,6 +13,7 @@ import platformdirs
 import torch
 from attrs import evolve, frozen
 
+from ftcore.checkpoints.atomic import write_file
 from ftcore.errors import UserError, suggestions
 from ftcore.types.table import Table
 
@@ -180,10 +180,8 @@ def read_cache() -> dict[str, int]:
 
 def _write_cache(counts: dict[str, int]) -> None:
     file = _cache()
-    aside = file.with_suffix(f".{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(read_cache() | counts), encoding="utf-8")
-        aside.replace(file)
+        write_file(file, lambda aside: aside.write_text(json.dumps(read_cache() | counts), encoding="utf-8"))
     except OSError:  # a home that cannot be written to: it is counted again next time
         return

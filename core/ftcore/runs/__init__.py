@@ -5,12 +5,20 @@ from typing import TYPE_CHECKING
 from ftcore.lazy import lazy
 
 if TYPE_CHECKING:
+    from ftcore.checkpoints.atomic import write_file
+
     from .log import RunLog, read_warnings
     from .prepared import PreparedRun, prepare
     from .run import fit, replay, resume
 
-__all__ = ["PreparedRun", "RunLog", "fit", "prepare", "read_warnings", "replay", "resume"]
+__all__ = ["PreparedRun", "RunLog", "fit", "prepare", "read_warnings", "replay", "resume", "write_file"]
 
 __getattr__ = lazy(
-    __name__, {"log": "RunLog read_warnings", "prepared": "PreparedRun prepare", "run": "fit replay resume"}
+    __name__,
+    {
+        ".checkpoints.atomic": "write_file",
+        "log": "RunLog read_warnings",
+        "prepared": "PreparedRun prepare",
+        "run": "fit replay resume",
+    },
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from functools import cached_property
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,8 @@ import structlog
 import tomlkit
 import torch
 from attrs import asdict, define, field
-from safetensors.torch import save_model
 
-from ftcore.checkpoints import atomic, checkpoint, manifest, together
+from ftcore.checkpoints import atomic, checkpoint, distributed, manifest
 from ftcore.distributed.ranks import ProcessInfo
 from ftcore.errors import UserError
 from ftcore.plugins.discovery import discover
@@ -25,16 +23,15 @@ from ftcore.training.nonfinite import NONFINITE_DIR
 from ftcore.training.state import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
-
-    from torch import nn
 
     from ftcore.config.schema import RunConfig
     from ftcore.plugins.activation import Plugin
     from ftcore.plugins.host import Host
     from ftcore.training.assemble import Assembly
     from ftcore.types.data import Data
+    from ftcore.types.distributed import Placement
     from ftcore.types.events import EpochEnded
 
     from .prepared import PreparedRun
@@ -50,6 +47,7 @@ class RunFolder:
         assembly: the run.
         keep: newest checkpoints that stay, beside the best.
         ranks: the processes of the run.
+        writer: of what this process has; None where another one has all of it.
     """
 
     path: Path
@@ -57,70 +55,53 @@ class RunFolder:
     assembly: Assembly
     keep: int
     ranks: ProcessInfo = field(factory=ProcessInfo)
+    writer: checkpoint.CheckpointWriter | None = field(factory=checkpoint.CheckpointWriter)
 
     @property
     def checkpoints(self) -> Path:
         """Where the checkpoints are."""
         return self.path / "checkpoints"
 
-    @cached_property
-    def distributed_checkpoint(self) -> together.DistributedCheckpoint | None:
-        """How the processes write what is spread over them; None if nothing is."""
-        placement = self.assembly.parts.placement
-        if placement.sharding is None:
-            return None
-        here = torch.zeros((), device=placement.device)
-        return together.DistributedCheckpoint(
-            placement.sharding.checkpoints, self.ranks, lambda: placement.gather(here)
-        )
-
     def save_epoch(self, event: EpochEnded, progress: Progress) -> None:
         """Append to ``metrics.jsonl``, and save the model if this epoch is the best."""
-        line = {k: v for k, v in asdict(event).items() if k not in {"best", "monitor"}}
         with atomic.wrap_write_errors(self.path):
-            with self._metrics.open("a", encoding="utf-8") as file:
-                file.write(atomic.to_json(line) + "\n")
-                file.flush()
-                os.fsync(file.fileno())  # the next checkpoint counts on it
-            if event.best:
+            if self.ranks.is_main:
+                self._append_metrics({k: v for k, v in asdict(event).items() if k not in {"best", "monitor"}})
+            if event.best and self.writer:
                 description = {**self.model, "epoch": event.epoch, "monitor": event.monitor, "metrics": dict(event.val)}
                 network = self.assembly.parts.model_at(progress.epoch - 1)
-                save = self.distributed_checkpoint.stream if self.distributed_checkpoint else _save_model
-                atomic.write_dir_atomic(
-                    self.path / "model", lambda aside: _write_model(aside, network, description, save)
-                )
+                self.writer.write_model(network, description, self.path / "model")
 
-    def prepare_checkpoint(self, progress: Progress, *, later: bool) -> Callable[[], Path]:
-        """Return what writes a checkpoint of where the run is now, removes the old ones, and returns its path.
+    def _append_metrics(self, line: dict[str, Any]) -> None:
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(atomic.to_json(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # the next checkpoint counts on it
 
-        Args:
-            progress: of the run.
-            later: whether the run may have gone on by then.
+    def capture(self, progress: Progress, *, copy: bool) -> checkpoint.CapturedState | None:
+        """Take what this process has of where the run is now, to be written; copied if the run goes on meanwhile.
 
         Raises:
-            UserError: a weight is not finite; the checkpoints before it stay. What is returned raises it where the
-                checkpoint cannot be written.
+            UserError: a weight is not finite; the checkpoints before it stay.
         """
-        parts = self.assembly.parts
+        if self.writer is None:
+            return None
         self._check_finite(progress)
-        target = checkpoint.checkpoint_dir(self.checkpoints, progress.step)
         length = self._metrics.stat().st_size if self._metrics.exists() else 0
-        state = {**resume_state.capture_state(parts, progress), "metrics_bytes": length}
-        best = self._best(progress)
-        networks: dict[str, Any] = {**resume_state.networks_to_save(parts, progress)}
-        if self.distributed_checkpoint:
-            save = self.distributed_checkpoint.saving(networks, state)
-        else:
-            copies = {name: checkpoint.CpuCopy(network) for name, network in networks.items()} if later else networks
-            save = checkpoint.prepare_save(copies, state)
+        return resume_state.capture(self.assembly.parts, progress, copy=copy, metrics_bytes=length)
 
-        def write() -> Path:
-            with atomic.wrap_write_errors(self.checkpoints):
-                save(target)
-                checkpoint.prune_checkpoints(target, self.keep, best)
-            return target
+    def write(self, captured: checkpoint.CapturedState | None, target: Path) -> None:
+        """Write a checkpoint of what `capture` returned, and remove the old ones.
 
-        return write
+        Raises:
+            UserError: it cannot be written; the checkpoints before it stay.
+        """
+        if self.writer is None or captured is None:
+            return
+        with atomic.wrap_write_errors(self.checkpoints):
+            self.writer.write(captured, target)
+            if self.ranks.is_main:
+                checkpoint.prune_checkpoints(target, self.keep, self._best(captured.plain["progress"]["best"]))
 
     def _check_finite(self, progress: Progress) -> None:
         if wrong := resume_state.nonfinite_parameters(self.assembly.parts):
@@ -131,6 +112,8 @@ class RunFolder:
 
     def resume(self) -> Progress:
         """Put the run back to where its newest whole checkpoint is; to its beginning if there is none."""
+        if not self.ranks.is_main:
+            return self._resume_where_the_first_does()
         atomic.recover_interrupted_writes(self.path)
         atomic.recover_interrupted_writes(self.checkpoints)
         found = checkpoint.latest_checkpoint(self.checkpoints)
@@ -140,14 +123,25 @@ class RunFolder:
             length = checkpoint.load_state(found, later=True)["metrics_bytes"]
             with atomic.wrap_write_errors(self.checkpoints):  # the run may have died before it did so
                 checkpoint.quarantine_newer(found)
-                checkpoint.prune_checkpoints(found, self.keep, self._best(progress))
+                checkpoint.prune_checkpoints(found, self.keep, self._best(progress.best))
         self._truncate_metrics(length)
         self.ranks.broadcast("checkpoint", lambda: found.name if found else "")
         return progress
 
-    def _best(self, progress: Progress) -> Path:
-        epoch = progress.best.get("epoch", 0)
-        return checkpoint.checkpoint_dir(self.checkpoints, epoch * self.assembly.parts.steps_per_epoch)
+    def _resume_where_the_first_does(self) -> Progress:
+        name = self.ranks.broadcast("checkpoint", str)
+        found = self.checkpoints / name
+        if name and not found.is_dir():
+            raise UserError(
+                f"{found} is not seen from here; the run folder must be on storage that all processes share"
+            )
+        return resume_state.restore_state(self.assembly.parts, found) if name else Progress()
+
+    def _best(self, metrics: Mapping[str, Any]) -> Path:
+        """Return the checkpoint of the best epoch, whose metrics are given."""
+        return checkpoint.checkpoint_dir(
+            self.checkpoints, metrics.get("epoch", 0) * self.assembly.parts.steps_per_epoch
+        )
 
     @property
     def _metrics(self) -> Path:
@@ -167,72 +161,27 @@ class RunFolder:
             shutil.rmtree(self.path)
 
 
-class ReadOnlyRunFolder(RunFolder):
-    """What a process has of a run folder that another one writes: it reads where that one has begun."""
-
-    def save_epoch(self, event: EpochEnded, progress: Progress) -> None:
-        """Leave it to the first process, but for what only this one has."""
-        if event.best and self.distributed_checkpoint:
-            self.distributed_checkpoint.stream(self.assembly.parts.model_at(progress.epoch - 1), self.path)
-
-    def prepare_checkpoint(self, progress: Progress, *, later: bool) -> Callable[[], Path]:
-        """Leave it to the first process, but for what only this one has."""
-        del later
-        parts, target = self.assembly.parts, checkpoint.checkpoint_dir(self.checkpoints, progress.step)
-        if self.distributed_checkpoint is None:
-            return lambda: target
-        self._check_finite(progress)
-        save = self.distributed_checkpoint.saving(
-            resume_state.networks_to_save(parts, progress), resume_state.capture_state(parts, progress)
-        )
-
-        def write() -> Path:
-            with atomic.wrap_write_errors(self.checkpoints):
-                save(target)
-            return target
-
-        return write
-
-    def resume(self) -> Progress:
-        """Put the run back to where the first process has."""
-        name = self.ranks.broadcast("checkpoint", str)
-        found = self.checkpoints / name
-        if name and not found.is_dir():
-            raise UserError(
-                f"{found} is not seen from here; the run folder must be on storage that all processes share"
-            )
-        return resume_state.restore_state(self.assembly.parts, found) if name else Progress()
-
-    def remove_if_empty(self) -> None:
-        """Leave it to the first process."""
-
-
-def _save_model(network: nn.Module, file: Path) -> None:
-    save_model(network, str(file))
-
-
-def _write_model(
-    folder: Path, network: nn.Module, description: dict[str, Any], save: Callable[[nn.Module, Path], None]
-) -> None:
-    save(network, folder / "model.safetensors")
-    atomic.write_json(folder / "model.json", description)
-
-
 def write_config_and_manifest(path: Path, host: Host, data: Data, versions: Mapping[str, Any]) -> None:
     """Write ``config.toml`` and ``manifest.json``, which comes last and makes the folder one of a run."""
     (path / "config.toml").write_text(config_toml(host.config, host.used_plugins()), encoding="utf-8")
     if data.skipped:
         atomic.write_json(path / "skipped.json", [{"split": s, "reason": reason} for s, reason in data.skipped])
-    atomic.write_json(path / ".manifest.json", versions)
-    (path / ".manifest.json").rename(path / "manifest.json")
+    atomic.write_file(path / "manifest.json", lambda aside: atomic.write_json(aside, versions))
 
 
 def open_run_folder(ready: PreparedRun) -> RunFolder:
     """Return what writes into the folder of a run; in one process of several."""
     host, assembly = ready.host, ready.assembly
-    kind = RunFolder if ready.ranks.is_main else ReadOnlyRunFolder
     model = describe_model(host, ready.data, assembly)
-    return kind(ready.folder, model, assembly, host.config.run.keep, ready.ranks)
+    writer = _make_writer(assembly.parts.placement, ready.ranks)
+    return RunFolder(ready.folder, model, assembly, host.config.run.keep, ready.ranks, writer)
+
+
+def _make_writer(placement: Placement, ranks: ProcessInfo) -> checkpoint.CheckpointWriter | None:
+    if placement.sharding is None:
+        return checkpoint.CheckpointWriter() if ranks.is_main else None
+    here = torch.zeros((), device=placement.device)
+    return distributed.DistributedWriter(placement.sharding.checkpoints, ranks, lambda: placement.gather(here))
 
 
 def config_toml(config: RunConfig, plugins: Sequence[Plugin]) -> str:

@@ -1,4 +1,4 @@
-"""One process a run folder: a lock that dies with its process, however that ends."""
+"""One process a run folder: a lock that dies with its process, however that ends, and with no child of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import socket
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
 
 from ftcore.errors import UserError
 
@@ -17,19 +19,6 @@ if TYPE_CHECKING:
 
 LOCK = ".lock"
 
-_held: set[int] = set()
-
-
-def _close_locks_after_fork() -> None:
-    """Close the locks in a forked child, which would hold them after the death of its parent."""
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_locks_after_fork)
-
 
 @contextmanager
 def lock_run_folder(folder: Path) -> Iterator[None]:
@@ -38,48 +27,32 @@ def lock_run_folder(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds it; the message names that one.
     """
+    file = folder / LOCK
+    lock = FileLock(file, timeout=0.1, poll_interval=0.05, fallback_to_soft=False)  # `is_locked` may look at it now
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        lock.acquire()
+    except Timeout:
+        holder = file.read_text(encoding="utf-8", errors="replace").strip() or "another process"
+        raise UserError(f"{folder} is in use by {holder}") from None
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from None
     try:
-        _lock(descriptor, folder)
-        _held.add(descriptor)
         started = time.strftime("%Y-%m-%d %H:%M:%S %z")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {started}\n".encode(), 0)
+        file.write_text(f"process {os.getpid()} on {socket.gethostname()} since {started}\n", encoding="utf-8")
         yield
     finally:
-        _held.discard(descriptor)
-        os.close(descriptor)
+        lock.release()
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process works in a folder; writes nothing."""
+    """Whether a process works in a folder; writes nothing, and needs no more than to read, unlike `FileLock`."""
     import fcntl
 
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+        with (folder / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    finally:
-        os.close(descriptor)
     return False
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    import fcntl
-
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.05)  # `is_held` may have looked at it just now
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-        raise UserError(f"{folder} is in use by {holder}") from None

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import structlog
 import torch
 from attrs import define, field, frozen
 
+from ftcore.checkpoints.checkpoint import checkpoint_dir
 from ftcore.config.schema import SAVE_INTERVAL
 from ftcore.errors import UserError
 from ftcore.system.signals import StoppedBySignal
 from ftcore.types.events import CheckpointSaved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from concurrent.futures import Future
     from pathlib import Path
 
     from ftcore.system.signals import SignalFlags
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 POLL_INTERVAL_S = 0.2
 """Seconds, about, after which the processes of a run ask each other whether one was told to save or to end."""
+
+THREAD = "ftcore-save"
+"""How the name of the thread begins that writes while a run goes on."""
 
 
 @frozen
@@ -65,30 +68,15 @@ class PendingSave:
 
     Attributes:
         path: where it will be.
+        written: whether it is there.
         step: of the run.
         seconds: that the run has waited for it.
     """
 
-    path: Future[Path]
+    path: Path
+    written: Future[None]
     step: int
     seconds: float
-
-
-def submit(work: Callable[[], Path], *, background: bool) -> Future[Path]:
-    """Do some work, or begin to do it in a thread, for whose end the interpreter waits."""
-    future: Future[Path] = Future()
-    if background:
-        threading.Thread(target=_do, args=(work, future), name="ftcore-save").start()
-    else:
-        _do(work, future)
-    return future
-
-
-def _do(work: Callable[[], Path], future: Future[Path]) -> None:
-    try:
-        future.set_result(work())
-    except BaseException as error:  # noqa: BLE001 - whoever asks for the result gets it
-        future.set_exception(error)
 
 
 @define
@@ -131,9 +119,9 @@ class CheckpointSaver:
         """Save the run if it is time.
 
         Raises:
-            Stopped: a signal has asked for the end.
+            StoppedBySignal: a signal has asked for the end.
         """
-        if self.writing and self.writing.path.done():
+        if self.writing and self.writing.written.done():
             self.wait_pending()
         due = self.progress.step > 0 and self.every.due(self.progress, time.monotonic() - self.since)
         ending, wanted = self.any_rank_wants(self.flags.ending, self.flags.saving or due)
@@ -172,11 +160,17 @@ class CheckpointSaver:
             return
         self.wait_pending()
         began = time.monotonic()
-        path = submit(self.folder.prepare_checkpoint(self.progress, later=self.background), background=self.background)
-        self.writing = PendingSave(path, self.progress.step, time.monotonic() - began)
+        target = checkpoint_dir(self.folder.checkpoints, self.progress.step)
+        captured = self.folder.capture(self.progress, copy=self.background)
         self.saved = self.position()
-        if not self.background:
-            self.wait_pending()
+        if self.background:
+            thread = ThreadPoolExecutor(1, THREAD)
+            written = thread.submit(self.folder.write, captured, target)
+            thread.shutdown(wait=False)  # it ends with what it writes, for which the interpreter waits
+            self.writing = PendingSave(target, written, self.progress.step, time.monotonic() - began)
+        else:
+            self.folder.write(captured, target)
+            self._count(target, self.progress.step, time.monotonic() - began)
 
     def wait_pending(self) -> None:
         """Wait until what is being written is there, and say so.
@@ -188,10 +182,12 @@ class CheckpointSaver:
         if writing is None:
             return
         began = time.monotonic()
-        path = writing.path.result()
-        took = writing.seconds + time.monotonic() - began
-        self.saved_count, self.seconds = self.saved_count + 1, self.seconds + took
-        self.parts.notify(CheckpointSaved(path, writing.step, took))
+        writing.written.result()
+        self._count(writing.path, writing.step, writing.seconds + time.monotonic() - began)
+
+    def _count(self, path: Path, step: int, seconds: float) -> None:
+        self.saved_count, self.seconds = self.saved_count + 1, self.seconds + seconds
+        self.parts.notify(CheckpointSaved(path, step, seconds))
 
     def wait_pending_after_failure(self) -> None:
         """Wait for what is being written where the run has failed already: what is wrong with it is only logged."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import psutil  # type: ignore[import-untyped, unused-ignore]
 import torch
 from attrs import define, frozen
-
-from ftcore.errors import UserError
 
 from .cpu import trim_memory
 
@@ -100,7 +98,8 @@ def _peak_of_process() -> Iterator[Peak]:
             yield peak
         return
     yield peak
-    peak.bytes = _kilobytes(PROC / "self/status", "VmHWM") * 1024
+    status = (PROC / "self/status").read_text(encoding="utf-8")
+    peak.bytes = 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 @contextmanager
@@ -123,35 +122,12 @@ def _poll_rss(peak: Peak) -> Iterator[None]:
 
 def rss() -> int:
     """Bytes of main memory that this process has."""
-    if (PROC / "self/status").exists():
-        return _kilobytes(PROC / "self/status", "VmRSS") * 1024
-    return int(_psutil().Process().memory_info().rss)
+    return int(psutil.Process().memory_info().rss)
 
 
 def available() -> int:
     """Bytes of main memory that this process can still have without swapping: the system's, and its control group's."""
-    if find_spec("psutil"):
-        free = int(_psutil().virtual_memory().available)
-    elif (PROC / "meminfo").exists():
-        free = _kilobytes(PROC / "meminfo", "MemAvailable") * 1024
-    else:
-        free = int(_psutil().virtual_memory().available)
-    return min([free, *cgroup_headroom(PROC / "self/cgroup", CGROUPS)])
-
-
-def _psutil() -> Any:
-    """Return psutil, which is no dependency: Linux tells by itself."""
-    try:
-        import psutil  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    except ImportError:
-        raise UserError("how much memory is free cannot be told on this system without psutil; install it") from None
-    return psutil
-
-
-def _kilobytes(file: Path, name: str) -> int:
-    """Return a value of a file of ``name: value kB`` lines."""
-    lines = (line.split() for line in file.read_text(encoding="utf-8").splitlines())
-    return next(int(words[1]) for words in lines if words and words[0] == f"{name}:")
+    return min([int(psutil.virtual_memory().available), *cgroup_headroom(PROC / "self/cgroup", CGROUPS)])
 
 
 @frozen

@@ -43,9 +43,9 @@ def save_failing_step(run: Path, parts: TrainingParts, progress: Progress, faile
         "indices": failed.indices,
         "samples": [parts.train.samples.name(index) for index in failed.indices],
     }
-    state = {**resume_state.capture_state(parts, progress), "step": step}
+    captured = resume_state.capture(parts, progress, step=step)
     with atomic.wrap_write_errors(run):
-        checkpoint.save(run / NONFINITE_DIR, resume_state.networks_to_save(parts, progress), state)
+        checkpoint.CheckpointWriter().write(captured, run / NONFINITE_DIR)
     return run / NONFINITE_DIR
 
 

@@ -22,11 +22,25 @@ if TYPE_CHECKING:
     from attrs import Attribute
     from torch import nn
 
+    from ftcore.checkpoints.checkpoint import CapturedState
+
     from .state import TrainingParts
 
 
-def capture_state(parts: TrainingParts, progress: Progress) -> dict[str, Any]:
-    """Return the state of a run between two optimizer steps, but for its networks, to be packed.
+def capture(parts: TrainingParts, progress: Progress, *, copy: bool = False, **more: Any) -> CapturedState:
+    """Take the state of a run between two optimizer steps.
+
+    Args:
+        parts: of the run.
+        progress: of the run.
+        copy: see `ftcore.checkpoints.checkpoint.capture`.
+        more: goes beside it.
+    """
+    return checkpoint.capture(networks_to_save(parts, progress), state_to_save(parts, progress) | more, copy=copy)
+
+
+def state_to_save(parts: TrainingParts, progress: Progress) -> dict[str, Any]:
+    """Return the state of a run between two optimizer steps, but for its networks.
 
     Random generators are not in it: the order of samples, augmentation and dropout are functions of the seed and of
     where the run is.

@@ -91,7 +91,7 @@ def test_a_plugin_whose_source_changed_is_refused_unless_drift_is_allowed(first:
 CHANGES: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
     ("library", lambda m: m["libraries"].update(torch="1.0"), "torch: 1.0 then, 2.* now"),
     ("data", lambda m: m["data"].update(fingerprint="f"), "data fingerprint: f then, [0-9a-f]{64} now"),
-    ("api", lambda m: m.update(hook_api=[0, 9]), rf"hook API: \[0, 9\] then, \[1, {HOOK_API[1]}\] now"),
+    ("api", lambda m: m.update(hook_api=[0, 9]), rf"hook API: \[0, 9\] then, \[{HOOK_API[0]}, {HOOK_API[1]}\] now"),
     ("version", lambda m: m["plugins"][0].update(source="acme 7"), "source: acme 7 then, .* now"),
 ]
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import zlib
-from contextlib import suppress
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ from attrs import frozen
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ftcore.checkpoints.atomic import write_file
 from ftcore.data.decoded_cache import DEFAULT_GB
 from ftcore.model import freezing
 from ftcore.plugins.libraries import library_versions
@@ -115,14 +114,11 @@ def read(file: Path) -> tuple[Tensor, Tensor] | None:
 
 def write(file: Path, features: Tensor, targets: Tensor) -> None:
     """Write a file in one instant; where it cannot be, say so and go on without."""
-    new = file.with_suffix(f".{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"features": features, "targets": targets}, new, {"crc32": _checksum(features)})
-        new.replace(file)
+        tensors, metadata = {"features": features, "targets": targets}, {"crc32": _checksum(features)}
+        write_file(file, lambda aside: save_file(tensors, aside, metadata))
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            new.unlink()
         structlog.get_logger().warning("features are not kept for later runs", reason=str(error))
 
 

@@ -16,6 +16,7 @@ from ftcore import (
     StepLogged,
     UserError,
 )
+from ftcore.runs import write_file
 
 from . import record
 from .page import page
@@ -161,11 +162,5 @@ class Reporter:
 
 def write_aside(path: Path, text: str) -> None:
     """Write a file so that it is there whole, or as it was; not fsynced, for it can be written again."""
-    aside = path.with_name(f".new-{path.name}")
-    try:
-        aside.write_bytes(text.encode("utf-8", "backslashreplace"))  # a file name may hold what is no UTF-8
-        aside.replace(path)
-    except OSError:
-        with suppress(OSError):
-            aside.unlink()
-        raise
+    content = text.encode("utf-8", "backslashreplace")  # a file name may hold what is no UTF-8
+    write_file(path, lambda aside: aside.write_bytes(content))
