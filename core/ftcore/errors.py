@@ -33,6 +33,20 @@ class DataError(UserError):
     """A file of the user's data cannot be used; the message names its path and the reason."""
 
 
+_OF_PLUGIN = "of_ftcore_plugin"
+
+
+def blame_plugin(error: BaseException, note: str) -> None:
+    """Let an error say, behind its message, which plugin it comes from; `is_plugin_error` knows it then."""
+    error.add_note(note)
+    vars(error)[_OF_PLUGIN] = True
+
+
+def is_plugin_error(error: BaseException) -> bool:
+    """Whether `blame_plugin` was told that an error comes from a plugin."""
+    return _OF_PLUGIN in vars(error)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest of `known`, or ``""``."""
     close = get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -44,7 +44,7 @@ def weights(parts: TrainingParts) -> dict[str, Tensor]:
 
 
 def first(parts: TrainingParts, batches: int = 1) -> list[Batch]:
-    epoch = parts.train.epoch(0)
+    epoch = parts.data.train.epoch(0)
     return [next(epoch) for _ in range(batches)]
 
 
@@ -66,7 +66,7 @@ def gradients_at_the_update(parts: TrainingParts) -> list[dict[str, Tensor]]:
         grads = {name: p.grad.clone() for name, p in parts.network.named_parameters() if p.grad is not None}
         seen.append(grads)
 
-    parts.optimizer.register_step_pre_hook(note)
+    parts.optimization.optimizer.register_step_pre_hook(note)
     return seen
 
 
@@ -228,7 +228,7 @@ class Bad:
         return loss * math.nan if outputs.requires_grad and len(self.states) in self.steps else loss
 
     def state(self) -> Any:
-        optimizer = self.parts.optimizer
+        optimizer = self.parts.optimization.optimizer
         kept = [{key: copy.copy(value) for key, value in state.items()} for state in optimizer.state.values()]
         kept = [{k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in state.items()} for state in kept]
         return weights(self.parts), kept, [group["lr"] for group in optimizer.param_groups]
@@ -236,7 +236,11 @@ class Bad:
 
 def run(parts: TrainingParts, steps: set[int]) -> tuple[Bad, Progress, list[Event]]:
     bad, progress, events = Bad(parts, steps), Progress(), list[Any]()
-    fit(attrs.evolve(parts, loss=Loss(bad), observers=(events.append,)), progress, lambda _: None)
+    fit(
+        attrs.evolve(parts, objective=attrs.evolve(parts.objective, loss=Loss(bad)), observers=(events.append,)),
+        progress,
+        lambda _: None,
+    )
     bad.states.append(bad.state())
     return bad, progress, events
 
@@ -258,7 +262,7 @@ def test_a_step_that_is_not_finite_stops_the_run_and_says_all() -> None:
     ) as told:
         run(parts, {2})
 
-    names = [parts.train.samples.name(int(index)) for batch in first(parts, 2) for index in batch.indices]
+    names = [parts.data.train.samples.name(int(index)) for batch in first(parts, 2) for index in batch.indices]
     assert f"precision bf16, learning rates [0.001, 0.001], samples {', '.join(names)}" in str(told.value)
     assert all(torch.equal(p, before[name]) for name, p in weights(parts).items())
 
@@ -276,7 +280,7 @@ def test_skipping_leaves_an_update_out_with_all_that_goes_with_it(precision: str
     ended = events[-1]
     assert isinstance(ended, EpochEnded)
     assert math.isfinite(ended.train["loss"])
-    assert parts.schedule.scheduler.last_epoch == 7
+    assert parts.optimization.schedule.scheduler.last_epoch == 7
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -286,7 +290,7 @@ def test_what_was_skipped_is_as_if_its_batch_had_not_been_there(precision: str) 
     sets = ("train.on_nonfinite=skip", 'freeze_modules.types=["BatchNorm2d"]', "sgd.momentum=0.9")
     skipping, without = build(*sets, plugins=still), build(*sets, plugins=still)
     (bad, *others) = first(skipping, 4)
-    skipping = attrs.evolve(skipping, loss=Loss(Bad(skipping, {1})))
+    skipping = attrs.evolve(skipping, objective=attrs.evolve(skipping.objective, loss=Loss(Bad(skipping, {1}))))
     progress = Progress()
 
     terms = [train_step(skipping, [batch], progress)[0] for batch in (bad, *others)]

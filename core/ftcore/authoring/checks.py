@@ -128,7 +128,7 @@ def _spawn(subject: PluginUnderTest) -> str:
 
     if subject.hooks.isdisjoint({"build_data", "make_transforms"}):
         raise NotApplicableError("nothing of it goes to a loader process: it has no build_data and no make_transforms")
-    dataset, file = subject.ready.assembly.parts.train.dataset, subject.folder / "sample"
+    dataset, file = subject.ready.assembly.parts.data.train.dataset, subject.folder / "sample"
     try:
         content = dumps(dataset)
     except Exception as error:

@@ -170,7 +170,7 @@ def run_steps(parts: TrainingParts, count: int, *, still: bool = False) -> None:
     freezing.set_frozen_eval(parts.network, parts.plan, 0)
     for module in parts.network.modules():
         module.train(module.training and not (still and isinstance(module, _NormBase)))
-    for window in islice(accumulation_windows(parts.train.epoch(0), parts.train_config.accumulate), count):
+    for window in islice(accumulation_windows(parts.data.train.epoch(0), parts.train_config.accumulate), count):
         train_step(parts, window, progress)
         progress.step += 1
 

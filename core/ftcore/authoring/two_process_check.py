@@ -95,11 +95,15 @@ def weights(parts: TrainingParts) -> tuple[dict[str, Tensor], bool]:
 
     def watched(gradient: Any) -> Any:
         before = rng_states()
-        terms = parts.step.run_backward(gradient)
+        terms = parts.objective.step.run_backward(gradient)
         drew.append(rng_states() != before)
         return terms
 
-    run_steps(evolve(parts, step=evolve(parts.step, wrap_backward=watched)), STEPS, still=True)
+    run_steps(
+        evolve(parts, objective=evolve(parts.objective, step=evolve(parts.objective.step, wrap_backward=watched))),
+        STEPS,
+        still=True,
+    )
     return {name: value.detach().clone() for name, value in parts.network.state_dict().items()}, any(drew)
 
 

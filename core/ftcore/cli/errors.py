@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftcore.errors import UserError
+from ftcore.errors import UserError, is_plugin_error
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-_CALLERS = frozenset({"ftcore", "click", "pluggy", "attr", "attrs", "", *sys.stdlib_module_names})
-"""Packages whose frames lie above those of a plugin when one of its hooks is called; code of attrs may have none."""
-
-_NOTE = "raised by plugin "
-"""How the note begins that `ftcore.plugins` adds to an error of a plugin."""
+_CALLERS = frozenset({"ftcore", "click", "pluggy", "attr", "attrs", "torch", "", *sys.stdlib_module_names})
+"""Packages whose frames lie above those of a plugin when something of it is called; code of attrs may have none."""
 
 _SHOW_ALL = "ftcore.traceback"
 
@@ -56,22 +53,18 @@ traceback_option = click.option(
 
 def shorten_traceback(error: Exception, ctx: click.Context) -> None:
     """Let Python show no more of an error than a plugin's frames, if a plugin raised it and nobody wants to see all."""
-    if _raised_by_plugin(error) and not ctx.meta.get(_SHOW_ALL):
+    if is_plugin_error(error) and not ctx.meta.get(_SHOW_ALL):
         sys.excepthook = _excepthook
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Show an error that ends the process."""
-    shown = _plugin_frames(trace) if _raised_by_plugin(error) else None
+    shown = _plugin_frames(trace) if is_plugin_error(error) else None
     if not shown:
         sys.__excepthook__(kind, error, trace)
         return
     sys.__excepthook__(kind, error.with_traceback(shown), shown)
     click.echo("ftcore: the frames above the plugin's are left out; --traceback shows all", err=True)
-
-
-def _raised_by_plugin(error: BaseException) -> bool:
-    return any(note.startswith(_NOTE) for note in getattr(error, "__notes__", ()))
 
 
 def _plugin_frames(trace: TracebackType | None) -> TracebackType | None:

@@ -9,7 +9,7 @@ import torch
 from attrs import define, field, frozen
 from torch.utils.data import DataLoader, get_worker_info
 
-from ftcore.errors import DataError, UserError
+from ftcore.errors import DataError, UserError, blame_plugin
 from ftcore.system.cpu import available_cpus
 from ftcore.system.seeding import derive_seed, seed_everything
 from ftcore.types.data import TwoStageTransform, identity, to_two_stage
@@ -164,7 +164,7 @@ class TransformedDataset:
             raise
         except Exception as error:
             if self.origin:
-                error.add_note(self.origin)
+                blame_plugin(error, self.origin)
             raise
 
     def collate(self, items: list[tuple[Tensor, Any, int] | DataError]) -> Batch | UserError:

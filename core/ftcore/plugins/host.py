@@ -19,7 +19,7 @@ from attrs import define, field
 
 from ftcore import hooks
 from ftcore.distributed.ranks import ProcessInfo
-from ftcore.errors import UserError, did_you_mean
+from ftcore.errors import UserError, blame_plugin, did_you_mean
 from ftcore.hooks import HOOK_ARGUMENTS
 from ftcore.types.context import Context
 
@@ -114,7 +114,7 @@ class Host:
         record = self.record[hook]
         gave = [p for p, answer in zip(record.answered, record.answers, strict=True) if _holds(answer, part)]
         makers = [(p, impl) for p in gave or self.contributors(hook) for impl in p.hooks if impl.hook == hook]
-        return "raised by what was returned by " + " and ".join(f"plugin {p} in {hook} ({i.where})" for p, i in makers)
+        return " and ".join(f"raised by what plugin {p} returned in {hook} ({i.where})" for p, i in makers)
 
     def used_plugins(self) -> list[Plugin]:
         """Return the plugins that answered or wrapped a hook, recipes, and what ``[hooks]`` put behind an answer."""
@@ -258,7 +258,7 @@ def _annotate_errors(plugin: Plugin, impl: Implementation) -> Generator[None, No
         raise _fault(plugin, f"{plugin.location(impl)} wanted to end the process: SystemExit: {error}") from error
     except Exception as error:
         if not isinstance(error, UserError | StopIteration):
-            error.add_note(f"raised by plugin {plugin} in {impl.hook} ({impl.where})")
+            blame_plugin(error, f"raised by plugin {plugin} in {impl.hook} ({impl.where})")
         raise
 
 

@@ -39,7 +39,7 @@ def explain(config: RunConfig, devices: int | None = None) -> tuple[list[Table],
         _answers(ready.host),
         _options(ready.host),
         *ready.data.tables,
-        *parts.loss.tables,
+        *parts.objective.loss.tables,
         *trainable_tables(ready.assembly),
     ]
     followed = lr_preview.preview_learning_rates(parts, groups)

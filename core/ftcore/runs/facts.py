@@ -26,7 +26,7 @@ def make_report(ready: PreparedRun, progress: Progress, seconds: float) -> dict[
         "stopped_early": progress.epoch < ready.assembly.parts.train_config.epochs,
         "skipped_steps": progress.skipped,
         "pieces": progress.micro_batch_splits,
-        "monitor": ready.assembly.parts.monitor,
+        "monitor": ready.assembly.parts.evaluation.monitor,
         "skipped": len(ready.data.skipped),
         "frozen_tensors": len(ready.assembly.parts.frozen_at(progress.epoch - 1)),
         "best": progress.best,
@@ -46,7 +46,7 @@ def make_run_started(ready: PreparedRun, progress: Progress) -> RunStarted:
     return RunStarted(
         folder=ready.folder,
         summary=run_summary(ready) | _resumed(progress),
-        tables=(*ready.data.tables, *parts.loss.tables),
+        tables=(*ready.data.tables, *parts.objective.loss.tables),
         epochs=parts.train_config.epochs,
         steps_per_epoch=parts.steps_per_epoch,
         step=progress.step,
@@ -57,7 +57,7 @@ def make_run_started(ready: PreparedRun, progress: Progress) -> RunStarted:
         total_parameters=total,
         heads=assembly.network.heads,
         releases={epoch + 1: tuple(sorted(names)) for epoch, names in sorted(parts.plan.unfreeze_at.items())},
-        task=parts.task,
+        task=parts.data.task,
         val=ready.data.val,
     )
 
@@ -70,12 +70,12 @@ def run_summary(ready: PreparedRun) -> dict[str, str]:
     """Say in a few lines what was decided."""
     config, parts, network = ready.host.config, ready.assembly.parts, ready.assembly.network
     named = [plugin for plugin in ready.host.plugins if not plugin.is_default]
-    settings = parts.train_config
+    settings, task = parts.train_config, parts.data.task
     return {
         "data": f"{config.data.source}: {len(ready.data.train)} images to train on, {len(ready.data.val)} to validate"
         f"{_unchecked(ready.data, config)}",
         **_skipped(ready.data),
-        "task": f"{parts.task.kind}: {', '.join(parts.task.names[:12])}{' ...' if parts.task.outputs > 12 else ''}",
+        "task": f"{task.kind}: {', '.join(task.names[:12])}{' ...' if task.outputs > 12 else ''}",
         "network": f"{config.model.name}, weights {config.model.weights}, head {', '.join(network.heads)}, "
         f"input {network.spec}",
         "learning": "{:,} of {:,} parameters".format(*_parameter_counts(parts)),
@@ -84,8 +84,8 @@ def run_summary(ready: PreparedRun) -> dict[str, str]:
         "answers": ", ".join(f"{hook}={_join(answer)}" for hook, answer in summary(ready.host).items()),
         **_added_terms_fact(parts),
         "precision": f"{parts.precision.name} on {parts.placement.device}, {_threads()}{_placement_note(parts)}",
-        "batches": f"{settings.batch_size} x {min(settings.accumulate, len(parts.train))} images, "
-        f"{parts.steps_per_epoch} steps an epoch, {settings.epochs} epochs, best by {parts.monitor}",
+        "batches": f"{settings.batch_size} x {min(settings.accumulate, len(parts.data.train))} images, "
+        f"{parts.steps_per_epoch} steps an epoch, {settings.epochs} epochs, best by {parts.evaluation.monitor}",
         "folder": str(ready.folder),
     }
 
@@ -118,8 +118,10 @@ def _precompute_fact(assembly: Assembly) -> dict[str, str]:
 
 def _added_terms_fact(parts: TrainingParts) -> dict[str, str]:
     """Say what is added to the loss, and which network is evaluated, where that is not plain."""
-    terms = ", ".join([*parts.step.terms, *(regularizer.name for regularizer in parts.regularizers)])
-    average = parts.average
+    terms = ", ".join(
+        [*parts.objective.step.terms, *(regularizer.name for regularizer in parts.objective.regularizers)]
+    )
+    average = parts.optimization.average
     evaluated = f"{average.name}, from the end of epoch {average.start + 1} on" if average else ""
     return {name: text for name, text in (("added", terms), ("evaluated", evaluated)) if text}
 

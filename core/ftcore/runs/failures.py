@@ -10,7 +10,7 @@ import structlog
 
 import ftcore
 from ftcore.distributed.rendezvous import is_connection_error
-from ftcore.errors import UserError
+from ftcore.errors import UserError, blame_plugin
 from ftcore.plugins.discovery import load_defaults
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _name_plugin(error: BaseException, host: Host) -> None:
     code = ours[-1].f_code
     hook, part = _callers().get((code.co_filename, code.co_qualname.partition(".<locals>")[0]), ("", ""))
     if hook:
-        error.add_note(host.origin_of(hook, ours[-1].f_locals.get(part)))
+        blame_plugin(error, host.origin_of(hook, ours[-1].f_locals.get(part)))
 
 
 def _callers() -> dict[tuple[str, str], tuple[str, str]]:

@@ -205,7 +205,7 @@ def _supervised(
         saver.saved = saver.position() if progress.step else None
         try:
             parts.notify(make_run_started(ready, progress))
-            with name_lost_samples(lambda: [*parts.train.names_in_flight(), *parts.val.names_in_flight()]):
+            with name_lost_samples(lambda: [*parts.data.train.names_in_flight(), *parts.data.val.names_in_flight()]):
                 yield parts, saver, report
             saver.save()
             saver.wait_pending()

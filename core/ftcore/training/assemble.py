@@ -22,7 +22,7 @@ from .frozen_features.cache import make_feature_cache
 from .frozen_features.features import plan_precompute
 from .loop import backward
 from .oom import halve_on_oom
-from .state import TrainingParts, higher_is_better
+from .state import EvaluationParts, Objective, Optimization, TrainingData, TrainingParts, higher_is_better
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,27 +95,23 @@ def assemble(config: RunConfig, calls: HookCalls, data: Data) -> Assembly:
     average = calls.make_average(model, placement, config.train.epochs, steps)
     observers = calls.make_observers()
     parts = TrainingParts(
-        train=train,
-        val=val,
-        task=data.task,
-        plan=plan,
+        data=TrainingData(train, val, data.task, changes),
         placement=placement,
         precision=precision,
-        optimizer=optimizer,
-        schedule=schedule,
-        loss=loss,
-        batch_transforms=changes,
-        aux_weights=network.backbone.aux_loss_weights,
-        step=step,
-        regularizers=regularizers,
-        average=average,
+        plan=plan,
         heads=network.heads,
-        metrics=metrics,
-        monitor=monitor,
+        objective=Objective(
+            loss=loss,
+            aux_loss_weights=network.backbone.aux_loss_weights,
+            step=step,
+            regularizers=regularizers,
+            backward=halve_on_oom(backward) if config.train.on_oom == "halve" else backward,
+        ),
+        optimization=Optimization(optimizer, schedule, average),
+        evaluation=EvaluationParts(metrics, monitor),
         stateful=_collect_stateful(calls, loss, observers),
         observers=observers,
         train_config=config.train,
-        backward=halve_on_oom(backward) if config.train.on_oom == "halve" else backward,
     )
     _check_used(calls)
     once, why_not = plan_precompute(

@@ -40,16 +40,16 @@ def evaluate(
     placement.broadcast_buffers(model)
     total: Any = 0.0
     weights: Any = 0.0
-    for metric in parts.metrics.values():
+    for metric in parts.evaluation.metrics.values():
         metric.reset()
-    for batch in parts.val.epoch(0):
+    for batch in parts.data.val.epoch(0):
         on_boundary()
         outputs = forward(parts, model, batch.images)
         outputs, targets = (gather_batch(rows, len(batch.indices), placement) for rows in (outputs, batch.targets))
-        divisor = parts.loss.denominator(targets)
-        total = total + parts.loss.function(outputs, targets) * divisor
+        divisor = parts.objective.loss.denominator(targets)
+        total = total + parts.objective.loss.function(outputs, targets) * divisor
         weights = weights + divisor
-        predicted, wanted = decode_targets(outputs, parts.task), decode_targets(targets, parts.task)
+        predicted, wanted = decode_targets(outputs, parts.data.task), decode_targets(targets, parts.data.task)
         update_metrics(parts, predicted, wanted)
         parts.notify(BatchEvaluated(batch.indices, predicted, wanted))
     return {"loss": float(total / weights), **computed_metrics(parts)}
@@ -57,22 +57,22 @@ def evaluate(
 
 def update_metrics(parts: TrainingParts, predicted: Tensor, wanted: Tensor) -> None:
     """Show every metric the outputs and targets of a batch, in the target's own unit."""
-    for metric in parts.metrics.values():
+    for metric in parts.evaluation.metrics.values():
         metric.update(predicted, wanted)
 
 
 def computed_metrics(parts: TrainingParts) -> dict[str, Any]:
     """Return what every metric says: a float, or nested lists of numbers."""
-    return {name: metric.compute().tolist() for name, metric in parts.metrics.items()}
+    return {name: metric.compute().tolist() for name, metric in parts.evaluation.metrics.items()}
 
 
 def update_best(parts: TrainingParts, progress: Progress, metrics: dict[str, Any]) -> bool:
     """Remember the metrics of an epoch, and return whether it is the best so far."""
-    progress.last, value = metrics, metrics[parts.monitor]
+    progress.last, value = metrics, metrics[parts.evaluation.monitor]
     if not isinstance(value, float):
-        raise UserError(f"train.monitor = {parts.monitor!r} is no single number: {value!r:.80}")
+        raise UserError(f"train.monitor = {parts.evaluation.monitor!r} is no single number: {value!r:.80}")
     sign = 1 if parts.higher_is_better else -1
-    better = not progress.best or sign * value > sign * progress.best[parts.monitor]
+    better = not progress.best or sign * value > sign * progress.best[parts.evaluation.monitor]
     if better:
         progress.best = metrics
     progress.epochs_since_best += 1

@@ -49,7 +49,7 @@ def sum_terms(terms: Mapping[str, Tensor]) -> Tensor:
 def clip(parts: TrainingParts) -> Tensor:
     """Limit the gradient as `train.clip_norm`, `clip_value` or `clip_adaptive` say; return the norm that it had."""
     settings = parts.train_config
-    params = [p for group in parts.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    params = [p for group in parts.optimization.optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = full_tensor(torch.nn.utils.get_total_norm([p.grad for p in params]))
     if settings.clip_norm:
         torch.nn.utils.clip_grads_with_norm_(params, settings.clip_norm, norm)
@@ -105,13 +105,14 @@ def all_finite(
         progress.skipped += 1
         return False
     indices = [int(index) for batch in window for index in batch.indices]
-    names = [parts.train.samples.name(index) for index in indices]
+    names = [parts.data.train.samples.name(index) for index in indices]
     shown = ", ".join(f"{name} is {float(term)}" for name, term in terms.items())
     message = (
         f"the {shown} and the norm of the gradient {float(norm)} in step {progress.step + 1} "
         f"(epoch {progress.epoch + 1}); the update was not made"
         f"{f', nor were {progress.skipped} before it' if progress.skipped else ''}\n"
-        f"precision {parts.precision.name}, learning rates {[g['lr'] for g in parts.optimizer.param_groups]}, "
+        f"precision {parts.precision.name}, learning rates "
+        f"{[g['lr'] for g in parts.optimization.optimizer.param_groups]}, "
         f"samples {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}\n"
         f"a lower learning rate, train.clip_norm, or {load_defaults().ADVICE['float16']} usually helps"
     )

@@ -79,14 +79,14 @@ def end_epoch(parts: TrainingParts, progress: Progress, val: dict[str, Any], eva
     progress.seconds += done.seconds + evaluated
     train = {f"train_{name}": value for name, value in losses.items()}
     best = update_best(parts, progress, {"epoch": progress.epoch, **train, **val})
-    step_scheduler(parts, "metric", val[parts.monitor])
+    step_scheduler(parts, "metric", val[parts.evaluation.monitor])
     return EpochEnded(
         epoch=progress.epoch,
         step=progress.step,
         train=losses,
         val=val,
         best=best,
-        monitor=parts.monitor,
+        monitor=parts.evaluation.monitor,
         seconds=done.seconds + evaluated,
         samples_per_second=per_second(done.samples, done.seconds),
         data_wait=fraction(done.data_wait_s, done.seconds),
@@ -106,9 +106,9 @@ def train_epoch(parts: TrainingParts, progress: Progress, on_boundary: Callable[
     freezing.set_frozen_eval(parts.network, parts.plan, epoch)
     seen, began = current.samples, time.monotonic()
     since = began
-    batches = parts.train.epoch(epoch, current.step * settings.accumulate)
+    batches = parts.data.train.epoch(epoch, current.step * settings.accumulate)
     for window in timed_windows(accumulation_windows(batches, settings.accumulate), current):
-        rates = tuple(group["lr"] for group in parts.optimizer.param_groups)
+        rates = tuple(group["lr"] for group in parts.optimization.optimizer.param_groups)
         terms, divisor = train_step(parts, window, progress)
         progress.step += 1
         current.step += 1
@@ -162,16 +162,16 @@ def train_step(parts: TrainingParts, window: Sequence[Batch], progress: Progress
     """
     scaler = parts.precision.scaler
     terms, divisor = compute_gradient(parts, window, progress)
-    scaler.unscale_(parts.optimizer)
+    scaler.unscale_(parts.optimization.optimizer)
     norm = progress.current.last_grad_norm = clip(parts)
     if all_finite(parts, window, terms, norm, progress):
-        if optimizer_step(scaler, parts.optimizer, progress):
+        if optimizer_step(scaler, parts.optimization.optimizer, progress):
             step_scheduler(parts, "step")
             update_average(parts, progress, "step")
     else:
         terms = {}
         scaler.update()
-    parts.optimizer.zero_grad(set_to_none=True)
+    parts.optimization.optimizer.zero_grad(set_to_none=True)
     return terms, divisor
 
 
@@ -185,8 +185,8 @@ def compute_gradient(
     if placement.rank:  # what mixes batches is the same in all processes, what drops activations is not
         seed_step(placement.device, derive_seed("step", seed, progress.step, placement.rank))
     divisor = loss_denominator(parts, window)
-    run = partial(parts.backward, parts, progress, window, divisor)
-    terms = parts.step.wrap_backward(run) if parts.step.wrap_backward else run()
+    run = partial(parts.objective.backward, parts, progress, window, divisor)
+    terms = parts.objective.step.wrap_backward(run) if parts.objective.step.wrap_backward else run()
     return all_reduce_terms(placement, terms), divisor
 
 
@@ -199,14 +199,14 @@ def all_reduce_terms(placement: Placement, terms: Mapping[str, Tensor]) -> dict[
 
 def loss_denominator(parts: TrainingParts, window: Sequence[Batch]) -> Any:
     """Return what the mean of the loss over a window of all processes is divided by."""
-    if parts.loss.denominator is sample_count:  # which all know, without an exchange
+    if parts.objective.loss.denominator is sample_count:  # which all know, without an exchange
         return float(sum(len(batch.indices) for batch in window))
     return parts.placement.reduce(sum(local_weight(parts, batch) for batch in window))
 
 
 def local_weight(parts: TrainingParts, batch: Batch) -> Any:
     """Return how much this process's share of a micro-batch counts in the mean of the loss."""
-    return parts.loss.denominator(batch.targets) if parts.placement.rank < len(batch.indices) else 0.0
+    return parts.objective.loss.denominator(batch.targets) if parts.placement.rank < len(batch.indices) else 0.0
 
 
 def backward(parts: TrainingParts, progress: Progress, window: Sequence[Batch], divisor: Any) -> dict[str, Tensor]:
@@ -243,21 +243,21 @@ def scale(term: Tensor, factor: Any) -> Tensor:
 
 def step_terms(parts: TrainingParts, batch: Batch, outputs: Tensor, samples: int) -> dict[str, Tensor]:
     """Return the share of a micro-batch in each term of the step, a mean over so many samples."""
-    if not parts.step.terms:
+    if not parts.objective.step.terms:
         return {}
     seen = ForwardPass(batch.images, batch.targets, outputs, partial(forward, parts, parts.placement.model))
     share = len(batch.targets) / samples if parts.placement.rank < len(batch.indices) else 0.0
-    return {name: term(seen) * share for name, term in parts.step.terms.items()}
+    return {name: term(seen) * share for name, term in parts.objective.step.terms.items()}
 
 
 def penalties(parts: TrainingParts) -> dict[str, Tensor]:
     """Return this process's share of each penalty on the parameters."""
-    return {r.name: full_tensor(r.penalty()) / parts.placement.world_size for r in parts.regularizers}
+    return {r.name: full_tensor(r.penalty()) / parts.placement.world_size for r in parts.objective.regularizers}
 
 
 def step_scheduler(parts: TrainingParts, per: str, *metric: float) -> None:
     """Let the schedule step if it does so after a step, after an epoch, or with the metric of an epoch."""
-    schedule, scheduler = parts.schedule, cast("Any", parts.schedule.scheduler)
+    schedule, scheduler = parts.optimization.schedule, cast("Any", parts.optimization.schedule.scheduler)
     if per == "step" and schedule.warmup:
         schedule.warmup.step()
     if per == schedule.interval:
@@ -271,14 +271,14 @@ def apply_batch_transforms(parts: TrainingParts, batch: Batch) -> Batch:
 
     Whole, because they mix images that different processes have.
     """
-    if not parts.batch_transforms:
+    if not parts.data.batch_transforms:
         return batch
     size, placement = len(batch.indices), parts.placement
     images, targets = (gather_batch(rows, size, placement) for rows in (batch.images, batch.targets))
-    mixes = not all(isinstance(transform, BatchImageTransform) for transform in parts.batch_transforms)
-    if mixes and parts.task.kind == "classification":
-        targets = one_hot(targets, parts.task.outputs).float()
-    for transform in parts.batch_transforms:
+    mixes = not all(isinstance(transform, BatchImageTransform) for transform in parts.data.batch_transforms)
+    if mixes and parts.data.task.kind == "classification":
+        targets = one_hot(targets, parts.data.task.outputs).float()
+    for transform in parts.data.batch_transforms:
         if isinstance(transform, BatchImageTransform):
             images = transform.function(images)
         else:
@@ -289,7 +289,7 @@ def apply_batch_transforms(parts: TrainingParts, batch: Batch) -> Batch:
 
 def total_loss(parts: TrainingParts, outputs: Sequence[Tensor], targets: Tensor) -> Tensor:
     """Add up the losses of all outputs, each (N, K), with the factors that the architecture's authors give them."""
-    loss, *others = (parts.loss.function(output, targets) for output in outputs)
-    for factor, other in zip(parts.aux_weights, others, strict=True):
+    loss, *others = (parts.objective.loss.function(output, targets) for output in outputs)
+    for factor, other in zip(parts.objective.aux_loss_weights, others, strict=True):
         loss = loss + factor * other
     return loss

@@ -72,7 +72,9 @@ def halve_on_oom(backward: Backward) -> Backward:
             if not _any_rank(parts, short=found is None):
                 all_reduce_gradients(parts)
                 return cast("dict[str, Tensor]", found)
-            parts.optimizer.zero_grad(set_to_none=True)  # only here, for the error held on to the tensors of the step
+            parts.optimization.optimizer.zero_grad(
+                set_to_none=True
+            )  # only here, for the error held on to the tensors of the step
             DeviceMemory(placement.device).empty()
             with torch.no_grad():
                 for buffer, before in buffers:

@@ -69,7 +69,7 @@ def max_batch_size(parts: TrainingParts, most: int | None) -> int:
     Raises:
         UserError: more were asked for than there are to learn from, or none.
     """
-    images = len(parts.train.samples)
+    images = len(parts.data.train.samples)
     if most is not None and not 1 <= most <= images:
         raise UserError(f"--max {most}: a batch has from 1 to {images} images, which is all of the training split")
     return images if most is None else most

@@ -69,7 +69,7 @@ def load_image_pool(parts: TrainingParts, number: int) -> Batch:
     Raises:
         DataError: one of them cannot be read.
     """
-    dataset, sampler = parts.train.dataset, parts.train.sampler
+    dataset, sampler = parts.data.train.dataset, parts.data.train.sampler
     places = epoch_order(parts.train_config.seed, 0, len(dataset), sampler.weights)[:number]
     batch = dataset.collate([dataset[0, place] for place in places])
     if isinstance(batch, UserError):
@@ -120,7 +120,7 @@ def make_batch(bench: TrialContext, size: int) -> Batch:
     """Collate a micro-batch from the pool, on the device."""
     places = torch.arange(size) % len(bench.pool.indices)
     batch = Batch(*(part[places] for part in bench.pool)).to(bench.memory.device)
-    return batch._replace(images=bench.parts.train.on_device_transform(batch.images))
+    return batch._replace(images=bench.parts.data.train.on_device_transform(batch.images))
 
 
 def format_bytes(number: int) -> str:

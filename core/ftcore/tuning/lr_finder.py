@@ -140,7 +140,7 @@ def lr_range_test(
 
 def set_learning_rates(parts: TrainingParts, groups: Sequence[ParamGroup], rate: float) -> None:
     """Give each group its `lr_scale` times a rate."""
-    for group, settings in zip(groups, parts.optimizer.param_groups, strict=True):
+    for group, settings in zip(groups, parts.optimization.optimizer.param_groups, strict=True):
         settings["lr"] = rate * group.lr_scale
 
 

@@ -151,7 +151,7 @@ def test_a_split_whose_transforms_hold_options_can_be_sent_to_workers(tmp_path: 
         )
     ).assembly.parts
 
-    again: Any = pickle.loads(pickle.dumps(parts.train.dataset))
+    again: Any = pickle.loads(pickle.dumps(parts.data.train.dataset))
 
-    found, expected = (dataset[(0, 3)] for dataset in (again, parts.train.dataset))
+    found, expected = (dataset[(0, 3)] for dataset in (again, parts.data.train.dataset))
     assert bool((found[0] == expected[0]).all())

@@ -81,7 +81,7 @@ def test_without_leaves_out_what_a_recipe_names_with_its_options() -> None:
 
     assert "adamw" not in config.options
     ready = prepare(config)
-    assert type(ready.assembly.parts.optimizer).__name__ == "SGD"
+    assert type(ready.assembly.parts.optimization.optimizer).__name__ == "SGD"
 
 
 def test_a_plugin_that_contradicts_a_recipe_is_named_with_the_way_out() -> None:

@@ -70,13 +70,13 @@ def test_an_error_of_what_a_hook_returned_names_the_plugin_and_the_hook(tmp_path
         trained(tmp_path, RETURNED[hook], "train.workers=0")
 
     (note,) = caught.value.__notes__
-    assert note.startswith(f"raised by what was returned by plugin acme_hooks ({tmp_path}")
-    assert f" in {hook} (" in note
+    assert note.startswith(f"raised by what plugin acme_hooks ({tmp_path}")
+    assert f" returned in {hook} (" in note
     assert "acme_hooks.py:" in note
 
 
 def test_an_error_of_a_transform_in_a_loader_process_names_the_plugin_too(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError, match=r"raised by what was returned by plugin acme_hooks .* in make_trans"):
+    with pytest.raises(ZeroDivisionError, match=r"raised by what plugin acme_hooks .* returned in make_trans"):
         trained(tmp_path, RETURNED["make_transforms"], "train.workers=1")
 
 
@@ -86,7 +86,7 @@ def test_an_error_of_the_network_is_blamed_on_nobody_who_gave_something_else(tmp
     with pytest.raises((RuntimeError, UserError)) as caught:
         trained(tmp_path, network)
 
-    assert "returned by plugin" not in str(getattr(caught.value, "__notes__", ""))
+    assert "raised by" not in str(getattr(caught.value, "__notes__", ""))
 
 
 OBSERVER = """def make_observers():

@@ -98,7 +98,7 @@ def test_the_suggested_batch_gets_three_more_steps() -> None:
 def test_a_step_is_measured_with_its_accumulation() -> None:
     run = ready(SIZES, sets=("train.accumulate=3",))
     steps: list[int] = []
-    run.assembly.parts.optimizer.register_step_pre_hook(lambda *_: steps.append(1))
+    run.assembly.parts.optimization.optimizer.register_step_pre_hook(lambda *_: steps.append(1))
 
     find_batch_size(run.assembly, most=4)
 
@@ -141,7 +141,7 @@ def test_images_are_real_ones_of_the_training_split_in_the_first_epochs_order() 
 
     find_batch_size(run.assembly, most=8)
 
-    (batch,) = parts.train.epoch(0)
+    (batch,) = parts.data.train.epoch(0)
     assert torch.equal(seen[-1], batch.images[:8])
 
 

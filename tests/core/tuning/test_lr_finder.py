@@ -110,14 +110,14 @@ def hand_written(parts: TrainingParts, rates: list[float], scales: dict[str, flo
     model = copy.deepcopy(parts.network).train()
     groups = [{"params": [p for n, p in model.named_parameters() if n.startswith(k)], "lr": 0.0} for k in scales]
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9)
-    size = len(parts.train.samples)
+    size = len(parts.data.train.samples)
     visits = [epoch_order(0, epoch, size)[start : start + 32] for epoch in range(9) for start in range(0, size, 32)]
     losses, smoothed, mean = [], [], 0.0
     for step, (rate, chosen) in enumerate(zip(rates, visits, strict=False)):
         for group, scale in zip(optimizer.param_groups, scales.values(), strict=True):
             group["lr"] = rate * scale
-        items: list[Any] = [parts.train.dataset[(0, index)] for index in chosen]
-        images = parts.train.on_device_transform(torch.stack([item[0] for item in items]))
+        items: list[Any] = [parts.data.train.dataset[(0, index)] for index in chosen]
+        images = parts.data.train.on_device_transform(torch.stack([item[0] for item in items]))
         loss = functional.cross_entropy(model(images), torch.tensor([item[1] for item in items]))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -149,7 +149,7 @@ def test_each_group_keeps_its_ratio_and_the_schedule_plays_no_part(schedule: str
     sets = ("groups.layer_decay=0.5", "step.size=2") if schedule == "step" else ("groups.layer_decay=0.5",)
     run = ready("adamw", schedule, sets=(*sets, *warm.get(schedule, ())))
     seen: list[list[float]] = []
-    run.assembly.parts.optimizer.register_step_pre_hook(
+    run.assembly.parts.optimization.optimizer.register_step_pre_hook(
         lambda optimizer, *_: seen.append([group["lr"] for group in optimizer.param_groups])
     )
 

@@ -78,7 +78,7 @@ def started(run: PreparedRun) -> TrainingParts:
     parts, progress = run.assembly.parts, Progress(epoch=1)
     freezing.apply_requires_grad(parts.network, parts.plan, epoch=1)
     parts.placement.model.train()
-    for window in list(accumulation_windows(parts.train.epoch(0), parts.train_config.accumulate))[:3]:
+    for window in list(accumulation_windows(parts.data.train.epoch(0), parts.train_config.accumulate))[:3]:
         train_step(parts, window, progress)
     return parts
 

@@ -57,8 +57,8 @@ def network_state(network: nn.Module) -> Any:
 
 def state_of(parts: TrainingParts) -> str:
     """SHA-256 of all that a step can change."""
-    scheduler: Any = parts.schedule.scheduler
-    warmup: Any = parts.schedule.warmup
+    scheduler: Any = parts.optimization.schedule.scheduler
+    warmup: Any = parts.optimization.schedule.warmup
     schedules = [
         {key: value for key, value in each.state_dict().items() if key != "lr_lambdas"}
         for each in (scheduler, warmup)
@@ -66,14 +66,14 @@ def state_of(parts: TrainingParts) -> str:
     ]
     state = [
         network_state(parts.placement.model),
-        network_state(parts.average.network) if parts.average else None,
-        parts.optimizer.state_dict(),
+        network_state(parts.optimization.average.network) if parts.optimization.average else None,
+        parts.optimization.optimizer.state_dict(),
         schedules,
         parts.precision.scaler.state_dict(),
         torch.get_rng_state(),
         random.getstate(),
         np.random.get_state(),  # noqa: NPY002
-        parts.train.sampler.epoch,
+        parts.data.train.sampler.epoch,
     ]
     digest = hashlib.sha256()
     for content in flat(state):
