@@ -190,6 +190,35 @@ def test_of_a_finished_run_only_the_report_is_given_again(tmp_path: Path) -> Non
 LEFT_OUT = ("progress", "optimizer", "schedule", "warmup", "scaler", "plugins", "model", "average", "totals")
 
 
+def rewrite_as_format_1(saved: Path) -> None:
+    """Let a checkpoint be as ftcore wrote it before it renamed what counts how far a run is."""
+    then = {
+        "scale_history": "scales",
+        "micro_batch_splits": "pieces",
+        "epochs_since_best": "stale",
+        "best_value": "mark",
+    }
+    state = json.loads((saved / "state.json").read_text())
+    assert then.keys() <= state["progress"].keys()
+    state["progress"] = {then.get(name, name): value for name, value in state["progress"].items()}
+    (saved / "state.json").write_text(json.dumps(state))
+    checkpoints_manifest.write_manifest(saved)
+    manifest = json.loads((saved / "manifest.json").read_text())
+    (saved / "manifest.json").write_text(json.dumps({**manifest, "format": 1}))
+
+
+def test_a_checkpoint_of_format_1_is_gone_on_with_in_the_same_bits(tmp_path: Path) -> None:
+    plugins, sets = ("fp16", "ema"), ("train.epochs=3", "train.patience=2", "run.keep=1")
+    fit(config(tmp_path / "whole", plugins, sets))
+    folder = stopped(tmp_path / "run", 6, plugins, sets)
+    for saved in (folder / "checkpoints").iterdir():
+        rewrite_as_format_1(saved)
+
+    resume(folder)
+
+    assert result(folder) | {"checkpoints": 0} == result(tmp_path / "whole") | {"checkpoints": 0}
+
+
 @pytest.mark.parametrize(
     "left_out", [pytest.param(part, marks=[pytest.mark.slow] * (part == "scaler")) for part in LEFT_OUT]
 )

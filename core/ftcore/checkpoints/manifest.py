@@ -9,8 +9,14 @@ from typing import Any
 
 from .atomic import write_json
 
-FORMAT = 1
-"""Version of the files that a run leaves; a reader refuses another."""
+FORMAT = 2
+"""Version of a checkpoint; the state of format 1 has other names, see `ftcore.training.resume_state.RENAMED`."""
+
+READABLE_FORMATS = (1, 2)
+"""Versions of checkpoints that can be gone on with."""
+
+RUN_FORMAT = 1
+"""Version of the other files that a run leaves; a reader refuses another."""
 
 MANIFEST = "manifest.json"
 
@@ -19,6 +25,11 @@ def write_manifest(folder: Path) -> None:
     """Say of each file of a checkpoint what it must be when it is read again."""
     files = {file.name: _file_digest(file) for file in folder.iterdir() if file.name != MANIFEST}
     write_json(folder / MANIFEST, {"format": FORMAT, "files": files})
+
+
+def read_format(folder: Path) -> int:
+    """Return the format of a whole checkpoint."""
+    return int(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["format"])
 
 
 def _file_digest(file: Path) -> dict[str, Any]:
@@ -34,8 +45,9 @@ def find_damage(folder: Path) -> str:
     """Say what is wrong with a checkpoint; empty if every file is as its manifest says."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
-            return f"it has format {manifest['format']!r}; this ftcore reads format {FORMAT}"
+        if manifest["format"] not in READABLE_FORMATS:
+            readable = " and ".join(map(str, READABLE_FORMATS))
+            return f"it has format {manifest['format']!r}; this ftcore reads formats {readable}"
         files = manifest["files"].items()
         wrong = [name for name, wanted in files if Path(name).name != name or _file_digest(folder / name) != wanted]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -93,7 +93,7 @@ def _write(folder: Path, members: Sequence[tuple[SavedModel, float]]) -> None:
         name = f"model-{place}.safetensors"
         shutil.copyfile(saved.file, folder / name)
         described.append({**saved.description, "file": name, "share": share})
-    atomic.write_json(folder / "model.json", {"format": manifest.FORMAT, "members": described})
+    atomic.write_json(folder / "model.json", {"format": manifest.RUN_FORMAT, "members": described})
 
 
 def require_empty_dir(out: Path) -> None:

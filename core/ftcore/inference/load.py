@@ -81,8 +81,8 @@ def read_saved(folder: Path) -> tuple[SavedModel, ...]:
 
 
 def _check_format(version: object, file: Path) -> None:
-    if version != manifest.FORMAT:
-        raise UserError(f"{file} has format {version!r}; this ftcore reads format {manifest.FORMAT}")
+    if version != manifest.RUN_FORMAT:
+        raise UserError(f"{file} has format {version!r}; this ftcore reads format {manifest.RUN_FORMAT}")
 
 
 def _saved(description: dict[str, Any], file: Path) -> SavedModel:

@@ -223,7 +223,7 @@ def describe_model(host: Host, data: Data, assembly: Assembly) -> dict[str, Any]
     named = [plugin for plugin in host.plugins if plugin.name in makers and not plugin.is_default]
     model, architecture = attrs.evolve(host.config.model, weights="none"), assembly.network.backbone.architecture
     return {
-        "format": manifest.FORMAT,
+        "format": manifest.RUN_FORMAT,
         "ftcore": metadata.version("ftcore"),
         "model": asdict(model),
         "plugins": [plugin.reference.canonical for plugin in named],

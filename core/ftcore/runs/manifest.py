@@ -44,7 +44,7 @@ def manifest(ready: PreparedRun) -> dict[str, Any]:
     host, data = ready.host, ready.data
     sections = {name: asdict(getattr(host.config, name)) for name in ("model", "data", "train")}
     return {
-        "format": checkpoints_manifest.FORMAT,
+        "format": checkpoints_manifest.RUN_FORMAT,
         "hook_api": list(HOOK_API),
         "hooks": summary(host),
         "wrappers": {hook: [p.name for p in record.wrapped] for hook, record in host.record.items() if record.wrapped},
@@ -153,8 +153,8 @@ def read_manifest(run: Path) -> dict[str, Any]:
         raise UserError(f"{run} is no run folder: there is no {file}") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
-    if written != checkpoints_manifest.FORMAT:
-        raise UserError(f"{file} has format {written!r}; this ftcore reads format {checkpoints_manifest.FORMAT}")
+    if written != checkpoints_manifest.RUN_FORMAT:
+        raise UserError(f"{file} has format {written!r}; this ftcore reads format {checkpoints_manifest.RUN_FORMAT}")
     missing = sorted(REQUIRED_KEYS - found.keys())
     if missing:
         raise UserError(f"{file} has no {', '.join(missing)}; another version of ftcore wrote it")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict
 
-from ftcore.checkpoints import checkpoint
+from ftcore.checkpoints import checkpoint, manifest
 from ftcore.checkpoints.sharded import LazyTensor, ShardedReader
 from ftcore.distributed.dtensor import is_sharded, local_tensor
 from ftcore.errors import UserError
@@ -25,6 +25,17 @@ if TYPE_CHECKING:
     from ftcore.checkpoints.checkpoint import CapturedState
 
     from .state import TrainingParts
+
+
+RENAMED = {
+    1: {
+        "scales": "scale_history",
+        "pieces": "micro_batch_splits",
+        "stale": "epochs_since_best",
+        "mark": "best_value",
+    }
+}
+"""Format of a checkpoint -> name of an attribute of `Progress` there -> its name now."""
 
 
 def capture(parts: TrainingParts, progress: Progress, *, copy: bool = False, **more: Any) -> CapturedState:
@@ -81,7 +92,8 @@ def restore_state(parts: TrainingParts, folder: Path) -> Progress:
     spread = parts.placement.sharding is not None
     state = checkpoint.load_state(folder, later=spread)
     try:
-        progress = _progress(state["progress"])
+        names = RENAMED.get(manifest.read_format(folder), {})
+        progress = _progress({names.get(name, name): value for name, value in state["progress"].items()})
         _check_learning(state["learning"], trainable_names(parts, progress.epoch), folder)
         freezing.apply_requires_grad(parts.network, parts.plan, progress.epoch)
         for name, network in networks_to_save(parts, progress).items():
