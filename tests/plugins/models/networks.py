@@ -22,7 +22,7 @@ from ftcore.testing import Result, invoke
 if TYPE_CHECKING:
     from torch import nn
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared folder with real pictures is not here")
 TASK = Task("classification", ("a", "b", "c"), (1, 1, 1))
 
