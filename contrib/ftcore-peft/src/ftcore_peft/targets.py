@@ -36,7 +36,8 @@ def chosen(model: nn.Module, heads: Sequence[str], patterns: Sequence[str] | Non
     found = {pattern: {name for name in layers if _ends(name, pattern)} for pattern in wanted}
     if patterns is None and not any(found.values()):
         raise UserError(
-            f"{option}: the network has none of {', '.join(DEFAULT_TARGETS)}, so say which layers are adapted; {_known(layers)}"
+            f"{option}: the network has none of {', '.join(DEFAULT_TARGETS)}, so say which layers are adapted; "
+            f"{_known(layers)}"
         )
     if patterns is not None:
         _check(model, heads, [pattern for pattern in patterns if not found[pattern]], layers, option)
