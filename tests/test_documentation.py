@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from .core.test_layers import LAYERS
 from .test_readme import check_names
 
 DOCS = Path(__file__).parents[1] / "contrib" / "docs"
 BLOCK = re.compile(r"```(?:\{code-block\} python\n:caption: (\S+)\n\n|(sh)\n)(.*?)```", re.DOTALL)
-PAGES = ("tutorial.md", "coming-from.md", "compatibility.md")
+PAGES = ("tutorial.md", "coming-from.md", "architecture.md", "compatibility.md")
 
 
 def called(command: list[str], folder: Path, **variables: str) -> str:
@@ -58,3 +59,14 @@ def test_the_pages_are_built_without_a_warning_and_hold_every_hook(tmp_path: Pat
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_and_plugins_of_the_pages_exist(page: str) -> None:
     check_names((DOCS / page).read_text(encoding="utf-8"), but={"hf", "lora", "acme_penalty"})
+
+
+@pytest.mark.parametrize(
+    "page", [DOCS / "architecture.md", DOCS.parents[1] / "CONTRIBUTING.md"], ids=lambda page: page.stem
+)
+def test_the_ladder_of_packages_is_the_one_that_holds(page: Path) -> None:
+    (ladder,) = re.findall(r"```\n(testing .*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+    assert [re.split(r" {2,}", line)[0].split(" | ") for line in ladder.splitlines()] == [
+        sorted(packages) for packages in reversed(LAYERS[:-1])
+    ]

@@ -2,7 +2,7 @@
 
 These are the names for plugin authors, together with those that the packages `ftcore.cli`, `ftcore.config`,
 `ftcore.data`, `ftcore.distributed`, `ftcore.inference`, `ftcore.model` and `ftcore.runs` and the modules
-`ftcore.console` and `ftcore.testing` export; everything else may change at any time.
+`ftcore.charts`, `ftcore.console` and `ftcore.testing` export; everything else may change at any time.
 Importing this package imports neither torch nor any plugin.
 """
 

@@ -18,11 +18,33 @@ class UserError(Exception):
 
     The text says what was wrong, the value that was given, what is allowed or nearest, and where
     it was set.
+
+    Attributes:
+        faulty_plugins: names of those that did not keep to what a hook is for; empty where none is to blame, as where
+            one refuses what it was given.
     """
+
+    def __init__(self, message: str, *, faulty_plugins: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.faulty_plugins = tuple(faulty_plugins)
 
 
 class DataError(UserError):
     """A file of the user's data cannot be used; the message names its path and the reason."""
+
+
+_OF_PLUGIN = "of_ftcore_plugin"
+
+
+def blame_plugin(error: BaseException, note: str) -> None:
+    """Let an error say, behind its message, which plugin it comes from; `is_plugin_error` knows it then."""
+    error.add_note(note)
+    vars(error)[_OF_PLUGIN] = True
+
+
+def is_plugin_error(error: BaseException) -> bool:
+    """Whether `blame_plugin` was told that an error comes from a plugin."""
+    return _OF_PLUGIN in vars(error)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

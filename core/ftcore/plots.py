@@ -1,9 +1,13 @@
-"""Curves for people: as characters on a stream, and as a PNG. Imports plotext and matplotlib where they draw."""
+"""Curves for people: as characters on a stream, and as a PNG. Imports plotext and matplotlib where they draw.
+
+What is drawn into pages is in `ftcore.charts`.
+"""
 
 from __future__ import annotations
 
 import math
 import re
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
@@ -148,23 +152,30 @@ def to_encoding(text: str, encoding: str) -> str:
 
 
 def check_png(path: Path) -> None:
-    """Refuse, before anything is computed for it, a path where no file can be.
+    """Refuse, before anything is computed for it, a PNG that cannot be drawn, and a path where no file can be.
 
     Raises:
-        UserError: its folder is not there, or it is a folder.
+        UserError: matplotlib is not installed, the folder of the path is not there, or it is a folder.
     """
+    _check_matplotlib(path)
     if not path.parent.is_dir():
         raise UserError(f"--png {path}: there is no folder {path.parent}; make it first")
     if path.is_dir():
         raise UserError(f"--png {path} is a folder; name a file in it, e.g. {path / 'lr.png'}")
 
 
+def _check_matplotlib(path: Path) -> None:
+    if find_spec("matplotlib") is None:
+        raise UserError(f"--png {path}: a PNG needs matplotlib: pip install 'ftcore[plot]'")
+
+
 def save_png(plot: Plot, path: Path) -> None:
     """Draw a plot to a PNG of 1200 x 750 pixels.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: matplotlib is not installed, or the file cannot be written.
     """
+    _check_matplotlib(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")

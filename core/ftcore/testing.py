@@ -83,7 +83,7 @@ class Conforms(Protocol):
     """Makes every check of ``ftcore plugins check``, and fails the test with those that have failed."""
 
     def __call__(self, plugin: str, **options: Any) -> None:
-        """Check a plugin, written as in ``--plugin``; `ftcore.authoring.plugin_under_test.Asked` has the options."""
+        """Check a plugin, written as in ``--plugin``; `ftcore.authoring.CheckRequest` has the options."""
         ...
 
 

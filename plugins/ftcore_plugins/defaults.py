@@ -1,4 +1,4 @@
-"""What a run uses where the user named nothing."""
+"""What a run uses where the user named nothing; and what ftcore tries and advises of plugins, for it knows none."""
 
 from __future__ import annotations
 
@@ -96,3 +96,33 @@ COMBINATION_CHECKS: dict[str, tuple[str, ...]] = {
     "dp": (),
 }
 """Plugins that make sense for those digits -> settings: `ftcore plugins check` takes two steps beside each."""
+
+DISTRIBUTED_CHECK = {"wrap_devices": "ddp", "make_optimizer": "sgd"}
+"""Hook -> what answers it, where it is open, while `ftcore plugins check` compares two processes with one: gradient
+descent, because it amplifies no rounding."""
+
+DISTRIBUTED_CHECK_SETS = ("ddp.device=cpu",)
+"""What is set with it."""
+
+CHECK_IMPORTS = ("torchvision",)
+"""Modules that any run imports, so that what they do to the process is no fault of a plugin."""
+
+DISTRIBUTED_PLUGINS = {"ddp": False, "fsdp": True}
+"""Plugins that share a batch among processes -> whether they spread the network, too: `ftcore explain --devices`."""
+
+SPEED_CANDIDATES = {"channels_last": "", "bf16": "rounds otherwise", "compile": "the first step takes long"}
+"""Plugins that may make a run faster -> what else they change: `ftcore find speed` tries them in this order."""
+
+LIBRARIES = ("torchvision", "timm")
+"""Distributions that these plugins compute with, beside torch: a run and what is cached depend on their versions."""
+
+ADVICE = {
+    "batch norm": "freeze_norm",
+    "float16": "bf16 or fp32 instead of fp16",
+    "hub": "the hub's format is for networks of timm, and of transformers by ftcore-hf",
+    "memory": "bf16, checkpointing",
+    "processes": "--plugin ddp lets them share each batch",
+    "sharding": "another optimizer or setting, or ddp, may do",
+    "whole batch": "A loss that is meant to be one of a whole batch, as soft_f1 is: --but ranks",
+}
+"""What a message of ftcore is about -> what it advises of these plugins."""

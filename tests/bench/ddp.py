@@ -48,21 +48,25 @@ def parts_for(name: str, sets: tuple[str, ...], ranks: ProcessInfo) -> TrainingP
     parts = prepare(
         load_config(flags=CliOverrides(name, "digits", plugins=("ddp",), sets=sets)), ranks=ranks
     ).assembly.parts
-    batches = tuple(list(parts.train.epoch(0))[:STEPS])
-    return evolve(parts, train=cast("EpochLoader", InMemory(batches, parts.train.samples)), observers=())
+    batches = tuple(list(parts.data.train.epoch(0))[:STEPS])
+    return evolve(
+        parts,
+        data=evolve(parts.data, train=cast("EpochLoader", InMemory(batches, parts.data.train.samples))),
+        observers=(),
+    )
 
 
 def hand_written(parts: TrainingParts, model: DistributedDataParallel) -> None:
     """Train for some steps as a person would write it."""
     model.train()  # type: ignore[no-untyped-call]
     total = 0.0
-    for step, (images, targets, _) in enumerate(parts.train.epoch(0), start=1):
+    for step, (images, targets, _) in enumerate(parts.data.train.epoch(0), start=1):
         outputs = model(images)
         loss: Any = functional.cross_entropy(outputs, targets)
         loss.backward()
-        parts.optimizer.step()
-        cast("Any", parts.schedule.scheduler).step()
-        parts.optimizer.zero_grad(set_to_none=True)
+        parts.optimization.optimizer.step()
+        cast("Any", parts.optimization.schedule.scheduler).step()
+        parts.optimization.optimizer.zero_grad(set_to_none=True)
         if step % 10 == 0:
             total += loss.item()
 

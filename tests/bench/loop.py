@@ -51,10 +51,10 @@ class InMemory:
 
 def hand_written(parts: TrainingParts) -> None:
     """Train for one epoch as a person would write it."""
-    model, optimizer, scheduler = parts.network, parts.optimizer, parts.schedule.scheduler
+    model, optimizer, scheduler = parts.network, parts.optimization.optimizer, parts.optimization.schedule.scheduler
     model.train()
     total = 0.0
-    for step, (images, targets, _) in enumerate(parts.train.epoch(0), start=1):
+    for step, (images, targets, _) in enumerate(parts.data.train.epoch(0), start=1):
         outputs = model(images)
         loss: Any = functional.cross_entropy(outputs, targets)
         loss.backward()
@@ -79,9 +79,9 @@ def parts_for(arguments: list[str]) -> TrainingParts:
         sets=[*model, "model.weights=none", "train.epochs=1000000"],
     )
     parts = prepare(load_config(flags=flags)).assembly.parts
-    batches = list(parts.train.epoch(0))[:30]
-    in_memory = InMemory(tuple(batches), parts.train.samples)
-    return evolve(parts, train=cast("EpochLoader", in_memory), observers=())
+    batches = list(parts.data.train.epoch(0))[:30]
+    in_memory = InMemory(tuple(batches), parts.data.train.samples)
+    return evolve(parts, data=evolve(parts.data, train=cast("EpochLoader", in_memory)), observers=())
 
 
 def main() -> None:

@@ -324,10 +324,11 @@ def ftcore(name: str) -> Callable[[], None]:
 
     def once() -> None:
         parts = prepare(load_config(None, flags)).assembly.parts
-        samples = parts.train.samples
+        samples = parts.data.train.samples
         ready: Any = {"train": Ready(train, samples), "val": Ready(val, samples)}
+        data = evolve(parts.data, **ready)
         begun.append(time.perf_counter())
-        fit(evolve(parts, observers=(), **ready), Progress(), lambda _: None)
+        fit(evolve(parts, observers=(), data=data), Progress(), lambda _: None)
 
     begun: list[float] = []
     once.begun = begun  # type: ignore[attr-defined]

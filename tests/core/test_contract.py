@@ -166,33 +166,33 @@ def options(command: click.Command, name: str) -> Iterator[tuple[str, list[str]]
 
 def test_the_commands_and_their_options_are_these() -> None:
     what_to_run = ["config", "--model", "--data", "--plugin", "--without", "--set"]
-    shown = ["--json", "--quiet -q"]
+    trained = ["--json", "--quiet -q", "--nproc", "--max-restarts", "--traceback"]
     assert dict(options(main, "")) == {
-        "": ["--version"],
-        "check": ["data", "--plugin", "--without", "--set", "--json"],
-        "run": [*what_to_run, "--from", "--resume", "--allow-drift", *shown, "--nproc", "--max-restarts"],
-        "resume": ["run", "--set", "--allow-drift", *shown, "--nproc", "--max-restarts"],
-        "replay": ["run", "--json"],
+        "": ["--version", "--traceback"],
+        "check": ["data", "--plugin", "--without", "--set", "--json", "--traceback"],
+        "run": [*what_to_run, "--from", "--resume", "--allow-drift", *trained],
+        "resume": ["run", "--set", "--allow-drift", *trained],
+        "replay": ["run", "--json", "--traceback"],
         "runs": ["folder", "--where", "--json"],
-        "compare": ["runs", "--data", "--json", "--html"],
-        "serve": ["run", "--host", "--port", "--max-mb", "--batch-size", "--tta"],
-        "export": ["run", "--format", "--out", "--int8"],
-        "explain": [*what_to_run, "--static", "--devices", "--json"],
+        "compare": ["runs", "--data", "--json", "--html", "--traceback"],
+        "serve": ["run", "--host", "--port", "--max-mb", "--batch-size", "--tta", "--traceback"],
+        "export": ["run", "--format", "--out", "--int8", "--traceback"],
+        "explain": [*what_to_run, "--static", "--devices", "--json", "--traceback"],
         "plugins": ["--config", "--plugin", "--without", "--json"],
         "plugins show": ["name", "--json"],
         "plugins check": ["name", "--model", "--data", "--plugin", "--without", "--set", "--but", "--json"],
         "plugins new": ["name", "--hook", "--in-house"],
-        "models": ["pattern", "--max-params", "--pretrained", "--measure", "--plugin", "--json"],
-        "inspect": ["model", "--plugin", "--without", "--set", "--classes", "--depth"],
-        "report": ["run", "--why"],
-        "predict": ["run", "pictures", "--tta", "--why", "--top", "--json", "--csv"],
-        "evaluate": ["run", "--data", "--split", "--tta", "--json"],
-        "ensemble": ["runs", "--out", "--weights"],
-        "soup": ["runs", "--out", "--uniform"],
+        "models": ["pattern", "--max-params", "--pretrained", "--measure", "--plugin", "--json", "--traceback"],
+        "inspect": ["model", "--plugin", "--without", "--set", "--classes", "--depth", "--traceback"],
+        "report": ["run", "--why", "--traceback"],
+        "predict": ["run", "pictures", "--tta", "--why", "--top", "--json", "--csv", "--traceback"],
+        "evaluate": ["run", "--data", "--split", "--tta", "--json", "--traceback"],
+        "ensemble": ["runs", "--out", "--weights", "--traceback"],
+        "soup": ["runs", "--out", "--uniform", "--traceback"],
         "find": [],
-        "find speed": [*what_to_run, "--seconds", "--json"],
-        "find lr": [*what_to_run, "--from", "--to", "--steps", "--png", "--json"],
-        "find batch": [*what_to_run, "--max", "--memory", "--json"],
+        "find speed": [*what_to_run, "--seconds", "--json", "--traceback"],
+        "find lr": [*what_to_run, "--from", "--to", "--steps", "--png", "--json", "--traceback"],
+        "find batch": [*what_to_run, "--max", "--memory", "--json", "--traceback"],
     }
 
 

@@ -14,7 +14,7 @@ LAYERS = (
     {"system"},
     {"distributed"},
     {"types"},
-    {"console", "plots"},
+    {"charts", "console", "plots"},
     {"config"},
     {"hooks"},
     {"plugins"},

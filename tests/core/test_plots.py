@@ -6,17 +6,18 @@ import math
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import tomllib
+from pathlib import Path
 
 import numpy as np
+import plotext  # type: ignore[import-untyped]
 import pytest
+from packaging.requirements import Requirement
 from PIL import Image
 
 from ftcore import UserError
 from ftcore.plots import HEIGHT, WIDTH, Marker, Plot, Series, check_png, render_text, save_png, to_encoding
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from ftcore.testing import invoke
 
 DECADES = [10.0**k for k in range(-4, 1)]
 FALLING = Plot("test", "rate", "loss", (Series("loss", DECADES, [4.0, 3.0, 2.0, 1.0, 0.0]),), log_x=True)
@@ -149,6 +150,30 @@ def test_a_png_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"--png .*: Not a directory"):
         save_png(FALLING, tmp_path / "file" / "lr.png")
+
+
+def test_a_png_without_matplotlib_says_what_to_install_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftcore.plots.find_spec", lambda _: None)
+
+    for asked in (check_png, lambda path: save_png(FALLING, path)):
+        with pytest.raises(UserError, match=r"^--png .*lr\.png: a PNG needs matplotlib: pip install 'ftcore\[plot\]'$"):
+            asked(tmp_path / "lr.png")
+    result = invoke("find", "lr", "--model", "digits/cnn", "--data", "nowhere", "--png", tmp_path / "lr.png")
+    assert result.code == 2
+    assert "pip install 'ftcore[plot]'" in result.err
+
+
+def test_the_lowest_plotext_that_may_be_installed_has_what_is_drawn_with() -> None:
+    """`render_text` needs the API of version 6; one of 5.3 was once allowed, with which nothing could be drawn."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (allowed,) = [asked.specifier for asked in map(Requirement, project["dependencies"]) if asked.name == "plotext"]
+
+    assert [version for version in ("5.3", "5.3.2", "5.99", "6.0.0") if version in allowed] == ["6.0.0"]
+    used = {"clear", "plot_size", "theme", "title", "label", "ruler", "signal", "draw", "build"}
+    assert used <= set(dir(plotext.figure))
+    assert callable(plotext.terminal.limit)
 
 
 def test_drawing_is_imported_only_to_draw() -> None:

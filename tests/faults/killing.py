@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import multiprocessing
 import os
@@ -9,13 +10,14 @@ import signal
 import sys
 import time
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import TYPE_CHECKING, Any
 
 import ftcore.cli.group
 from ftcore.plugins.discovery import discover
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from multiprocessing.context import ForkServerProcess
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +67,41 @@ def _command(arguments: list[str], log: str) -> None:
         ftcore.cli.main(arguments)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # multiprocessing, which is left now, would say 1 of it
+
+
+def run_python(
+    code: str, *arguments: object, folder: Path, env: Mapping[str, str] | None = None
+) -> CompletedProcess[str]:
+    """Run code as `python -c` does, but in a process that has imported everything; for what needs no fresh one.
+
+    Args:
+        code: that finds its arguments in `sys.argv`.
+        arguments: of it.
+        folder: to run it in; what it prints is written there, too.
+        env: its environment, or this one's.
+    """
+    words, out, err = [str(argument) for argument in arguments], folder / "stdout", folder / "stderr"
+    process = forked(_run_code, code, words, (str(out), str(err)), dict(env or os.environ))
+    returncode = end(process)
+    if returncode is None:
+        os.killpg(process.pid or 0, signal.SIGKILL)
+        raise TimeoutError(f"still running after two minutes: {err.read_text()}")
+    return CompletedProcess(words, returncode, out.read_text(), err.read_text())
+
+
+def _run_code(code: str, arguments: list[str], streams: tuple[str, str], env: dict[str, str]) -> None:
+    os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # as a process of its own has it
+    for stream, file in zip((1, 2), streams, strict=True):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    os.chdir(Path(streams[0]).parent)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv = ["-c", *arguments]
+    try:
+        exec(code, {"__name__": "__main__"})
+    finally:
+        atexit._run_exitfuncs()  # which multiprocessing leaves out
 
 
 def _slow(sync: Callable[[int], None]) -> Callable[[int], None]:

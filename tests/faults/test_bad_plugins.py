@@ -91,7 +91,9 @@ def test_a_check_that_has_failed_leaves_out_those_that_build_on_it(tmp_path: Pat
     assert found["resume"] == ("not applicable", "lint has failed")
 
 
-@pytest.mark.parametrize("plugin", ["weighted_ce", "ema", "augment", "freeze_backbone", "sam"])
+@pytest.mark.parametrize(
+    "plugin", ["weighted_ce", "ema", pytest.param("augment", marks=pytest.mark.slow), "freeze_backbone", "sam"]
+)
 def test_a_built_in_plugin_passes_every_check(plugin: str, tmp_path: Path) -> None:
     found = checked(plugin, tmp_path)
 

@@ -102,9 +102,9 @@ def test_a_run_leaves_only_tensors_and_json(tmp_path: Path) -> None:
 def test_the_optimizers_state_by_name_is_its_state_dict(plugin: str) -> None:
     parts = build(plugins=(plugin,))
     fit(parts, Progress(), lambda _: None)
-    expected = parts.optimizer.state_dict()
+    expected = parts.optimization.optimizer.state_dict()
 
-    state = optimizer_state(parts.network, parts.optimizer)
+    state = optimizer_state(parts.network, parts.optimization.optimizer)
 
     names = [name for group in state["groups"] for name in group["params"]]
     found = {names.index(name): held for name, held in state["state"].items()}
@@ -115,9 +115,9 @@ def test_the_optimizers_state_by_name_is_its_state_dict(plugin: str) -> None:
 def test_the_groups_settings_are_in_the_optimizers_state() -> None:
     parts = build("adamw.lr=0.002")
 
-    state = optimizer_state(parts.network, parts.optimizer)
+    state = optimizer_state(parts.network, parts.optimization.optimizer)
 
-    for found, group in zip(state["groups"], parts.optimizer.param_groups, strict=True):
+    for found, group in zip(state["groups"], parts.optimization.optimizer.param_groups, strict=True):
         assert {k: v for k, v in found.items() if k != "params"} == {k: v for k, v in group.items() if k != "params"}
 
 
@@ -128,12 +128,12 @@ def test_what_is_read_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
 
     CheckpointWriter().write(capture(networks_to_save(parts, progress), state), tmp_path / "saved")
 
-    assert parts.average
+    assert parts.optimization.average
     assert find_damage(tmp_path / "saved") == ""
     found = load_state(tmp_path / "saved")
     torch.testing.assert_close(found.pop("optimizer")["state"], state.pop("optimizer")["state"], rtol=0, atol=0)
     assert found == state
-    for name, network in (("model", parts.network), ("average", parts.average.network)):
+    for name, network in (("model", parts.network), ("average", parts.optimization.average.network)):
         tensors = load_file(tmp_path / "saved" / f"{name}.safetensors")
         torch.testing.assert_close(tensors, dict(network.state_dict()), rtol=0, atol=0)
     assert state["schedule"]["last_epoch"] == state["progress"]["step"] == 10

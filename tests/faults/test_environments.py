@@ -234,6 +234,8 @@ def megabytes() -> float:
     return int(line.split()[1]) / 1000
 
 
+@pytest.mark.slow
+@pytest.mark.machine
 def test_a_long_run_takes_no_more_of_the_machine_as_it_goes(tmp_path: Path) -> None:
     seen: list[tuple[int, int, float]] = []
 
@@ -250,6 +252,7 @@ def test_a_long_run_takes_no_more_of_the_machine_as_it_goes(tmp_path: Path) -> N
     assert memory[-1] - memory[0] < 10
 
 
+@pytest.mark.machine
 def test_a_run_that_is_killed_holds_nothing_of_the_machine(tmp_path: Path) -> None:
     before = set(Path("/dev/shm").iterdir())
     process = start(*words(tmp_path / "run", "train.epochs=50", "train.workers=2"), log=tmp_path / "log")

@@ -1,6 +1,6 @@
 """A run that is killed again and again, at any instant, ends in the same bits as one that is not.
 
-    FTCORE_KILLS=1000 uv run pytest -s tests/faults/test_kills.py
+    FTCORE_KILLS=1000 uv run pytest -n 0 -m slow -s tests/faults/test_kills.py
 
 kills so often, and prints how many runs were the same and how many kills landed within a save.
 """
@@ -117,6 +117,7 @@ def endure(folder: Path, options: tuple[str, ...], longest: float) -> tuple[Coun
     return count, folder
 
 
+@pytest.mark.machine
 @pytest.mark.slow
 @pytest.mark.timeout(600 + 20 * KILLS)
 @pytest.mark.parametrize("options", SETTINGS.values(), ids=SETTINGS)

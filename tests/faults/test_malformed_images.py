@@ -61,6 +61,7 @@ def test_there_are_at_least_240_cases(kinds: dict[str, Path]) -> None:
     assert len(kinds) * len(SETTINGS) >= 240
 
 
+@pytest.mark.machine
 def test_every_malformed_file_is_an_error_that_names_it_within_seconds(kinds: dict[str, Path]) -> None:
     passed, nameless, slow = [], {}, {}
     for kind, path in kinds.items():

@@ -123,7 +123,7 @@ def test_each_halving_is_said_and_written_down(tmp_path: Path) -> None:
         fit(config(tmp_path / "run", "small.images=13", "train.on_oom=halve"))
 
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
-    assert json.loads((newest / "state.json").read_text())["progress"]["pieces"] == 4
+    assert json.loads((newest / "state.json").read_text())["progress"]["micro_batch_splits"] == 4
     said = [log for log in logs if log["event"].startswith("out of memory in step 1: each micro-batch")]
     assert ["in 2 pieces" in log["event"] for log in said] == [True, False]
     assert ["in 4 pieces" in log["event"] for log in said] == [False, True]

@@ -1,6 +1,6 @@
 """Whatever happens to a run folder, in whatever order: what was to be kept is there, and the bits are the same.
 
-    FTCORE_HISTORIES=1000 uv run pytest -s tests/faults/test_random_histories.py
+    FTCORE_HISTORIES=1000 uv run pytest -n 0 -m slow -s tests/faults/test_random_histories.py
 
 makes up so many histories, other ones each time, and prints how many ended well; one that does not is made as short as
 can be. CI has a few, always the same.

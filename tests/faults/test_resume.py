@@ -85,7 +85,7 @@ RUNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("named", RUNS)
+@pytest.mark.parametrize("named", [pytest.param(name, marks=[pytest.mark.slow] * (name == "fp16")) for name in RUNS])
 @pytest.mark.parametrize("at", [1, 4, 6])
 def test_a_run_that_was_stopped_ends_in_the_same_bits(tmp_path: Path, named: str, at: int) -> None:
     plugins, sets = RUNS[named]
@@ -219,7 +219,9 @@ def test_a_checkpoint_of_format_1_is_gone_on_with_in_the_same_bits(tmp_path: Pat
     assert result(folder) | {"checkpoints": 0} == result(tmp_path / "whole") | {"checkpoints": 0}
 
 
-@pytest.mark.parametrize("left_out", LEFT_OUT)
+@pytest.mark.parametrize(
+    "left_out", [pytest.param(part, marks=[pytest.mark.slow] * (part == "scaler")) for part in LEFT_OUT]
+)
 def test_each_part_of_the_state_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_out: str) -> None:
     """Without it the run ends in other bits, or does not go on: the proof that the tests above can fail."""
     plugins = ("ema", "plateau", f"{HERE}:Counting", *(["fp16"] if left_out == "scaler" else []))
@@ -376,7 +378,9 @@ def held_back(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return go
 
 
-@pytest.mark.parametrize("plugins", [("ema",), ("fp16", "swa"), ("tied",)], ids=str)
+@pytest.mark.parametrize(
+    "plugins", [("ema",), pytest.param(("fp16", "swa"), marks=pytest.mark.slow), ("tied",)], ids=str
+)
 def test_a_checkpoint_holds_the_step_it_was_asked_for_whatever_came_since(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugins: tuple[str, ...]
 ) -> None:

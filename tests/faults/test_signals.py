@@ -1,6 +1,6 @@
 """A run that is sent a signal at any instant is saved, ends with the code of that signal, and goes on to the same bits.
 
-    FTCORE_SIGNALS=1000 uv run pytest -s tests/faults/test_signals.py
+    FTCORE_SIGNALS=1000 uv run pytest -n 0 -m slow -s tests/faults/test_signals.py
 
 sends so many, and prints how many runs did.
 """
@@ -96,6 +96,7 @@ def send(how: signal.Signals, folder: Path, options: tuple[str, ...], expected: 
     return Trial(how, code, saved and (not over or how == signal.SIGUSR1), over, same)
 
 
+@pytest.mark.machine
 @pytest.mark.slow
 @pytest.mark.timeout(600 + 20 * SIGNALS)
 def test_signals_at_any_instant_save_and_change_nothing(tmp_path: Path) -> None:

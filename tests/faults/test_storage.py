@@ -1,6 +1,6 @@
 """Whatever the storage does while a run is saved, the checkpoint before or the new one is there.
 
-    FTCORE_POWER_LOSSES=9000 uv run pytest -s tests/faults/test_storage.py
+    FTCORE_POWER_LOSSES=9000 uv run pytest -n 0 -m slow -s tests/faults/test_storage.py
 
 takes so many states that a loss of power could leave, and prints how many could be gone on with.
 """
@@ -128,6 +128,7 @@ def test_a_call_that_fails_is_said_and_costs_no_checkpoint(
         assert copy.epochs() == (2, 2)
 
 
+@pytest.mark.slow
 def test_a_loss_of_power_leaves_the_old_checkpoint_or_the_new(saving: Saving, tmp_path: Path) -> None:
     copy = saving.copy(tmp_path / "run")
     tape = record(copy.folder.path, copy.save)

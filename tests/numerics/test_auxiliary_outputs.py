@@ -13,7 +13,8 @@ from ftcore import Backbone, HeadSlot, UserError, hookimpl
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.model.shape_inference import as_tuple
 from ftcore.runs.prepared import prepare
-from ftcore.training.loop import evaluate, fit, total_loss
+from ftcore.training.evaluation import evaluate
+from ftcore.training.loop import fit, total_loss
 from ftcore.training.state import Progress
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def test_every_head_learns_and_the_first_is_what_is_measured() -> None:
     fit(parts, Progress(), lambda _: None)
 
     assert all(not torch.equal(before[name], p) for name, p in parts.network.named_parameters())
-    batch = next(parts.val.epoch(0))
+    batch = next(parts.data.val.epoch(0))
     model = parts.network.eval()
     assert isinstance(model, Branched)
     with torch.no_grad():
@@ -90,7 +91,7 @@ def test_torchvisions_auxiliary_classifiers_count_as_in_their_papers(model: str,
 
     parts = prepare(load_config(None, flags)).assembly.parts
 
-    assert parts.aux_weights == weights
+    assert parts.objective.aux_loss_weights == weights
     outputs = parts.network.train()(torch.zeros(2, 3, 299, 299))
     assert total_loss(parts, as_tuple(outputs), torch.tensor([0, 1])).item() == pytest.approx(
         (1 + sum(weights)) * 0.693147

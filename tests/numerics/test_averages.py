@@ -20,7 +20,8 @@ from ftcore.inference import load as saved
 from ftcore.model import freezing
 from ftcore.runs.prepared import prepare
 from ftcore.testing import invoke
-from ftcore.training.loop import evaluate, fit
+from ftcore.training.evaluation import evaluate
+from ftcore.training.loop import fit
 from ftcore.training.state import Progress
 from ftcore.training.weight_averaging import recompute_bn_statistics
 
@@ -43,8 +44,8 @@ def build(*sets: str, plugins: tuple[str, ...]) -> TrainingParts:
 
 
 def average(parts: TrainingParts) -> WeightAverage:
-    assert parts.average is not None
-    return parts.average
+    assert parts.optimization.average is not None
+    return parts.optimization.average
 
 
 def wide(model: nn.Module) -> State:
@@ -58,7 +59,7 @@ def train(parts: TrainingParts) -> tuple[list[State], list[State], list[EpochEnd
     epochs: list[State] = []
     events: list[EpochEnded] = []
     progress = Progress()
-    parts.optimizer.register_step_post_hook(lambda *_: steps.append(wide(parts.network)))
+    parts.optimization.optimizer.register_step_post_hook(lambda *_: steps.append(wide(parts.network)))
 
     def observe(event: Event) -> None:
         if isinstance(event, EpochEnded):
@@ -124,6 +125,7 @@ def test_ema_starts_in_its_epoch_and_is_evaluated_from_then_on() -> None:
     assert [event.train for event in events] == [event.train for event in expected]  # the average teaches nothing
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_made_are_not_averaged() -> None:
     parts = build(
         "ema.decay=0.9",
@@ -190,7 +192,7 @@ def test_running_statistics_of_swa_are_those_of_update_bn(freeze: tuple[str, ...
     held = 1 if freeze else 0  # the first block keeps its own
 
     with torch.no_grad():
-        seen = [expected[:held](batch.images) for batch in parts.train.epoch(2)]
+        seen = [expected[:held](batch.images) for batch in parts.data.train.epoch(2)]
     update_bn(seen, expected[held:])
 
     for name, tensor in network.named_buffers():
@@ -265,7 +267,7 @@ def test_the_average_is_what_is_saved_and_what_its_metrics_are_of(plugin: str, o
 
     assert all(torch.equal(model[name], mean[name]) for name in model.keys() | mean.keys())
     assert not torch.equal(model["head.weight"], network["head.weight"]) or described["epoch"] == 1
-    batches = list(build(plugins=()).val.epoch(0))
+    batches = list(build(plugins=()).data.val.epoch(0))
     images, targets = torch.cat([b.images for b in batches]), torch.cat([b.targets for b in batches])
     with torch.no_grad():
         outputs = saved.load(tmp_path / "run").module(images)

@@ -101,7 +101,7 @@ def stem_features(network: nn.Module, images: Tensor) -> Tensor:
 def test_supcon_sees_what_the_head_sees(network: str) -> None:
     sets = ("supcon.strength=0.7", "supcon.temperature=0.3", "train.batch_size=8", "train.accumulate=2")
     parts = build(*sets, plugins=("supcon", f"{__name__}:Networks"), model=network)
-    epoch = parts.train.epoch(0)
+    epoch = parts.data.train.epoch(0)
     window = [next(epoch), next(epoch)]
     model = copy.deepcopy(parts.network)
     expected = sum(supervised_contrastive(stem_features(model, b.images), b.targets, 0.3) for b in window) / 2
@@ -113,8 +113,8 @@ def test_supcon_sees_what_the_head_sees(network: str) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
 
-    terms = backward(parts, window, 16)
-    backward(without, window, 16)
+    terms = backward(parts, Progress(), window, 16)
+    backward(without, Progress(), window, 16)
 
     assert float(terms["supcon"]) == pytest.approx(0.7 * float(expected.detach()), rel=1e-5)
     stems = [next(net.parameters()).grad for net in (parts.network, without.network, model)]

@@ -70,11 +70,11 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def first(parts: TrainingParts) -> Batch:
-    return next(parts.train.epoch(0))
+    return next(parts.data.train.epoch(0))
 
 
 def term(parts: TrainingParts, batch: Batch, outputs: Tensor) -> Tensor:
-    return parts.step.terms["distill"](ForwardPass(batch.images, batch.targets, outputs, lambda _: outputs))
+    return parts.objective.step.terms["distill"](ForwardPass(batch.images, batch.targets, outputs, lambda _: outputs))
 
 
 def kl(wanted: Tensor, outputs: Tensor, temperature: float) -> float:
@@ -188,7 +188,7 @@ def test_a_teacher_of_another_size_and_normalisation_answers_as_it_does_alone(tm
     folder = run(tmp_path / "teacher", "model.mean=0.6", "model.std=0.2")
     parts, model = build(f"distill.teacher={folder}"), saved.load(folder)
     batch = first(parts)
-    pictures = [parts.train.samples[int(index)][0] for index in batch.indices]
+    pictures = [parts.data.train.samples[int(index)][0] for index in batch.indices]
     images = model.transforms.on_device(torch.stack([model.transforms.evaluate(picture) for picture in pictures]))
     outputs = torch.randn(len(images), 2)
 
@@ -231,7 +231,9 @@ def test_numbers_are_compared_in_the_students_standardisation(tmp_path: Path) ->
     batch = first(parts)
     outputs = torch.randn(len(batch.targets), 1)
     with torch.no_grad():
-        wanted = (saved.load(folder).module(batch.images) * 4.0 + 3.0 - parts.task.mean[0]) / parts.task.std[0]
+        wanted = (saved.load(folder).module(batch.images) * 4.0 + 3.0 - parts.data.task.mean[0]) / parts.data.task.std[
+            0
+        ]
 
     assert float(term(parts, batch, outputs)) == pytest.approx(float((outputs - wanted).square().mean()), rel=1e-5)
 
@@ -397,7 +399,12 @@ def test_the_teacher_sees_mixed_pictures(teacher: Path, mixing: str) -> None:
 
 def test_a_good_teacher_teaches_a_student_that_sees_no_targets(teacher: Path) -> None:
     parts = build(f"distill.teacher={teacher}", "distill.strength=20", "adamw.lr=0.003", "train.epochs=4")
-    blind = attrs.evolve(parts, loss=attrs.evolve(parts.loss, function=lambda outputs, _: outputs.sum() * 0))
+    blind = attrs.evolve(
+        parts,
+        objective=attrs.evolve(
+            parts.objective, loss=attrs.evolve(parts.objective.loss, function=lambda outputs, _: outputs.sum() * 0)
+        ),
+    )
     network, batch = saved.load(teacher).module, first(parts)
 
     train(blind)

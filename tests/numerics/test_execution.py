@@ -54,7 +54,7 @@ def trained(*sets: str, plugins: tuple[str, ...] = (), steps: int = 5) -> dict[s
     """The network after some steps of 32 images."""
     parts, progress = build(*sets, plugins=plugins), Progress()
     parts.placement.model.train()
-    epoch = parts.train.epoch(0)
+    epoch = parts.data.train.epoch(0)
     for _ in range(steps):
         train_step(parts, [next(epoch)], progress)
     return dict(parts.network.state_dict())
@@ -111,7 +111,7 @@ def test_weights_and_what_they_compute_are_in_channels_last() -> None:
             )
         )
 
-    train_step(parts, [next(parts.train.epoch(0))], Progress())
+    train_step(parts, [next(parts.data.train.epoch(0))], Progress())
 
     assert all(c.weight.is_contiguous(memory_format=torch.channels_last) for c in convolutions)
     assert layouts == [True] * 4

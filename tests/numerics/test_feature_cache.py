@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -144,6 +146,37 @@ class Scaled(nn.Sequential):
         flat, first, head = self.children()
         outputs: Tensor = head(first(flat(images)) * Builds.factor)
         return outputs
+
+
+def test_features_that_another_version_of_a_plugins_library_gave_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
+    wrapper = "from ftcore import hookimpl\n@hookimpl(wrapper=True)\ndef make_loss():\n    return (yield)\n"
+    (site / "acme_features.py").write_text(wrapper)
+    kept = []
+
+    for version in ("1", "2", "2"):
+        install(site, "acme", "1", requires="acme-base", plugin="acme_features")
+        install(site, "acme-base", version)
+        trained(tmp_path, plugins=("acme_features",))
+        kept.append((len(files(tmp_path)), len(list((tmp_path / "cache" / "ftcore" / "pixels").iterdir()))))
+
+    assert kept == [(2, 2), (4, 4), (4, 4)]
+
+
+def install(site: Path, name: str, version: str, requires: str = "", plugin: str = "") -> None:
+    """Write what pip leaves of a package, in the place of another version."""
+    for old in site.glob(f"{name.replace('-', '_')}-*.dist-info"):
+        shutil.rmtree(old)
+    info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    (info / "METADATA").write_text("\n".join([*lines, *([f"Requires-Dist: {requires}"] if requires else [])]))
+    if plugin:
+        (info / "entry_points.txt").write_text(f"[ftcore.plugins]\n{plugin} = {plugin}\n")
 
 
 def test_features_of_other_code_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from ftcore import EpochEnded, Loss, StepLogged, UserError
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.model.freezing import is_submodule_of
 from ftcore.runs.prepared import prepare
+from ftcore.training.gradients import clip_adaptive_
 from ftcore.training.loop import fit, train_step
 from ftcore.training.state import Progress
 
@@ -43,7 +44,7 @@ def weights(parts: TrainingParts) -> dict[str, Tensor]:
 
 
 def first(parts: TrainingParts, batches: int = 1) -> list[Batch]:
-    epoch = parts.train.epoch(0)
+    epoch = parts.data.train.epoch(0)
     return [next(epoch) for _ in range(batches)]
 
 
@@ -65,7 +66,7 @@ def gradients_at_the_update(parts: TrainingParts) -> list[dict[str, Tensor]]:
         grads = {name: p.grad.clone() for name, p in parts.network.named_parameters() if p.grad is not None}
         seen.append(grads)
 
-    parts.optimizer.register_step_pre_hook(note)
+    parts.optimization.optimizer.register_step_pre_hook(note)
     return seen
 
 
@@ -151,6 +152,25 @@ def test_adaptive_clipping_is_equation_3_of_the_paper_and_leaves_the_head_out() 
     assert not norms["head.weight"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (5, 3), (6, 4, 3, 3), (4, 1, 2, 2, 2)])
+@pytest.mark.parametrize("limit", [1e-6, 0.01, 1.0])
+def test_adaptive_clipping_is_timms_to_the_bit(dtype: torch.dtype, shape: tuple[int, ...], limit: float) -> None:
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.zeros(shape, dtype=dtype)) for _ in range(2))
+    weight, grad = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
+    if len(shape) > 1:
+        weight[0], grad[-1] = 0, 0  # neither a weight nor a gradient without a size is divided by
+    for param in (ours, theirs):
+        param.data, param.grad = weight.clone(), grad.clone()
+
+    clip_adaptive_([ours], limit)
+    adaptive_clip_grad([theirs], limit)
+
+    assert torch.equal(ours.grad, theirs.grad)  # type: ignore[arg-type]
+    assert torch.equal(ours, weight)
+
+
 def test_adaptive_clipping_of_a_frozen_network_acts_on_nothing() -> None:
     parts = build("train.clip_adaptive=1e-6", plugins=("sgd", "constant", "freeze_backbone"))
     seen = gradients_at_the_update(parts)
@@ -208,7 +228,7 @@ class Bad:
         return loss * math.nan if outputs.requires_grad and len(self.states) in self.steps else loss
 
     def state(self) -> Any:
-        optimizer = self.parts.optimizer
+        optimizer = self.parts.optimization.optimizer
         kept = [{key: copy.copy(value) for key, value in state.items()} for state in optimizer.state.values()]
         kept = [{k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in state.items()} for state in kept]
         return weights(self.parts), kept, [group["lr"] for group in optimizer.param_groups]
@@ -216,7 +236,11 @@ class Bad:
 
 def run(parts: TrainingParts, steps: set[int]) -> tuple[Bad, Progress, list[Event]]:
     bad, progress, events = Bad(parts, steps), Progress(), list[Any]()
-    fit(attrs.evolve(parts, loss=Loss(bad), observers=(events.append,)), progress, lambda _: None)
+    fit(
+        attrs.evolve(parts, objective=attrs.evolve(parts.objective, loss=Loss(bad)), observers=(events.append,)),
+        progress,
+        lambda _: None,
+    )
     bad.states.append(bad.state())
     return bad, progress, events
 
@@ -238,7 +262,7 @@ def test_a_step_that_is_not_finite_stops_the_run_and_says_all() -> None:
     ) as told:
         run(parts, {2})
 
-    names = [parts.train.samples.name(int(index)) for batch in first(parts, 2) for index in batch.indices]
+    names = [parts.data.train.samples.name(int(index)) for batch in first(parts, 2) for index in batch.indices]
     assert f"precision bf16, learning rates [0.001, 0.001], samples {', '.join(names)}" in str(told.value)
     assert all(torch.equal(p, before[name]) for name, p in weights(parts).items())
 
@@ -256,7 +280,7 @@ def test_skipping_leaves_an_update_out_with_all_that_goes_with_it(precision: str
     ended = events[-1]
     assert isinstance(ended, EpochEnded)
     assert math.isfinite(ended.train["loss"])
-    assert parts.schedule.scheduler.last_epoch == 7
+    assert parts.optimization.schedule.scheduler.last_epoch == 7
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -266,7 +290,7 @@ def test_what_was_skipped_is_as_if_its_batch_had_not_been_there(precision: str) 
     sets = ("train.on_nonfinite=skip", 'freeze_modules.types=["BatchNorm2d"]', "sgd.momentum=0.9")
     skipping, without = build(*sets, plugins=still), build(*sets, plugins=still)
     (bad, *others) = first(skipping, 4)
-    skipping = attrs.evolve(skipping, loss=Loss(Bad(skipping, {1})))
+    skipping = attrs.evolve(skipping, objective=attrs.evolve(skipping.objective, loss=Loss(Bad(skipping, {1}))))
     progress = Progress()
 
     terms = [train_step(skipping, [batch], progress)[0] for batch in (bad, *others)]

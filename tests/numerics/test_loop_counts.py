@@ -23,7 +23,8 @@ import ftcore
 import ftcore_plugins
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.runs.prepared import prepare
-from ftcore.training.loop import evaluate, train_step
+from ftcore.training.evaluation import evaluate
+from ftcore.training.loop import train_step
 from ftcore.training.state import Progress
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def parts(tmp_path: Path) -> TrainingParts:
 
 def stepper(parts: TrainingParts, steps: int) -> Callable[[], None]:
     """Return what takes one step with the next batch, of those that were read before."""
-    batches = iter(list(islice(parts.train.epoch(0), steps)))
+    batches = iter(list(islice(parts.data.train.epoch(0), steps)))
     progress = Progress()
 
     def step() -> None:
@@ -81,8 +82,8 @@ def stepper(parts: TrainingParts, steps: int) -> Callable[[], None]:
 def by_hand(parts: TrainingParts, batch: Batch) -> None:
     loss: Any = cross_entropy(parts.network(batch.images), batch.targets)
     loss.backward()
-    parts.optimizer.step()
-    parts.optimizer.zero_grad(set_to_none=True)
+    parts.optimization.optimizer.step()
+    parts.optimization.optimizer.zero_grad(set_to_none=True)
 
 
 def test_a_step_waits_for_the_device_once(parts: TrainingParts) -> None:
@@ -99,7 +100,7 @@ def test_a_step_waits_for_the_device_once(parts: TrainingParts) -> None:
 
 def test_a_step_adds_few_operations_to_those_of_a_loop_by_hand(parts: TrainingParts) -> None:
     """The norm of each gradient and of all, its sum with the loss, a number of it; and the loss of the epoch."""
-    step, batch = stepper(parts, 2), next(parts.train.epoch(1))
+    step, batch = stepper(parts, 2), next(parts.data.train.epoch(1))
     step()
     by_hand(parts, batch)
 
@@ -114,15 +115,15 @@ def test_a_step_adds_few_operations_to_those_of_a_loop_by_hand(parts: TrainingPa
 
 def test_an_evaluation_waits_for_the_device_only_at_its_end(parts: TrainingParts) -> None:
     """The loss, and as many numbers as there are metrics, whatever the number of batches."""
-    read, counts = list(parts.val.sequential(0)), []
+    read, counts = list(parts.data.val.sequential(0)), []
     assert len(read) > 4
     for batches in (read[:2], read):
         ready: Any = Ready(batches)
         with Operations() as operations:
-            evaluate(evolve(parts, val=ready))
+            evaluate(evolve(parts, data=evolve(parts.data, val=ready)))
         counts.append(operations.waits())
 
-    assert 0 < counts[0] == counts[1] <= 2 + len(parts.metrics)
+    assert 0 < counts[0] == counts[1] <= 2 + len(parts.evaluation.metrics)
 
 
 class Ready:

@@ -16,7 +16,8 @@ from ftcore import EpochEnded, FreezePlan, Loss, StepLogged, UserError, hookimpl
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.data.loader import epoch_order
 from ftcore.runs.prepared import prepare
-from ftcore.training.loop import evaluate, fit
+from ftcore.training.evaluation import evaluate
+from ftcore.training.loop import fit
 from ftcore.training.state import Progress, TrainingParts
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ def weights(parts: TrainingParts) -> dict[str, Tensor]:
 
 
 def images_and_targets(parts: TrainingParts, chosen: list[int]) -> tuple[Tensor, Tensor]:
-    targets = [parts.train.samples[index][1] for index in chosen]
-    items: list[Any] = [parts.train.dataset[(0, index)] for index in chosen]
-    return parts.train.on_device_transform(torch.stack([item[0] for item in items])), torch.tensor(targets)
+    targets = [parts.data.train.samples[index][1] for index in chosen]
+    items: list[Any] = [parts.data.train.dataset[(0, index)] for index in chosen]
+    return parts.data.train.on_device_transform(torch.stack([item[0] for item in items])), torch.tensor(targets)
 
 
 def hand_written(
@@ -68,7 +69,7 @@ def hand_written(
     vectors = [p for p in model.parameters() if p.ndim == 1]
     matrices = [p for p in model.parameters() if p.ndim > 1]
     optimizer = make([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
-    visits = epoch_order(seed=0, epoch=0, size=len(parts.train.samples))
+    visits = epoch_order(seed=0, epoch=0, size=len(parts.data.train.samples))
     found = []
     for step, start in enumerate(range(0, len(visits), 32)):
         for group in optimizer.param_groups:
@@ -128,7 +129,7 @@ def test_the_gradient_is_clipped_once_a_step_to_the_norm() -> None:
         grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
         norms.append(float(torch.nn.utils.get_total_norm(grads)))
 
-    parts.optimizer.register_step_pre_hook(measure)
+    parts.optimization.optimizer.register_step_pre_hook(measure)
     train(parts)
 
     assert norms == pytest.approx([0.001] * 4, rel=1e-3)
@@ -158,7 +159,7 @@ def test_the_recorded_loss_is_the_weighted_mean_over_the_epoch(accumulate: int) 
 
     ended = train(parts)[-1]
 
-    images, targets = images_and_targets(parts, list(range(len(parts.train.samples))))
+    images, targets = images_and_targets(parts, list(range(len(parts.data.train.samples))))
     with torch.no_grad():
         expected = functional.cross_entropy(parts.network.eval()(images), targets, torch.tensor([10.0, 1.0]))
     assert isinstance(ended, EpochEnded)
@@ -167,7 +168,7 @@ def test_the_recorded_loss_is_the_weighted_mean_over_the_epoch(accumulate: int) 
 
 def test_the_validation_loss_is_the_mean_over_samples_and_not_over_batches() -> None:
     parts = build("train.batch_size=32")
-    batches = list(parts.val.epoch(0))
+    batches = list(parts.data.val.epoch(0))
     images, targets = torch.cat([b.images for b in batches]), torch.cat([b.targets for b in batches])
 
     found = evaluate(parts)["loss"]
@@ -188,7 +189,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
         return loss * math.nan if len(seen) == 3 else loss
 
     with pytest.raises(UserError, match=r"loss is nan .* in step 3 \(epoch 1\); the update was not made"):
-        train(attrs.evolve(parts, loss=Loss(fails_in_the_third_step)))
+        train(attrs.evolve(parts, objective=attrs.evolve(parts.objective, loss=Loss(fails_in_the_third_step))))
 
     assert all(torch.equal(p, seen[2][name]) for name, p in parts.network.named_parameters())
     assert not torch.equal(parts.network.get_parameter("head.weight"), seen[1]["head.weight"])
@@ -196,10 +197,14 @@ def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
 
 def test_a_loss_that_is_not_finite_names_its_samples() -> None:
     parts = build("train.batch_size=3", "train.accumulate=2")
-    names = [parts.train.samples.name(index) for index in epoch_order(0, 0, len(parts.train.samples))[:6]]
+    names = [parts.data.train.samples.name(index) for index in epoch_order(0, 0, len(parts.data.train.samples))[:6]]
 
     with pytest.raises(UserError, match="in step 1") as caught:
-        train(attrs.evolve(parts, loss=Loss(lambda outputs, _: outputs.sum() * math.inf)))
+        train(
+            attrs.evolve(
+                parts, objective=attrs.evolve(parts.objective, loss=Loss(lambda outputs, _: outputs.sum() * math.inf))
+            )
+        )
 
     assert f"samples {', '.join(names)}" in str(caught.value)
 
@@ -209,7 +214,12 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update() -> None:
     before = {name: p.detach().clone() for name, p in parts.network.named_parameters()}
 
     with pytest.raises(UserError, match="norm of the gradient nan in step 1"):
-        train(attrs.evolve(parts, loss=Loss(lambda outputs, _: (outputs * 0).abs().sqrt().sum())))
+        train(
+            attrs.evolve(
+                parts,
+                objective=attrs.evolve(parts.objective, loss=Loss(lambda outputs, _: (outputs * 0).abs().sqrt().sum())),
+            )
+        )
 
     assert all(torch.equal(p, before[name]) for name, p in parts.network.named_parameters())
 
@@ -252,9 +262,9 @@ def test_all_of_a_module_moves_once_it_is_released() -> None:
 
 def test_unfreezing_leaves_the_groups_of_the_optimizer_as_they_were() -> None:
     parts = build("train.epochs=3", plugins=(f"{__name__}:UnfreezesLater",))
-    before = [[id(p) for p in group["params"]] for group in parts.optimizer.param_groups]
+    before = [[id(p) for p in group["params"]] for group in parts.optimization.optimizer.param_groups]
 
     train(parts)
 
-    assert [[id(p) for p in group["params"]] for group in parts.optimizer.param_groups] == before
+    assert [[id(p) for p in group["params"]] for group in parts.optimization.optimizer.param_groups] == before
     assert sum(map(len, before)) == len(list(parts.network.parameters()))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 import torch
 from scipy.stats import energy_distance, wasserstein_distance
 from timm.loss import AsymmetricLossMultiLabel, AsymmetricLossSingleLabel
@@ -15,8 +16,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 from torchvision.ops import sigmoid_focal_loss
 
-from ftcore import Loss, Task, UserError
-from ftcore.config.schema import PluginRef, RunConfig
+from ftcore import Context, Loss, Task, UserError
 from ftcore.testing import invoke
 from ftcore_plugins.losses.bce import BinaryCrossEntropy, BinaryCrossEntropyConfig
 from ftcore_plugins.losses.cross_entropy import CrossEntropy, CrossEntropyConfig, LogitAdjustment, LogitAdjustmentConfig
@@ -44,7 +44,7 @@ def outputs(kind: str = "classification", images: int = 48) -> tuple[Tensor, Ten
 
 def answer(plugin: Any, task: Task = CLASSES) -> Loss:
     """The plugin's loss, which must be one."""
-    named = RunConfig(plugins=(PluginRef("bce", "a test", Path()),))  # for classification it answers only then
+    named = Context(Path(), structlog.get_logger(), named=True)  # for classification it answers only then
     loss = plugin.make_loss(task, named) if isinstance(plugin, BinaryCrossEntropy) else plugin.make_loss(task)
     assert isinstance(loss, Loss)
     return loss
@@ -245,6 +245,19 @@ def test_bce_of_classes_is_timms(smoothing: float) -> None:
     found = value(BinaryCrossEntropy(BinaryCrossEntropyConfig(label_smoothing=smoothing)), logits, targets)
 
     assert_close(found, TimmBinaryCrossEntropy(smoothing=smoothing)(logits, targets))
+
+
+@pytest.mark.parametrize("plugin", ["bce", "bce@ftcore", "ftcore_plugins.losses.bce:BinaryCrossEntropy"])
+def test_bce_answers_for_classes_in_whatever_form_it_was_named(plugin: str) -> None:
+    arguments = ("explain", "--data", "digits:5-6", "--model", "digits/cnn", "--json")
+    name = "bce" if plugin.startswith("bce") else "binary_cross_entropy"
+
+    answers = [
+        {row["hook"]: row["plugin"] for row in invoke(*arguments, *named).report["who answers"]}
+        for named in ((), ("--plugin", plugin))
+    ]
+
+    assert [found["make_loss"] for found in answers] == ["cross_entropy", name]
 
 
 def test_bce_of_mixed_classes_is_timms() -> None:

@@ -12,7 +12,8 @@ from sklearn import metrics as reference
 from ftcore import Task
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.runs.prepared import prepare
-from ftcore.training.loop import evaluate, fit
+from ftcore.training.evaluation import evaluate
+from ftcore.training.loop import fit
 from ftcore.training.state import Progress, TrainingParts
 from ftcore_plugins.metrics.builtin import ClassMetrics, RegressionMetrics
 
@@ -24,10 +25,10 @@ def build(*sets: str, source: str) -> TrainingParts:
 
 
 def outputs_and_targets(parts: TrainingParts) -> tuple[torch.Tensor, np.ndarray[Any, Any]]:
-    batches, network = list(parts.val.epoch(0)), parts.network.eval()
+    batches, network = list(parts.data.val.epoch(0)), parts.network.eval()
     with torch.no_grad():
         outputs = torch.cat([network(batch.images) for batch in batches])
-    return outputs, np.array([parts.val.samples[index][1] for index in range(len(parts.val.samples))])
+    return outputs, np.array([parts.data.val.samples[index][1] for index in range(len(parts.data.val.samples))])
 
 
 def test_class_metrics_equal_those_of_scikit_learn() -> None:
@@ -81,7 +82,7 @@ def test_a_regressions_evaluation_is_in_the_targets_own_unit() -> None:
     found = evaluate(parts)
 
     outputs, targets = outputs_and_targets(parts)
-    train = [parts.train.samples[index][1] for index in range(len(parts.train.samples))]
+    train = [parts.data.train.samples[index][1] for index in range(len(parts.data.train.samples))]
     predicted = outputs.numpy()[:, 0] * np.std(train) + np.mean(train)
     assert found["rmse"] == pytest.approx(reference.root_mean_squared_error(targets, predicted), rel=1e-5)
     assert found["mae"] == pytest.approx(reference.mean_absolute_error(targets, predicted), rel=1e-5)
@@ -109,5 +110,5 @@ def test_a_new_evaluation_forgets_the_one_before() -> None:
 
     first, second = evaluate(parts), evaluate(parts)
 
-    assert sum(map(sum, second["confusion_matrix"])) == len(parts.val.samples)
+    assert sum(map(sum, second["confusion_matrix"])) == len(parts.data.val.samples)
     assert first == second

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 import warnings
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 
-from ftcore import RunConfig, Task
+from ftcore import Context, Task
 from ftcore.testing import invoke
 from ftcore_plugins.losses.bce import BinaryCrossEntropy, BinaryCrossEntropyConfig
 from ftcore_plugins.metrics.builtin import MultilabelMetrics
 from ftcore_plugins.metrics.multilabel import AveragePrecision, AveragePrecisionOfEach, Thresholds
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TASK = Task("multilabel", ("boat", "car", "dog"), counts=(50, 10, 25), images=100)
 
@@ -59,6 +57,7 @@ def test_a_label_that_no_image_has_counts_in_no_mean() -> None:
     assert float(mean.compute()) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 1000), st.sampled_from([0, 1, 2, 5]))
 def test_thresholds_reach_the_best_f1_that_any_cut_reaches(seed: int, steps: int) -> None:
     outputs, targets = scores(seed, steps=steps)
@@ -82,7 +81,8 @@ def test_thresholds_reach_the_best_f1_that_any_cut_reaches(seed: int, steps: int
 )
 def test_bce_is_the_formula_written_out(positive: object, factors: list[float]) -> None:
     outputs, targets = scores(1)
-    loss = BinaryCrossEntropy(BinaryCrossEntropyConfig(positive)).make_loss(TASK, RunConfig())  # type: ignore[arg-type]
+    ctx = Context(Path(), structlog.get_logger(), named=False)
+    loss = BinaryCrossEntropy(BinaryCrossEntropyConfig(positive)).make_loss(TASK, ctx)  # type: ignore[arg-type]
 
     assert loss is not None
     p = outputs.double().sigmoid()

@@ -86,8 +86,8 @@ def case(name: str) -> tuple[TrainingParts, Batch]:
     """A run and a batch of 32 for it."""
     parts = build(*CASES[name])
     if "term" in name:
-        parts = attrs.evolve(parts, step=Step({"mirrored": mirrored}))
-    batch = next(parts.train.epoch(0))
+        parts = attrs.evolve(parts, objective=attrs.evolve(parts.objective, step=Step({"mirrored": mirrored})))
+    batch = next(parts.data.train.epoch(0))
     if "mixed" in name:
         torch.manual_seed(5)
         images, targets = v2.MixUp(alpha=0.8, num_classes=5)(batch.images, batch.targets)
@@ -254,7 +254,7 @@ def test_two_processes_take_the_update_over_all_of_their_images(name: str, label
 def test_the_windows_of_an_epoch_are_those_updates_to_the_shorter_last_one() -> None:
     """716 images in windows of 2 x 32: the last window has 12 and is divided by 12."""
     parts = build("train.accumulate=2")
-    last = list(accumulation_windows(parts.train.epoch(0), 2))[-1]
+    last = list(accumulation_windows(parts.data.train.epoch(0), 2))[-1]
     images, targets = (torch.cat([getattr(batch, part) for batch in last]) for part in ("images", "targets"))
     model = copy.deepcopy(parts.network).eval()
     loss = functional.cross_entropy(model(images), targets)
@@ -270,10 +270,10 @@ def test_the_windows_of_an_epoch_are_those_updates_to_the_shorter_last_one() -> 
 @pytest.mark.parametrize("loss", [(), CASES["weighted_ce by weights"], CASES["weighted_ce by samples"], CASES["bce"]])
 def test_mixup_that_keeps_every_image_equals_hard_labels(loss: tuple[str, ...]) -> None:
     hard, soft = build(*loss), build(*loss)
-    batch = next(hard.train.epoch(0))
+    batch = next(hard.data.train.epoch(0))
     keep = v2.MixUp(alpha=1.0, num_classes=5)
     keep._dist = torch.distributions.Beta(torch.tensor([1e9]), torch.tensor([1e-9]))  # whose draws are 1
-    soft = attrs.evolve(soft, batch_transforms=[keep])
+    soft = attrs.evolve(soft, data=attrs.evolve(soft.data, batch_transforms=[keep]))
 
     assert apply_batch_transforms(soft, batch).targets.shape == (32, 5)
     assert_same(updated(soft, [batch]), updated(hard, [batch]))
@@ -284,7 +284,7 @@ def test_mixup_that_keeps_every_image_equals_hard_labels(loss: tuple[str, ...]) 
 def test_weights_of_one_are_no_weights(divide_by: str, sizes: tuple[int, ...]) -> None:
     ones = "weighted_ce.weights=[1, 1, 1, 1, 1]"
     weighted, plain = build("weighted_ce", ones, f"weighted_ce.divide_by={divide_by}"), build()
-    window = cut(next(plain.train.epoch(0)), sizes)
+    window = cut(next(plain.data.train.epoch(0)), sizes)
 
     assert_same(updated(weighted, window), updated(plain, window))
 

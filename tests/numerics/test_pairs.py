@@ -97,7 +97,7 @@ def after_two_steps(row: Row) -> dict[str, Tensor]:
     progress = Progress()
     parts.placement.model.train()
     freezing.set_frozen_eval(parts.network, parts.plan, 0)
-    for window in islice(accumulation_windows(parts.train.epoch(0), parts.train_config.accumulate), 2):
+    for window in islice(accumulation_windows(parts.data.train.epoch(0), parts.train_config.accumulate), 2):
         seed_step(parts.placement.device, progress.step)
         terms, _ = train_step(parts, window, progress)
         progress.step += 1

@@ -33,7 +33,7 @@ def build(*sets: str, plugins: tuple[str, ...]) -> TrainingParts:
 
 
 def first_step(parts: TrainingParts) -> None:
-    train_step(parts, [next(parts.train.epoch(0))], Progress())
+    train_step(parts, [next(parts.data.train.epoch(0))], Progress())
 
 
 def state_after_a_run(folder: Path, plugin: str) -> Any:
@@ -68,7 +68,7 @@ def test_the_network_computes_in_the_precision_and_the_loss_in_float32(plugin: s
         outside.append(outputs.dtype)
         return torch.nn.functional.cross_entropy(outputs, targets)
 
-    first_step(attrs.evolve(parts, loss=Loss(loss)))
+    first_step(attrs.evolve(parts, objective=attrs.evolve(parts.objective, loss=Loss(loss))))
 
     assert (inside, outside) == ([dtype], [torch.float32])
     assert {p.dtype for p in parts.network.parameters()} == {torch.float32}
@@ -90,22 +90,22 @@ def test_nothing_is_scaled_where_float32_has_the_range(tmp_path: Path, plugin: s
 def test_an_overflow_skips_the_step_and_the_schedule_and_lowers_the_scale() -> None:
     parts = build("fp16.init_scale=1e20", "cosine.warmup=0.5", plugins=("fp16", "cosine"))
     before = {name: p.detach().clone() for name, p in parts.network.named_parameters()}
-    rate = parts.optimizer.param_groups[0]["lr"]
+    rate = parts.optimization.optimizer.param_groups[0]["lr"]
 
     first_step(parts)
 
     assert all(torch.equal(p, before[name]) for name, p in parts.network.named_parameters())
     assert parts.precision.scaler.get_scale() == pytest.approx(0.5e20)
-    assert parts.optimizer.param_groups[0]["lr"] == rate
+    assert parts.optimization.optimizer.param_groups[0]["lr"] == rate
 
 
 def test_without_an_overflow_the_schedule_goes_on() -> None:
     parts = build("cosine.warmup=0.5", plugins=("fp16", "cosine"))
-    rate = parts.optimizer.param_groups[0]["lr"]
+    rate = parts.optimization.optimizer.param_groups[0]["lr"]
 
     first_step(parts)
 
-    assert parts.optimizer.param_groups[0]["lr"] > rate
+    assert parts.optimization.optimizer.param_groups[0]["lr"] > rate
 
 
 def test_the_gradient_is_clipped_without_its_scale() -> None:
@@ -116,7 +116,7 @@ def test_the_gradient_is_clipped_without_its_scale() -> None:
         grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
         norms.append(float(torch.nn.utils.get_total_norm(grads)))
 
-    parts.optimizer.register_step_pre_hook(measure)
+    parts.optimization.optimizer.register_step_pre_hook(measure)
     first_step(parts)
 
     assert norms == pytest.approx([1e-3], rel=1e-3)
@@ -125,7 +125,7 @@ def test_the_gradient_is_clipped_without_its_scale() -> None:
 def test_the_recorded_loss_is_not_scaled() -> None:
     scaled, plain = build(plugins=("fp16",)), build(plugins=("fp32",))
 
-    losses = [float(train_step(p, [next(p.train.epoch(0))], Progress())[0]["loss"]) for p in (scaled, plain)]
+    losses = [float(train_step(p, [next(p.data.train.epoch(0))], Progress())[0]["loss"]) for p in (scaled, plain)]
 
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
@@ -202,8 +202,11 @@ def test_a_term_of_the_step_and_a_regulariser_are_scaled_and_unscaled_with_the_l
     for scale in (1, 4096):
         sets = (f"fp16.init_scale={scale}", "l1.strength=0.01", "sgd.lr=0.1", "sgd.momentum=0", "linear.std=0.1")
         parts = build(*sets, plugins=("fp16", "l1", "sgd"))
-        parts = attrs.evolve(parts, step=Step({"energy": lambda seen: seen.outputs.square().mean()}))
-        terms, _ = train_step(parts, [next(parts.train.epoch(0))], Progress())
+        parts = attrs.evolve(
+            parts,
+            objective=attrs.evolve(parts.objective, step=Step({"energy": lambda seen: seen.outputs.square().mean()})),
+        )
+        terms, _ = train_step(parts, [next(parts.data.train.epoch(0))], Progress())
         found.append((dict(parts.network.state_dict()), {name: float(term) for name, term in terms.items()}))
 
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)

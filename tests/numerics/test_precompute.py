@@ -63,7 +63,7 @@ def trained(parts: TrainingParts) -> tuple[dict[str, Tensor], list[EpochEnded]]:
 def count_reads(parts: TrainingParts, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The samples of either split, one entry each time that one is read."""
     reads: list[Any] = []
-    cls: Any = type(parts.train.dataset)
+    cls: Any = type(parts.data.train.dataset)
     original = cls.__getitem__
 
     def read(self: Any, place: tuple[int, int]) -> Any:
@@ -149,7 +149,7 @@ def test_a_network_of_which_the_first_blocks_are_frozen_is_cut_where_it_begins_t
     assert once.cut.module == at
     with torch.no_grad():  # the head begins with zeros, and would say the same of anything
         parts.network.get_parameter(f"{parts.heads[0]}.weight").normal_()
-    batch = next(parts.val.sequential(0, 2))
+    batch = next(parts.data.val.sequential(0, 2))
     features = once.val.compute(batch.images)
     with torch.inference_mode():
         expected, found = parts.network.eval()(batch.images), once.cut.tail(parts.network)(features)
@@ -161,7 +161,7 @@ def test_nothing_before_the_cut_computes(tmp_path: Path) -> None:
     parts = built(tmp_path, *LAST_STAGE, NO_WEIGHTS, plugins=("freeze_backbone",), model="timm/test_vit")
     once = parts.frozen_features
     assert isinstance(once, FrozenFeatures)
-    features = once.val.compute(next(parts.val.sequential(0, 2)).images)
+    features = once.val.compute(next(parts.data.val.sequential(0, 2)).images)
     behind, learning = once.cut.tail(parts.network), parts.network.get_submodule("blocks.5")
 
     flops = []
@@ -261,7 +261,7 @@ def test_each_image_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     trained(parts)
 
-    splits = {False: len(parts.train.samples), True: len(parts.val.samples)}
+    splits = {False: len(parts.data.train.samples), True: len(parts.data.val.samples)}
     assert sorted(reads) == [(is_val, place) for is_val, count in splits.items() for place in range(count)]
 
 
@@ -291,21 +291,21 @@ def test_each_view_of_an_augmented_image_is_read_once_and_comes_back(
 ) -> None:
     parts = built(tmp_path, "train.views=2", "train.epochs=5", plugins=(*PROBE, "augment"))
     reads = count_reads(parts, monkeypatch)
-    first, second, third = (parts.for_epoch(epoch).train for epoch in range(3))
+    first, second, third = (parts.for_epoch(epoch).data.train for epoch in range(3))
 
     batches = [next(iter(batches.sequential(epoch))).images for epoch, batches in enumerate((first, second, third))]
     trained(parts)
 
     assert torch.equal(batches[0], batches[2])
     assert not torch.equal(batches[0], batches[1])
-    assert len(reads) == 2 * len(parts.train.samples) + len(parts.val.samples)
+    assert len(reads) == 2 * len(parts.data.train.samples) + len(parts.data.val.samples)
 
 
 def test_a_view_is_what_the_head_sees_of_the_images_of_that_epoch(tmp_path: Path) -> None:
     parts = built(tmp_path, "train.views=2", plugins=(*PROBE, "augment"))
-    features = next(parts.for_epoch(1).train.sequential(1)).images
+    features = next(parts.for_epoch(1).data.train.sequential(1)).images
 
-    images = next(parts.train.sequential(1)).images
+    images = next(parts.data.train.sequential(1)).images
     expected = nn.Sequential(*list(parts.network.eval().children())[:-1])(images)
 
     torch.testing.assert_close(features, expected)

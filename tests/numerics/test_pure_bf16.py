@@ -330,7 +330,7 @@ def test_it_learns_with(update: str, plugins: tuple[str, ...], sets: tuple[str, 
     fit(parts, progress, lambda _: None)
 
     assert bytes_of(parts) == {torch.bfloat16}
-    states = [tensors(state) for state in parts.optimizer.state.values()]
+    states = [tensors(state) for state in parts.optimization.optimizer.state.values()]
     assert {value.dtype for state in states for value in state.values()} <= {torch.float32}
     assert all(("master" in state) == (update == "master") for state in states)
     assert progress.last["accuracy"] > 0.9
@@ -346,13 +346,15 @@ def test_a_frozen_backbone_stays_bit_for_bit_and_has_no_masters(update: str) -> 
 
     moved = {n for n, tensor in parts.network.state_dict().items() if not torch.equal(tensor, before[n])}
     assert moved == {"head.weight", "head.bias"}
-    assert {id(p) for p in parts.optimizer.state} == {id(p) for p in parts.network.get_submodule("head").parameters()}
+    assert {id(p) for p in parts.optimization.optimizer.state} == {
+        id(p) for p in parts.network.get_submodule("head").parameters()
+    }
 
 
 def test_the_average_is_in_float32_and_follows() -> None:
     parts = build("ema.decay=0.9", "ema.warmup=false", plugins=("sgd", "ema"))
     average = parts.model_at(0)
-    (batch,) = [next(parts.train.epoch(0))]
+    (batch,) = [next(parts.data.train.epoch(0))]
     expected: Tensor = average.get_parameter("head.weight").detach().clone()
 
     for _ in range(3):
@@ -371,8 +373,8 @@ def test_the_gradient_is_clipped_to_the_norm() -> None:
         grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
         norms.append(float(torch.nn.utils.get_total_norm(grads)))
 
-    parts.optimizer.register_step_pre_hook(measure)
-    train_step(parts, [next(parts.train.epoch(0))], Progress())
+    parts.optimization.optimizer.register_step_pre_hook(measure)
+    train_step(parts, [next(parts.data.train.epoch(0))], Progress())
 
     assert norms == pytest.approx([0.01], rel=0.01)  # of bfloat16, whose last bit is 0.4 %
 

@@ -50,7 +50,7 @@ def trained(parts: TrainingParts) -> list[dict[str, Any]]:
 
 
 def first(parts: TrainingParts, batches: int = 1) -> list[Batch]:
-    epoch = parts.train.epoch(0)
+    epoch = parts.data.train.epoch(0)
     return [next(epoch) for _ in range(batches)]
 
 
@@ -63,7 +63,7 @@ def magnitude(parts: TrainingParts, *under: str) -> float:
 def test_l1_is_the_sum_of_absolute_values_of_all_that_learns() -> None:
     parts = build("l1.strength=0.01", plugins=("l1",))
 
-    found = parts.regularizers[0].penalty()
+    found = parts.objective.regularizers[0].penalty()
 
     assert float(found.detach()) == pytest.approx(0.01 * magnitude(parts, ""), rel=1e-5)
 
@@ -72,7 +72,7 @@ def test_l1_may_leave_vectors_out() -> None:
     parts = build("l1.strength=0.01", "l1.vectors=false", plugins=("l1",))
     matrices = [p for p in parts.network.parameters() if p.ndim > 1]
 
-    found = parts.regularizers[0].penalty()
+    found = parts.objective.regularizers[0].penalty()
 
     assert float(found.detach()) == pytest.approx(0.01 * float(sum(p.detach().abs().sum() for p in matrices)), rel=1e-5)
     assert float(found.detach()) < 0.01 * magnitude(parts, "")
@@ -135,7 +135,7 @@ def test_terms_are_reported_beside_the_loss_and_not_in_it() -> None:
 def test_penalties_are_taken_in_float32_whatever_the_network_is_in(precision: str) -> None:
     parts = build(plugins=("l1", "l2_sp", precision))
 
-    assert [r.penalty().dtype for r in parts.regularizers] == [torch.float32] * 2
+    assert [r.penalty().dtype for r in parts.objective.regularizers] == [torch.float32] * 2
     assert all(math.isfinite(term) for term in trained(parts)[0].values())
 
 
@@ -172,7 +172,7 @@ def test_l2_sp_is_nothing_at_the_start_but_for_the_head() -> None:
     parts = build("l2_sp.alpha=1", "l2_sp.beta=1", plugins=("l2_sp",))
     head = sum(p.detach().double().square().sum() for p in parts.network.get_submodule("head").parameters())
 
-    assert float(parts.regularizers[0].penalty().detach()) == pytest.approx(0.5 * float(head), rel=1e-6)
+    assert float(parts.objective.regularizers[0].penalty().detach()) == pytest.approx(0.5 * float(head), rel=1e-6)
 
 
 def test_l2_sp_measures_from_the_weights_that_a_run_starts_with() -> None:
@@ -180,7 +180,7 @@ def test_l2_sp_measures_from_the_weights_that_a_run_starts_with() -> None:
 
     train(parts)
 
-    found = float(parts.regularizers[0].penalty().detach())
+    found = float(parts.objective.regularizers[0].penalty().detach())
     assert found == pytest.approx(l2_sp(parts, 0.3, 0.2), rel=1e-5)
     assert found > 0.01
 
@@ -204,7 +204,7 @@ def test_what_is_frozen_does_not_count_in_l2_sp_until_it_is_released() -> None:
     found = []
     for epoch in range(2):
         freezing.apply_requires_grad(parts.network, parts.plan, epoch)
-        found.append(float(parts.regularizers[0].penalty().detach()))
+        found.append(float(parts.objective.regularizers[0].penalty().detach()))
 
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.network.named_children()}
     bodies = [sizes["layer3"], sizes["layer1"] + sizes["layer2"] + sizes["layer3"]]

@@ -13,7 +13,6 @@ from torch.testing import assert_close
 from torchvision.transforms import v2
 
 from ftcore import Context, Loss, RunConfig, Task
-from ftcore.config.schema import PluginRef
 from ftcore_plugins.losses.bce import BinaryCrossEntropy, BinaryCrossEntropyConfig
 from ftcore_plugins.losses.cross_entropy import (
     CrossEntropy,
@@ -88,8 +87,8 @@ def answer(plugin: Any, task: Task, dtype: torch.dtype = torch.float64) -> Loss:
     """The plugin's loss, in a dtype."""
     given = {
         "task": task,
-        "config": RunConfig(plugins=(PluginRef("bce", "a test", Path()),)),  # for classification it answers only then
-        "ctx": Context(Path(), structlog.get_logger()),
+        "config": RunConfig(),
+        "ctx": Context(Path(), structlog.get_logger(), named=True),  # for classification bce answers only then
     }
     loss = plugin.make_loss(**{name: given[name] for name in signature(plugin.make_loss).parameters})
     assert isinstance(loss, Loss)

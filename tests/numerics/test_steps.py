@@ -47,7 +47,7 @@ def build(
 
 
 def first(parts: TrainingParts, batches: int = 1) -> list[Batch]:
-    epoch = parts.train.epoch(0)
+    epoch = parts.data.train.epoch(0)
     return [next(epoch) for _ in range(batches)]
 
 
@@ -125,7 +125,7 @@ def test_r_drop_compares_two_passes_and_learns_from_both(batch_size: int) -> Non
     sum(expected.values()).backward()
 
     torch.manual_seed(5)
-    terms = backward(parts, window, samples)
+    terms = backward(parts, Progress(), window, samples)
 
     assert terms.keys() == expected.keys()
     for name, term in terms.items():
@@ -270,7 +270,7 @@ def test_sam_leaves_parameters_and_running_statistics_as_a_plain_step_does_befor
     sam, plain = ready(build("sam.rho=1", plugins=("sam",))), ready(build())
     before = state(sam)
     seen: list[dict[str, Tensor]] = []
-    sam.optimizer.register_step_pre_hook(lambda *_: seen.append(state(sam)))
+    sam.optimization.optimizer.register_step_pre_hook(lambda *_: seen.append(state(sam)))
 
     for parts in (sam, plain):
         train_step(parts, first(parts), Progress())

@@ -276,7 +276,7 @@ def test_what_waits_is_in_eval_mode() -> None:
 def test_all_groups_exist_from_the_first_epoch() -> None:
     flags = CliOverrides("torchvision/resnet18", "digits:5-6", ("gradual_unfreeze",), sets=("model.weights=none", AT))
 
-    optimizer = prepare(load_config(None, flags)).assembly.parts.optimizer
+    optimizer = prepare(load_config(None, flags)).assembly.parts.optimization.optimizer
 
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 62
 

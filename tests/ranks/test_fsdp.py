@@ -171,13 +171,13 @@ def taken_of_memory() -> list[int]:
         )
         said = measure(prepare(config).assembly.parts).per_device(2, spread=True)
         parts = prepare(config, ranks=ranks).assembly.parts
-        window = next(accumulation_windows(parts.train.epoch(0), 1))
+        window = next(accumulation_windows(parts.data.train.epoch(0), 1))
         parts.placement.model.train()
         compute_gradient(parts, window, Progress())
         parameters = list(parts.network.parameters())
         gradients = [parameter.grad for parameter in parameters]
-        parts.optimizer.step()
-        states = [tensor for state in parts.optimizer.state.values() for tensor in state.values()]
+        parts.optimization.optimizer.step()
+        states = [tensor for state in parts.optimization.optimizer.state.values() for tensor in state.values()]
         has = [sum(local_tensor(t).nbytes for t in tensors) for tensors in (parameters, gradients, states)]
         return [*has, *(said[name] for name in ("parameters", "gradients", "state of the optimizer"))]
 

@@ -17,7 +17,8 @@ from ftcore.data.loader import EpochSampler, TransformedDataset, chunk, make_bat
 from ftcore.distributed.rendezvous import process_session
 from ftcore.model.freezing import state_digest
 from ftcore.runs.prepared import prepare
-from ftcore.training.loop import evaluate, train_epoch
+from ftcore.training.evaluation import evaluate
+from ftcore.training.loop import train_epoch
 from ftcore.training.state import Progress
 
 from .starting import call, messages, run
@@ -142,21 +143,23 @@ def measured(ranks: int) -> list[Any]:
         train_epoch(parts, Progress())
         place, found = parts.placement, []
         for number in range(1, 6 * 4 + 2):
-            split = parts.val.dataset
+            split = parts.data.val.dataset
             few = TransformedDataset(First(split.samples, number), split.transform, split.task)
             val = make_batches(
                 few,
                 6,
                 0,
                 place.device,
-                on_device_transform=parts.val.on_device_transform,
+                on_device_transform=parts.data.val.on_device_transform,
                 rank=place.rank,
                 world_size=ranks,
             )
-            together = evaluate(attrs.evolve(parts, val=val))
+            together = evaluate(attrs.evolve(parts, data=attrs.evolve(parts.data, val=val)))
             lone = attrs.evolve(place, rank=0, world_size=1, broadcast_buffers=lambda _: None)
-            val = make_batches(few, 6, 0, place.device, on_device_transform=parts.val.on_device_transform)
-            found.append([together, evaluate(attrs.evolve(parts, val=val, placement=lone))])
+            val = make_batches(few, 6, 0, place.device, on_device_transform=parts.data.val.on_device_transform)
+            found.append(
+                [together, evaluate(attrs.evolve(parts, data=attrs.evolve(parts.data, val=val), placement=lone))]
+            )
         return [found, state_digest(parts.network)]
 
 

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def _batch(parts: TrainingParts) -> Batch:
-    return next(iter(parts.train.epoch(0)))
+    return next(iter(parts.data.train.epoch(0)))
 
 
 def _outputs(parts: TrainingParts, batch: Batch) -> Tensor:
     """Return numbers as a network might give them for a batch, (N, K) float32."""
     generator = torch.Generator().manual_seed(0)
-    values = torch.randn(len(batch.targets), parts.task.outputs, generator=generator)
+    values = torch.randn(len(batch.targets), parts.data.task.outputs, generator=generator)
     return values.to(parts.placement.device).requires_grad_()
 
 
@@ -47,18 +47,20 @@ def _scalars(values: Mapping[str, object]) -> str:
 def loss(parts: TrainingParts) -> str:
     """A loss is a finite scalar with a gradient; what its mean was divided by is a number > 0."""
     batch = _batch(parts)
-    weight = float(parts.loss.denominator(batch.targets))
-    wrong = check_scalar_term(parts.loss.function(_outputs(parts, batch), batch.targets), "the loss of a batch")
+    weight = float(parts.objective.loss.denominator(batch.targets))
+    wrong = check_scalar_term(
+        parts.objective.loss.function(_outputs(parts, batch), batch.targets), "the loss of a batch"
+    )
     return wrong or ("" if 0 < weight < math.inf else f"weight gave {weight} for a batch; it must be > 0 and finite")
 
 
 def transforms(parts: TrainingParts) -> str:
     """An image becomes a tensor (C, H, W); in evaluation the same each time."""
-    for name, dataset in (("train", parts.train.dataset), ("evaluate", parts.val.dataset)):
+    for name, dataset in (("train", parts.data.train.dataset), ("evaluate", parts.data.val.dataset)):
         image: object = dataset.transform(dataset.samples[0][0])
         if not isinstance(image, torch.Tensor) or image.ndim != 3:
             return f"{name} gave {type(image).__name__} of shape {getattr(image, 'shape', None)}; return (C, H, W)"
-    first, second = (parts.val.dataset.transform(parts.val.samples[0][0]) for _ in range(2))
+    first, second = (parts.data.val.dataset.transform(parts.data.val.samples[0][0]) for _ in range(2))
     return "" if torch.equal(first, second) else "evaluate gives another tensor each time; draw nothing in it"
 
 
@@ -70,7 +72,7 @@ def batch_transforms(parts: TrainingParts) -> str:
     after = apply_batch_transforms(parts, batch)
     if after.images.shape != batch.images.shape:
         return f"images {tuple(batch.images.shape)} became {tuple(after.images.shape)}; keep the shape"
-    wanted = (len(batch.targets), parts.task.outputs)
+    wanted = (len(batch.targets), parts.data.task.outputs)
     return "" if after.targets.shape == wanted else f"targets became {tuple(after.targets.shape)}; return {wanted}"
 
 
@@ -80,12 +82,12 @@ def terms(parts: TrainingParts) -> str:
     images = batch.images.requires_grad_()
     outputs = parts.placement.model.train()(images).float()
     seen = ForwardPass(images, batch.targets, outputs, lambda others: parts.placement.model(others).float())
-    return _scalars({name: term(seen) for name, term in parts.step.terms.items()})
+    return _scalars({name: term(seen) for name, term in parts.objective.step.terms.items()})
 
 
 def check_regularizers(parts: TrainingParts) -> str:
     """Each penalty is a finite scalar with a gradient."""
-    return _scalars({regularizer.name: regularizer.penalty() for regularizer in parts.regularizers})
+    return _scalars({regularizer.name: regularizer.penalty() for regularizer in parts.objective.regularizers})
 
 
 ANSWER_CHECKS: dict[str, Callable[[TrainingParts], str]] = {

@@ -13,7 +13,7 @@ from ftcore.config.structure import structure
 from ftcore.errors import UserError
 from ftcore.plugins.activation import instantiate
 from ftcore.plugins.activation import load as load_plugin
-from ftcore.plugins.discovery import default_module
+from ftcore.plugins.discovery import load_defaults
 from ftcore.plugins.lint import find_problems, is_plugin
 from ftcore.types.events import StepLogged
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 def _import(subject: PluginUnderTest) -> str:
     """An import leaves the process as it was."""
-    import torchvision  # noqa: F401 - these are imported by any run, and what they do is not the plugin's fault
-
+    for module in load_defaults().CHECK_IMPORTS:
+        import_module(module)
     before = process_state() | rng_states()
     load_plugin(subject.reference)
     changed = describe_changes(before, process_state() | rng_states())
@@ -128,7 +128,7 @@ def _spawn(subject: PluginUnderTest) -> str:
 
     if subject.hooks.isdisjoint({"build_data", "make_transforms"}):
         raise NotApplicableError("nothing of it goes to a loader process: it has no build_data and no make_transforms")
-    dataset, file = subject.ready.assembly.parts.train.dataset, subject.folder / "sample"
+    dataset, file = subject.ready.assembly.parts.data.train.dataset, subject.folder / "sample"
     try:
         content = dumps(dataset)
     except Exception as error:
@@ -215,7 +215,7 @@ def _resume(subject: PluginUnderTest) -> str:
 def _combination(subject: PluginUnderTest) -> str:
     """It works beside each built-in plugin, two steps each, or that is refused with a message."""
     tried, refused = 0, []
-    for other, sets in import_module(default_module()).COMBINATION_CHECKS.items():
+    for other, sets in load_defaults().COMBINATION_CHECKS.items():
         try:
             run_steps(subject.prepared("beside", other, sets=sets).assembly.parts, 2)
         except UserError as error:
@@ -252,7 +252,7 @@ def _check_ddp_equivalence(subject: PluginUnderTest) -> str:
         raise CheckFailedError(
             f"two processes that share each batch end in other weights than one that has it whole, {wrong}; let a loss "
             "be a mean over samples, or say in Loss.weight what its mean was divided by, and let no term depend on how "
-            "many samples its process has. A loss that is meant to be one of a whole batch, as soft_f1 is: --but ranks"
+            f"many samples its process has. {load_defaults().ADVICE['whole batch']}"
         )
     return f"two processes that share each batch end in the weights of one, to {two_process_check.TOLERANCE:g}"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from functools import cached_property
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from attrs import evolve, frozen
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.config.schema import PluginRef, RunConfig
 from ftcore.plugins.activation import Plugin, activate
-from ftcore.plugins.discovery import default_module, discover
+from ftcore.plugins.discovery import discover, load_defaults
 from ftcore.plugins.references import PluginReference, resolve
 
 from .side_effects import run_digests
@@ -64,7 +63,7 @@ class PluginUnderTest:
     Attributes:
         asked: see `CheckRequest`.
         folder: for runs.
-        helper: see `ftcore.authoring.two_process_check.standing_by`.
+        helper: see `ftcore.authoring.two_process_check.forkserver`.
         reference: what is imported.
     """
 
@@ -134,14 +133,14 @@ class PluginUnderTest:
         return run_digests(self.folder / folder)
 
     def is_fault_of_plugin(self, error: UserError) -> bool:
-        """Whether an error begins with what this plugin did, rather than being a refusal."""
-        return f"{self.name}." in str(error).partition("\n")[0]
+        """Whether an error says that this plugin did wrong, rather than being a refusal."""
+        return self.name in error.faulty_plugins
 
     @cached_property
     def _sets(self) -> list[str]:
         """Settings of a run, but for what the user set."""
         given = {"data.source": self.asked.data, "model.name": self.asked.model}
-        sets: dict[str, str] = dict(import_module(default_module()).CHECK_CONFIG)
+        sets: dict[str, str] = dict(load_defaults().CHECK_CONFIG)
         if "build_data" in self.hooks:
             sets["data.source"] = self.name
         if {"build_model", "list_models"} <= self.hooks and self.asked.model is None:
@@ -171,7 +170,7 @@ def run_steps(parts: TrainingParts, count: int, *, still: bool = False) -> None:
     freezing.set_frozen_eval(parts.network, parts.plan, 0)
     for module in parts.network.modules():
         module.train(module.training and not (still and isinstance(module, _NormBase)))
-    for window in islice(accumulation_windows(parts.train.epoch(0), parts.train_config.accumulate), count):
+    for window in islice(accumulation_windows(parts.data.train.epoch(0), parts.train_config.accumulate), count):
         train_step(parts, window, progress)
         progress.step += 1
 

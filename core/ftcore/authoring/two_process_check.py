@@ -16,6 +16,7 @@ from attrs import evolve
 from ftcore.distributed.ranks import PeerFailed, ProcessInfo
 from ftcore.distributed.rendezvous import process_session
 from ftcore.errors import UserError
+from ftcore.plugins.discovery import load_defaults
 
 from .plugin_under_test import CheckFailedError, NotApplicableError, PluginUnderTest, format_exception, run_steps
 from .side_effects import rng_states
@@ -58,15 +59,17 @@ def companion_plugins(subject: PluginUnderTest) -> tuple[str, ...]:
     Raises:
         NotApplicableError: it, or one that was named beside it, says where the network runs.
     """
-    answers = subject.ready.host.record
-    if not all(plugin.is_default for plugin in answers["wrap_devices"].answered):
-        raise NotApplicableError("wrap_devices is answered, so ddp cannot share the batches among processes")
-    return ("ddp", "sgd") if all(plugin.is_default for plugin in answers["make_optimizer"].answered) else ("ddp",)
+    answers, wanted = subject.ready.host.record, load_defaults().DISTRIBUTED_CHECK
+    named = {hook for hook in wanted if not all(plugin.is_default for plugin in answers[hook].answered)}
+    if "wrap_devices" in named:
+        sharing = wanted["wrap_devices"]
+        raise NotApplicableError(f"wrap_devices is answered, so {sharing} cannot share the batches among processes")
+    return tuple(plugin for hook, plugin in wanted.items() if hook not in named)
 
 
 def prepare_run(subject: PluginUnderTest, others: Sequence[str], ranks: ProcessInfo | None = None) -> TrainingParts:
     """Assemble a run on the CPU, in one process or as one of several."""
-    return subject.prepared("shares", *others, sets=("ddp.device=cpu",), ranks=ranks).assembly.parts
+    return subject.prepared("shares", *others, sets=load_defaults().DISTRIBUTED_CHECK_SETS, ranks=ranks).assembly.parts
 
 
 def weights_single_process(subject: PluginUnderTest, others: Sequence[str]) -> tuple[dict[str, Tensor], bool]:
@@ -80,7 +83,7 @@ def weights_single_process(subject: PluginUnderTest, others: Sequence[str]) -> t
     except UserError as error:
         if subject.is_fault_of_plugin(error):
             raise
-        raise NotApplicableError(f"refused beside ddp: {error}") from None
+        raise NotApplicableError(f"refused beside {others[0]}: {error}") from None
 
 
 def weights(parts: TrainingParts) -> tuple[dict[str, Tensor], bool]:
@@ -92,11 +95,15 @@ def weights(parts: TrainingParts) -> tuple[dict[str, Tensor], bool]:
 
     def watched(gradient: Any) -> Any:
         before = rng_states()
-        terms = parts.step.wrap_backward(gradient)
+        terms = parts.objective.step.run_backward(gradient)
         drew.append(rng_states() != before)
         return terms
 
-    run_steps(evolve(parts, step=evolve(parts.step, wrap_backward=watched)), STEPS, still=True)
+    run_steps(
+        evolve(parts, objective=evolve(parts.objective, step=evolve(parts.objective.step, wrap_backward=watched))),
+        STEPS,
+        still=True,
+    )
     return {name: value.detach().clone() for name, value in parts.network.state_dict().items()}, any(drew)
 
 
@@ -143,7 +150,7 @@ def weights_two_processes(subject: PluginUnderTest, others: Sequence[str]) -> li
 
     Raises:
         NotApplicableError: the run is refused in two processes.
-        FaultError: it fails in them, or does not end.
+        CheckFailedError: it fails in them, or does not end.
     """
     import torch
 

@@ -18,9 +18,10 @@ from attrs import define, field
 from PIL import Image
 
 from ftcore.errors import UserError
+from ftcore.plugins.libraries import library_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ftcore.config.schema import RunConfig
     from ftcore.types.data import Data, TwoStageTransform
@@ -92,9 +93,7 @@ def make_image_cache(config: RunConfig, data: Data, split: str, steps: TwoStageT
         return None
     samples, origin = getattr(data, split), config.origin("data.cache")
     if not isinstance(samples, ImageSplit):
-        raise UserError(
-            f"data.cache needs samples of ftcore.data.dataset.Split, not {type(samples).__name__} ({origin})"
-        )
+        raise UserError(f"data.cache needs samples of ftcore.data.ImageSplit, not {type(samples).__name__} ({origin})")
     if steps.resize is identity:
         raise UserError(
             f"data.cache has nothing to keep: the {split} transform is not ftcore.TwoStageTransform ({origin})"
@@ -106,7 +105,7 @@ def make_image_cache(config: RunConfig, data: Data, split: str, steps: TwoStageT
         return DecodedImageCache(
             _shared(torch.empty(size, dtype=torch.uint8)), _shared(torch.zeros(shape, dtype=torch.int64))
         )
-    folder = _folder(data, split, steps)
+    folder = _folder(data, split, steps, library_versions(config))
     folder.mkdir(parents=True, exist_ok=True)
     structlog.get_logger().info("decoded images are kept", folder=str(folder))
     index = _memory_map(folder / "index", shape[0] * _COLUMNS * 8, origin)
@@ -124,7 +123,7 @@ def _check_room(folder: Path, size: int, origin: str) -> None:
         raise UserError(f"no room for the cache: {folder} has {free:.1f} GB free; set data.cache_gb lower ({origin})")
 
 
-def _folder(data: Data, split: str, steps: TwoStageTransform) -> Path:
+def _folder(data: Data, split: str, steps: TwoStageTransform, libraries: Mapping[str, str]) -> Path:
     """Return the folder of a cache on disk; its name depends on all that the pixels depend on."""
     parts = (
         data.fingerprint,
@@ -132,7 +131,7 @@ def _folder(data: Data, split: str, steps: TwoStageTransform) -> Path:
         len(getattr(data, split)),
         repr(steps),
         metadata.version("pillow"),
-        metadata.version("torchvision"),
+        *libraries.items(),
     )
     name = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     return platformdirs.user_cache_path("ftcore") / "pixels" / name

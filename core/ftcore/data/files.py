@@ -32,7 +32,7 @@ SHOWN = 10
 
 @frozen(eq=False)
 class ImageFiles:
-    """Picture files below a folder; see `ftcore.types.data.Images`.
+    """Picture files below a folder; see `ftcore.ImageSource`.
 
     Attributes:
         root: the folder.

@@ -9,7 +9,7 @@ import torch
 from attrs import define, field, frozen
 from torch.utils.data import DataLoader, get_worker_info
 
-from ftcore.errors import DataError, UserError
+from ftcore.errors import DataError, UserError, blame_plugin
 from ftcore.system.cpu import available_cpus
 from ftcore.system.seeding import derive_seed, seed_everything
 from ftcore.types.data import TwoStageTransform, identity, to_two_stage
@@ -123,7 +123,7 @@ class TransformedDataset:
     """A split with its transform, asked by ``(epoch, index)``.
 
     A sample that cannot be read comes back as its `DataError`: raised in a worker process, it would reach the user
-    wrapped in a traceback.
+    wrapped in a traceback. Another error of the transform carries `origin` as a note, which says whose transform it is.
     """
 
     samples: SampleDataset
@@ -131,6 +131,7 @@ class TransformedDataset:
     task: Task
     seed: int | None = None
     cache: DecodedImageCache | None = None
+    origin: str = ""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -141,7 +142,7 @@ class TransformedDataset:
             image, target = self._prepared(index)
             if self.seed is not None:
                 seed_everything(derive_seed("augment", self.seed, epoch, index))
-            return self.transform.to_tensor(image), target, index
+            return self._transformed(self.transform.to_tensor, image), target, index
         except DataError as error:
             return error
 
@@ -149,10 +150,22 @@ class TransformedDataset:
         """Return the image behind the first step of the transform, and the target."""
         if self.cache is None:
             image, target = self.samples[index]
-            return self.transform.resize(image), target
+            return self._transformed(self.transform.resize, image), target
         split = cast("ImageSplit", self.samples)
-        image = self.cache.get(index, split.version(index), lambda: self.transform.resize(split[index][0]))
+        image = self.cache.get(
+            index, split.version(index), lambda: self._transformed(self.transform.resize, split[index][0])
+        )
         return image, split.target(index)
+
+    def _transformed(self, step: Callable[[Any], Any], image: Any) -> Any:
+        try:
+            return step(image)
+        except DataError:
+            raise
+        except Exception as error:
+            if self.origin:
+                blame_plugin(error, self.origin)
+            raise
 
     def collate(self, items: list[tuple[Tensor, Any, int] | DataError]) -> Batch | UserError:
         """Stack samples into a batch."""

@@ -29,11 +29,16 @@ def make_task(
             "classification needs at least two classes" if kind == "classification" else "multilabel needs two labels"
         )
         raise UserError(f"{what}; there is {', '.join(names) or 'none'}")
-    counts = train.sum(axis=0, dtype=np.int64) if kind == "multilabel" else np.bincount(train, minlength=len(names))
+    counts = images_per_name(train, kind, len(names))
     absent = [name for name, number in zip(names, counts, strict=True) if not number]
     if absent:
         raise UserError(f"no training image of {absent[0]!r}, so it could not be learnt")
     return Task(kind, names, counts=tuple(counts.tolist()), images=len(train))
+
+
+def images_per_name(targets: Numbers, kind: str, outputs: int) -> Numbers:
+    """Targets (N,) of classes or (N, K) of labels -> how many images each class or label has, (K,) int64."""
+    return targets.sum(axis=0, dtype=np.int64) if kind == "multilabel" else np.bincount(targets, minlength=outputs)
 
 
 def _regression(names: tuple[str, ...], train: Numbers) -> Task:
@@ -58,7 +63,7 @@ def target_table(train: Numbers, val: Numbers, task: Task) -> Table:
             for name, c in zip(task.names, train.T, strict=True)
         ]
         return Table(f"targets of {len(train)} images", ("target", "mean", "std", "min", "max"), tuple(rows))
-    there = val.sum(axis=0, dtype=np.int64) if task.kind == "multilabel" else np.bincount(val, minlength=task.outputs)
+    there = images_per_name(val, task.kind, task.outputs)
     title = "images" if task.kind == "classification" else f"images with each label, of {len(train)} and {len(val)}"
     numbers = zip(task.names, task.counts, there.tolist(), strict=True)
     rows = [(name, str(here), str(number)) for name, here, number in numbers]

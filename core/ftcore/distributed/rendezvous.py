@@ -42,7 +42,7 @@ def process_session() -> Iterator[ProcessInfo]:
     """Be one of the processes that were started together, if any were, from here to the end of a run.
 
     Raises:
-        Elsewhere: another process has failed and says why; whatever this one did then.
+        PeerFailed: another process has failed and says why; whatever this one did then.
         UserError: what is raised within, with the rank before its text; or the connection to the others is lost.
     """
     place = rank_and_world_size()
@@ -83,7 +83,9 @@ def _publish_failure(error: BaseException, ranks: ProcessInfo) -> BaseException:
     # A mistake that all make is the first one's to tell; who only lost the connection leaves time to whoever broke it.
     if not ranks.claim_error_report(2 if mendable else 1, wait=EXIT_GRACE_S if lost else 0.5 * (not ranks.is_main)):
         return PeerFailed(ranks.peer_exit_code())
-    return UserError(f"rank {ranks.rank}: {error}") if mendable and not ranks.is_main else error
+    if isinstance(error, UserError) and not ranks.is_main:
+        return UserError(f"rank {ranks.rank}: {error}", faulty_plugins=error.faulty_plugins)
+    return error
 
 
 def is_connection_error(error: BaseException) -> bool:

@@ -259,7 +259,7 @@ def tables(evaluation: Evaluation, metrics: Mapping[str, Any]) -> list[Table]:
     return shown
 
 
-def report(folder: Path, evaluation: Evaluation, metrics: Mapping[str, Any], *, tta: bool) -> dict[str, Any]:
+def to_dict(folder: Path, evaluation: Evaluation, metrics: Mapping[str, Any], *, tta: bool) -> dict[str, Any]:
     """Put an evaluation into one JSON object."""
     return {
         "folder": str(folder),

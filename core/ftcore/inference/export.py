@@ -99,7 +99,7 @@ def export(run: Path, kind: str, out: Path, *, int8: bool = False) -> Exported:
 
     with wrap_write_errors(out.parent):
         write_file(out, write, durable=True)
-    return Exported(out, found[0], tuple(line.format(file=out.name) for line in usage_code(kind, saved)), tuple(cost))
+    return Exported(out, found[0], tuple(USAGE_CODE[kind](model, saved, out.name)), tuple(cost))
 
 
 def _export_folder(model: Model, saved: SavedModel, out: Path) -> Exported:
@@ -237,23 +237,27 @@ WRITERS: dict[str, Callable[[Model, SavedModel, Path], float]] = {
 SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx", "hf": ".hf"}
 
 
-def usage_code(kind: str, saved: SavedModel) -> list[str]:
-    """Return lines of Python that use a file ``{file}``."""
-    if kind == "onnx":
-        return [
-            'session = onnxruntime.InferenceSession("{file}")',
-            '(probabilities,) = session.run(None, {{"images": images}})',
-        ]
-    if kind == "torch":
-        return ['model = torch.export.load("{file}").module()', "probabilities = model(images)"]
-    provider, _, name = (saved.config.model.name or "").partition("/")
-    classes, size, channels = saved.task.outputs, saved.config.model.image_size, saved.config.model.channels
-    changed = f", in_chans={channels}" if channels else ""
-    builders = {
-        "timm": f'model = timm.create_model("{name}", num_classes={classes}{changed})',
-        "torchvision": f'model = torchvision.models.get_model("{name}", num_classes={classes})',
-    }
-    builder = builders.get(provider)
-    if builder is None or size or (channels and provider == "torchvision") or saved.config.plugins:
-        return ['weights = safetensors.torch.load_file("{file}")']
-    return [builder, 'model.load_state_dict(safetensors.torch.load_file("{file}"))']
+def _onnx_usage(_model: Model, _saved: SavedModel, file: str) -> list[str]:
+    return [
+        f'session = onnxruntime.InferenceSession("{file}")',
+        '(probabilities,) = session.run(None, {"images": images})',
+    ]
+
+
+def _torch_usage(_model: Model, _saved: SavedModel, file: str) -> list[str]:
+    return [f'model = torch.export.load("{file}").module()', "probabilities = model(images)"]
+
+
+def _safetensors_usage(model: Model, saved: SavedModel, file: str) -> list[str]:
+    build, weights = model.single.network.backbone.builder_code, f'safetensors.torch.load_file("{file}")'
+    if build is None or saved.config.plugins:  # which may have changed the network
+        return [f"weights = {weights}"]
+    return [*build(model.task.outputs), f"model.load_state_dict({weights})"]
+
+
+USAGE_CODE: dict[str, Callable[[Model, SavedModel, str], list[str]]] = {
+    "safetensors": _safetensors_usage,
+    "torch": _torch_usage,
+    "onnx": _onnx_usage,
+}
+"""Kind -> lines of Python that use a file."""

@@ -18,6 +18,8 @@ from ftcore.checkpoints.atomic import wrap_write_errors
 from ftcore.errors import UserError
 from ftcore.types.model import TokenSpec
 
+from .colormap import INFERNO
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -62,13 +64,10 @@ class HeatMap:
 
     def overlay(self) -> Image.Image:
         """Draw the heat over what the network was shown."""
-        from matplotlib import colormaps
-
         picture = self.input_image()
         heat = Image.fromarray((self.map.numpy() * 255).astype(np.uint8))
         spread = np.asarray(heat.resize(picture.size, Image.Resampling.BICUBIC))
-        colours = Image.fromarray((colormaps["inferno"](spread)[..., :3] * 255).astype(np.uint8))
-        return Image.blend(picture, colours, OPACITY)
+        return Image.blend(picture, Image.fromarray(INFERNO[spread]), OPACITY)
 
 
 def explain_prediction(model: Model, picture: Image.Image | Path, name: str) -> HeatMap:

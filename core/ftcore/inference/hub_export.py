@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ftcore.errors import UserError
+from ftcore.plugins.discovery import load_defaults
 from ftcore.types.model import TokenSpec
 
 if TYPE_CHECKING:
@@ -26,10 +27,7 @@ def hub_exporter_of(model: Model, saved: SavedModel) -> HubExporter:
     hub = model.single.network.backbone.hub
     if hub is None:
         name = saved.config.model.name or "a network of its own"
-        raise UserError(
-            f"the hub's format is for networks of timm, and of transformers by ftcore-hf, and this is {name}; "
-            "--format safetensors writes its weights"
-        )
+        raise UserError(f"{load_defaults().ADVICE['hub']}, and this is {name}; --format safetensors writes its weights")
     return hub
 
 

@@ -125,7 +125,7 @@ def make_soup(runs: Sequence[Path], out: Path, *, uniform: bool = False) -> Tabl
 
     The greedy soup (recipe 1 of the paper): from the best checkpoint down, each is added if the mean with it is no
     worse in the monitored metric, measured on the validation split of the first run. Where a run evaluates an average
-    of its network (`ftcore.types.training.Average`), that is what counts. Batch norm's running statistics are averaged
+    of its network (`ftcore.WeightAverage`), that is what counts. Batch norm's running statistics are averaged
     like weights.
 
     Args:

@@ -137,7 +137,7 @@ def table(rows: Sequence[ModelRow]) -> Table:
     return Table(f"{len(rows)} network{'s' if len(rows) != 1 else ''}", tuple(columns), tuple(map(tuple, cells)))
 
 
-def as_json(row: ModelRow) -> dict[str, Any]:
+def to_dict(row: ModelRow) -> dict[str, Any]:
     """Show a network as programs read it."""
     return {
         "name": row.info.name,

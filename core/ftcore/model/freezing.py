@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ftcore.errors import UserError, did_you_mean, format_names
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -195,11 +195,13 @@ def _segments_match(segments: list[str], name: list[str]) -> bool:
     return len(segments) == len(name) and all(map(fnmatchcase, name, segments))
 
 
-def check_plan(who: str, plan: FreezePlan, model: nn.Module, heads: Sequence[str]) -> None:
+def check_plan(
+    make_error: Callable[[str], UserError], plan: FreezePlan, model: nn.Module, heads: Sequence[str]
+) -> None:
     """Refuse a plan that names what is not there, or in which no new head learns in the first epoch.
 
     Args:
-        who: made the plan, for the message.
+        make_error: puts who made the plan before what is wrong with it.
         plan: the answer of `freeze`.
         model: the network with its new heads.
         heads: their paths.
@@ -214,13 +216,13 @@ def check_plan(who: str, plan: FreezePlan, model: nn.Module, heads: Sequence[str
     ):
         wrong = sorted(names - known)
         if wrong:
-            raise UserError(
-                f"{who}: the plan names {len(wrong)} {what} that do not exist: {', '.join(wrong[:5])}"
+            raise make_error(
+                f": the plan names {len(wrong)} {what} that do not exist: {', '.join(wrong[:5])}"
                 f"{did_you_mean(wrong[0], known)}"
             )
     released = unfrozen_names(plan, 0)
     learning = [name for name in parameters if is_trainable(plan, name, released)]
     if not learning:
-        raise UserError(f"{who}: the plan freezes every parameter, so nothing could learn in the first epoch")
+        raise make_error(": the plan freezes every parameter, so nothing could learn in the first epoch")
     if not any(is_submodule_of(name, heads) for name in learning):
-        raise UserError(f"{who}: no new head learns in the first epoch; it starts at zero, so nothing below it could")
+        raise make_error(": no new head learns in the first epoch; it starts at zero, so nothing below it could")

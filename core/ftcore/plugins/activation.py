@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from ftcore.config import schema as configuration
 from ftcore.config.structure import structure
-from ftcore.errors import UserError, did_you_mean
+from ftcore.errors import UserError, blame_plugin, did_you_mean
 from ftcore.hooks import HOOK_API
 
 from .discovery import InstalledPlugin, find_installed
@@ -184,7 +184,8 @@ def _construct(cls: type, reference: PluginReference, *options: Any) -> object:
         return cls(*options)
     except Exception as error:
         if not isinstance(error, UserError):
-            error.add_note(f"raised by plugin {reference.name!r} ({reference.source}) when {reference.target} was made")
+            note = f"raised by plugin {reference.name!r} ({reference.source}) when {reference.target} was made"
+            blame_plugin(error, note)
         raise
 
 

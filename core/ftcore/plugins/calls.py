@@ -40,10 +40,10 @@ class HookCalls:
         """See `ftcore.hooks.build_data`."""
         data = self._call_one("build_data", Data, _no_data_message(source), source=source)
         if data.weights is not None and not (len(data.weights) == len(data.train) and min(data.weights) > 0):
-            raise UserError(
-                f"{self.describe_makers('build_data')}: Data.weights must be a number > 0 for each of "
-                f"{len(data.train)} training "
-                f"samples; there are {len(data.weights)}, the least {min(data.weights, default=None)}"
+            raise self.make_error(
+                "build_data",
+                f": Data.weights must be a number > 0 for each of {len(data.train)} training samples; "
+                f"there are {len(data.weights)}, the least {min(data.weights, default=None)}",
             )
         return data
 
@@ -91,7 +91,7 @@ class HookCalls:
         arguments = {"model": model, "heads": heads, "backbone": backbone}
         placement = self._call_one("wrap_devices", Placement, "this machine", **arguments)
         if placement.unwrap(placement.model) is not model:
-            raise UserError(f"{self.describe_makers('wrap_devices')}: unwrap(model) is not the model that was wrapped")
+            raise self.make_error("wrap_devices", ": unwrap(model) is not the model that was wrapped")
         return placement
 
     def precision_context(self, placement: Placement) -> Precision:
@@ -107,16 +107,15 @@ class HookCalls:
         self._expect("param_groups", groups, ParamGroup)
         names = Counter(group.name for group in groups)
         if names and max(names.values()) > 1:
-            raise UserError(
-                f"{self.describe_makers('param_groups')}: two groups are called {max(names, key=names.__getitem__)!r}"
-            )
+            raise self.make_error("param_groups", f": two groups are called {max(names, key=names.__getitem__)!r}")
         placed = Counter(name for group in groups for name in group.params)
         wrong = {name for name, times in placed.items() if times > 1} | (set(trainable) ^ set(placed))
         wrong |= {name for g in groups for name, p in g.params.items() if trainable.get(name) is not p}
         if wrong:
-            raise UserError(
-                f"{self.describe_makers('param_groups')} must put every parameter that learns into exactly one group; "
-                f"wrong for {', '.join(sorted(wrong)[:5])}"
+            raise self.make_error(
+                "param_groups",
+                " must put every parameter that learns into exactly one group; "
+                f"wrong for {', '.join(sorted(wrong)[:5])}",
             )
         return groups
 
@@ -129,9 +128,10 @@ class HookCalls:
         has = [id(p) for group in optimizer.param_groups for p in group["params"]]
         if set(has) != set(given):
             missing = [name for key, name in given.items() if key not in set(has)]
-            raise UserError(
-                f"{self.describe_makers('make_optimizer')} must hold exactly the parameters of its groups; "
-                f"missing {', '.join(missing[:5]) or 'none'}, strange {len(set(has) - set(given))}"
+            raise self.make_error(
+                "make_optimizer",
+                " must hold exactly the parameters of its groups; "
+                f"missing {', '.join(missing[:5]) or 'none'}, strange {len(set(has) - set(given))}",
             )
         return optimizer
 
@@ -142,9 +142,7 @@ class HookCalls:
             return answer
         if callable(answer):
             return Loss(answer)
-        raise UserError(
-            f"{self.describe_makers('make_loss')} returned {_describe_value(answer)}; expected a Loss or a callable"
-        )
+        raise self.make_error("make_loss", f" returned {_describe_value(answer)}; expected a Loss or a callable")
 
     def make_metrics(self, task: Task) -> dict[str, Any]:
         """See `ftcore.hooks.make_metrics`."""
@@ -207,10 +205,10 @@ class HookCalls:
         ours, theirs = ({name: tensor.shape for name, tensor in n.state_dict().items()} for n in networks)
         if ours != theirs:
             wrong = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
-            raise UserError(
-                f"{self.describe_makers('make_average')}: its network must have the names and shapes of the one "
-                "that learns; "
-                f"wrong for {', '.join(wrong[:5])}"
+            raise self.make_error(
+                "make_average",
+                ": its network must have the names and shapes of the one that learns; "
+                f"wrong for {', '.join(wrong[:5])}",
             )
         return average
 
@@ -247,14 +245,13 @@ class HookCalls:
         for answer in answers:
             if not isinstance(answer, kinds):
                 expected = " or ".join(kind.__name__ for kind in kinds)
-                raise UserError(
-                    f"{self.describe_makers(hook, by)} returned {_describe_value(answer)}; expected {expected}"
-                )
+                raise self.make_error(hook, f" returned {_describe_value(answer)}; expected {expected}", by)
 
-    def describe_makers(self, hook: str, by: Plugin | None = None) -> str:
-        """Name the plugins that made an answer (or one of the answers), with the lines to look at."""
+    def make_error(self, hook: str, wrong: str, by: Plugin | None = None) -> UserError:
+        """Say what is wrong with an answer (or one of the answers) behind the plugins that made it and their lines."""
         makers = [by, *self.host.record[hook].wrapped] if by else self.host.contributors(hook)
-        return " and ".join(plugin.location(impl) for plugin in makers for impl in plugin.hooks if impl.hook == hook)
+        where = " and ".join(plugin.location(impl) for plugin in makers for impl in plugin.hooks if impl.hook == hook)
+        return UserError(f"{where}{wrong}", faulty_plugins=[plugin.name for plugin in makers])
 
     def _no_answer_message(self, hook: str, given: str) -> str:
         asked = ", ".join(plugin.name for plugin in self.host.record[hook].passed) or "nobody"

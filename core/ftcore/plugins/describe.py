@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -12,7 +11,7 @@ import attrs
 from ftcore.types.table import Table
 
 from .activation import load
-from .discovery import default_module, discover, file_hooks, source_file, static_hooks
+from .discovery import discover, file_hooks, load_defaults, source_file, static_hooks
 from .lint import implementations
 from .references import resolve
 
@@ -29,7 +28,7 @@ def list_plugins(config: RunConfig) -> list[dict[str, Any]]:
     available = discover()
     references = [resolve(named, available) for named in config.plugins]
     active = {reference.name: reference for reference in references}
-    defaults = set(import_module(default_module()).PLUGINS) - set(config.without)
+    defaults = set(load_defaults().PLUGINS) - set(config.without)
     rows = []
     for plugin in available:
         chosen = plugin.name in active and active[plugin.name].target == plugin.target

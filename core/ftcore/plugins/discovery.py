@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 from functools import cache
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 
@@ -58,6 +59,14 @@ def default_module() -> str:
     except metadata.PackageNotFoundError:
         raise UserError("ftcore is not installed, it has no metadata: pip install -e . in its folder") from None
     return next(iter(entries)).value
+
+
+def load_defaults() -> Any:
+    """Import the module that lists the default plugins, and says all else that ftcore itself must know of any plugin.
+
+    It holds constants alone, and imports nothing.
+    """
+    return import_module(default_module())
 
 
 def find_installed(name: str, distribution: str | None, available: tuple[InstalledPlugin, ...]) -> InstalledPlugin:

@@ -8,6 +8,7 @@ own wrappers, which are outside it, see the answer and not a list.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,12 @@ from attrs import define, field
 
 from ftcore import hooks
 from ftcore.distributed.ranks import ProcessInfo
-from ftcore.errors import UserError, did_you_mean
+from ftcore.errors import UserError, blame_plugin, did_you_mean
 from ftcore.hooks import HOOK_ARGUMENTS
 from ftcore.types.context import Context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from ftcore.config.schema import RunConfig
@@ -40,6 +41,7 @@ class HookRecord:
     """What happened when a hook was called; lists hold plugins in the order in which they were asked."""
 
     answered: list[Plugin] = field(factory=list)
+    answers: list[Any] = field(factory=list)
     passed: list[Plugin] = field(factory=list)
     wrapped: list[Plugin] = field(factory=list)
     not_asked: list[Plugin] = field(factory=list)
@@ -101,6 +103,18 @@ class Host:
         """Return the plugins that made the answer of a hook, those that wrapped it last."""
         record = self.record[hook]
         return [*record.answered, *record.wrapped]
+
+    def origin_of(self, hook: str, part: Any = None) -> str:
+        """Say which plugin returned something that raises an error now.
+
+        Args:
+            hook: that returned it.
+            part: what it was, where the answers of several plugins are used.
+        """
+        record = self.record[hook]
+        gave = [p for p, answer in zip(record.answered, record.answers, strict=True) if _holds(answer, part)]
+        makers = [(p, impl) for p in gave or self.contributors(hook) for impl in p.hooks if impl.hook == hook]
+        return " and ".join(f"raised by what plugin {p} returned in {hook} ({i.where})" for p, i in makers)
 
     def used_plugins(self) -> list[Plugin]:
         """Return the plugins that answered or wrapped a hook, recipes, and what ``[hooks]`` put behind an answer."""
@@ -184,7 +198,11 @@ class Host:
                 return None
             with _annotate_errors(plugin, impl):
                 result = impl.function(*self._with_context(plugin, impl, arguments))
-            (record.passed if result is None else record.answered).append(plugin)
+            if result is None:
+                record.passed.append(plugin)
+            else:
+                record.answered.append(plugin)
+                record.answers.append(result)
             if result is not None and taken:
                 raise UserError(_conflict_message(impl.hook, record.answered))
             return result
@@ -196,7 +214,7 @@ class Host:
         def wrapper(*arguments: Any) -> Generator[None, Any, Any]:
             self.record[impl.hook].wrapped.append(plugin)
             inner = impl.function(*self._with_context(plugin, impl, arguments))
-            wrong = UserError(f"wrapper {plugin.location(impl)} must yield, and it must yield once")
+            wrong = _fault(plugin, f"wrapper {plugin.location(impl)} must yield, and it must yield once")
             with _annotate_errors(plugin, impl):
                 begun = next(inner, wrong)
             if begun is wrong:
@@ -207,21 +225,28 @@ class Host:
                     inner.send(result)
             except StopIteration as stop:
                 if stop.value is None and result is not None:
-                    raise UserError(
+                    raise _fault(
+                        plugin,
                         f"wrapper {plugin.location(impl)} returned None and would discard the result {result!r}; "
-                        "end it with 'return result'"
+                        "end it with 'return result'",
                     ) from None
                 return stop.value
-            raise UserError(f"wrapper {plugin.location(impl)} yielded twice; it must yield once")
+            raise _fault(plugin, f"wrapper {plugin.location(impl)} yielded twice; it must yield once")
 
         return wrapper
 
     def _with_context(self, plugin: Plugin, impl: Implementation, arguments: tuple[Any, ...]) -> list[Any]:
-        """Fill in `ctx`, whose log carries the names of plugin and hook."""
+        """Fill in `ctx`, which is the plugin's own; its log carries the names of plugin and hook."""
         log = structlog.get_logger(plugin=plugin.name, hook=impl.hook)
-        context = Context(folder=self._folder, log=log, ranks=self._ranks)
+        context = Context(folder=self._folder, log=log, ranks=self._ranks, named=not plugin.is_default)
         named = zip(impl.arguments, arguments, strict=True)
         return [context if name == "ctx" else value for name, value in named]
+
+
+def _holds(answer: Any, part: Any) -> bool:
+    """Whether an answer, a sequence or a mapping of several things, has this one in it."""
+    items = answer.values() if isinstance(answer, Mapping) else answer if isinstance(answer, Sequence) else ()
+    return any(item is part for item in items)
 
 
 @contextmanager
@@ -230,11 +255,15 @@ def _annotate_errors(plugin: Plugin, impl: Implementation) -> Generator[None, No
     try:
         yield
     except SystemExit as error:
-        raise UserError(f"{plugin.location(impl)} wanted to end the process: SystemExit: {error}") from error
+        raise _fault(plugin, f"{plugin.location(impl)} wanted to end the process: SystemExit: {error}") from error
     except Exception as error:
         if not isinstance(error, UserError | StopIteration):
-            error.add_note(f"raised by plugin {plugin} in {impl.hook} ({impl.where})")
+            blame_plugin(error, f"raised by plugin {plugin} in {impl.hook} ({impl.where})")
         raise
+
+
+def _fault(plugin: Plugin, message: str) -> UserError:
+    return UserError(message, faulty_plugins=[plugin.name])
 
 
 def _conflict_message(hook: str, plugins: Sequence[Plugin]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ftcore.config.load import apply_demo_defaults
 
 from . import activation, discovery
-from .discovery import default_module
+from .discovery import load_defaults
 from .host import Host
 from .recipes import expand_recipes
 
@@ -23,9 +23,7 @@ def activate(config: RunConfig, folder: Path = Path(), ranks: ProcessInfo | None
     Raises:
         UserError: what `ftcore.plugins.activation.activate_all` raises.
     """
-    from importlib import import_module
-
-    defaults = import_module(default_module())
+    defaults = load_defaults()
     available = discovery.discover()
     config = expand_recipes(apply_demo_defaults(config, defaults.DEMO_CONFIG), available)
     return Host(config, activation.activate_all(config, available, defaults.PLUGINS), folder, ranks)

@@ -149,7 +149,7 @@ def compare(folders: Sequence[Path], source: str | None = None) -> tuple[list[Ta
     values = {
         "score": SCORE_NAMES[task.kind],
         "images": len(first.images),
-        "runs": [_as_json(run, against_first) for run, against_first in zip(runs, against, strict=True)],
+        "runs": [_to_dict(run, against_first) for run, against_first in zip(runs, against, strict=True)],
         "differences": settings,
     }
     return [_settings_table(folders, settings), _score_table(runs, against, task)], values
@@ -173,7 +173,7 @@ def _flat(manifest: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in values.items()}
 
 
-def _as_json(run: RunScores, against: Difference | None) -> dict[str, Any]:
+def _to_dict(run: RunScores, against: Difference | None) -> dict[str, Any]:
     low, high = interval(run.scores)
     compared = {"difference": against.mean, "low": against.low, "high": against.high, "p": against.p} if against else {}
     return {

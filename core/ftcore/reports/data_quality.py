@@ -10,6 +10,7 @@ from attrs import evolve, frozen
 
 from ftcore.data.dataset import ImageSplit
 from ftcore.data.scan import MAX_HAMMING_DISTANCE, near_duplicate_pairs, scan_images
+from ftcore.data.task import images_per_name
 from ftcore.errors import UserError
 from ftcore.types.table import Table
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from ftcore.config.schema import RunConfig
     from ftcore.data.scan import ImageScan
-    from ftcore.types.data import Data
+    from ftcore.types.data import Data, Task
 
 
 MIN_SIDE = 32
@@ -62,7 +63,7 @@ def check(config: RunConfig) -> DataReport:
     """Decode every image of a run's data and compare them with each other.
 
     Raises:
-        UserError: the data cannot be indexed, or its samples are not of `ftcore.data.dataset.Split`.
+        UserError: the data cannot be indexed, or its samples are not of `ftcore.data.ImageSplit`.
     """
     from ftcore.plugins.calls import HookCalls
     from ftcore.plugins.startup import activate
@@ -79,24 +80,29 @@ def check(config: RunConfig) -> DataReport:
         "alike": _pairs("look alike, across splits", [p for p in alike if p[0].split != p[1].split]),
         "alike_within": _pairs("look alike, within a split", [p for p in alike if p[0].split == p[1].split]),
         "unusual": _unusual(found),
-        "absent": _classes_missing_in_val(data),
+        "absent": _names_missing_in(_image_split(data, "val"), data.task),
     }
     errors = sum(len(tables[name].rows) for name in ("unreadable", "labels", "across"))
     shown = [table for table in tables.values() if table.rows]
     return DataReport((*data.tables, _sizes(found), *shown, _summary(found, tables.values())), errors)
 
 
-def _looked_at(data: Data, name: str) -> list[ScannedSample]:
+def _image_split(data: Data, name: str) -> ImageSplit:
     split = getattr(data, name)
     if not isinstance(split, ImageSplit):
-        raise UserError(f"only samples of ftcore.data.dataset.Split can be checked, not {type(split).__name__}")
+        raise UserError(f"only samples of ftcore.data.ImageSplit can be checked, not {type(split).__name__}")
+    return split
+
+
+def _looked_at(data: Data, name: str) -> list[ScannedSample]:
+    split = _image_split(data, name)
     seen = scan_images(split.images, split.rows.tolist())
     return [
         ScannedSample(name, split.name(i), _label(split.target(i), data.task), found) for i, found in enumerate(seen)
     ]
 
 
-def _label(target: Any, task: Any) -> str:
+def _label(target: Any, task: Task) -> str:
     if task.kind == "classification":
         return str(task.names[target])
     if task.kind == "multilabel":
@@ -139,11 +145,12 @@ def _unusual(found: Iterable[ScannedSample]) -> Table:
     )
 
 
-def _classes_missing_in_val(data: Data) -> Table:
-    if data.task.kind == "regression":
+def _names_missing_in(split: ImageSplit, task: Task) -> Table:
+    if task.kind == "regression":
         return Table("", (), ())
-    counts = data.tables[0].rows
-    return Table("not in validation, so never measured", ("name",), tuple((row[0],) for row in counts if row[2] == "0"))
+    counts = images_per_name(split.targets, task.kind, task.outputs)
+    rows = tuple((name,) for name, number in zip(task.names, counts, strict=True) if not number)
+    return Table("not in validation, so never measured", ("name",), rows)
 
 
 def _sizes(found: Sequence[ScannedSample]) -> Table:

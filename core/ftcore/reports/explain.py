@@ -12,8 +12,6 @@ from ftcore.training.summary import trainable_tables
 from ftcore.types.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ftcore.config.schema import RunConfig
     from ftcore.plugins.activation import Plugin
     from ftcore.plugins.host import Host
@@ -41,7 +39,7 @@ def explain(config: RunConfig, devices: int | None = None) -> tuple[list[Table],
         _answers(ready.host),
         _options(ready.host),
         *ready.data.tables,
-        *parts.loss.tables,
+        *parts.objective.loss.tables,
         *trainable_tables(ready.assembly),
     ]
     followed = lr_preview.preview_learning_rates(parts, groups)
@@ -51,11 +49,6 @@ def explain(config: RunConfig, devices: int | None = None) -> tuple[list[Table],
 
         tables.append(memory_estimate.table(memory_estimate.measure(parts), devices))
     return tables, followed
-
-
-def as_json(tables: Sequence[Table]) -> dict[str, list[dict[str, str]]]:
-    """Spell tables for programs: title -> rows, each by column."""
-    return {table.title: [dict(zip(table.columns, row, strict=True)) for row in table.rows] for table in tables}
 
 
 def explain_without_building(config: RunConfig) -> list[Table]:

@@ -60,11 +60,11 @@ def preview_learning_rates(parts: TrainingParts, groups: Sequence[ParamGroup], m
         most: steps to follow. Of a longer run that many are looked at, where the rate is a function of the step; else
             the first.
     """
-    parts.optimizer.step()
+    parts.optimization.optimizer.step()
     total = parts.train_config.epochs * parts.steps_per_epoch
     stride = math.ceil(total / most)
     changes = _change_description(parts)
-    if parts.schedule.interval != "step" and not parts.schedule.warmup:
+    if parts.optimization.schedule.interval != "step" and not parts.optimization.schedule.warmup:
         seen = list(_by_epoch(parts))
     elif stride == 1:
         seen = list(_by_step(parts, total))
@@ -77,10 +77,10 @@ def preview_learning_rates(parts: TrainingParts, groups: Sequence[ParamGroup], m
 
 
 def _change_description(parts: TrainingParts) -> str:
-    schedule = parts.schedule
+    schedule = parts.optimization.schedule
     if schedule.interval == "metric":
         rising = "after the warm-up, " if schedule.warmup else ""
-        return f"{rising}with the monitored metric ({parts.monitor}), which nobody knows before the run"
+        return f"{rising}with the monitored metric ({parts.evaluation.monitor}), which nobody knows before the run"
     return (
         "each epoch, beside a warm-up"
         if schedule.interval == "epoch" and schedule.warmup
@@ -89,7 +89,7 @@ def _change_description(parts: TrainingParts) -> str:
 
 
 def _current_lrs(parts: TrainingParts) -> tuple[float, ...]:
-    return tuple(float(group["lr"]) for group in parts.optimizer.param_groups)
+    return tuple(float(group["lr"]) for group in parts.optimization.optimizer.param_groups)
 
 
 def _by_step(parts: TrainingParts, number: int) -> Iterator[tuple[int, tuple[float, ...]]]:
@@ -118,12 +118,15 @@ def _is_function_of_step(parts: TrainingParts) -> bool:
     """Whether the scheduler is of torch's classes that take nothing but `last_epoch` into account."""
     from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
-    return not parts.schedule.warmup and type(parts.schedule.scheduler) in {LambdaLR, OneCycleLR}
+    return not parts.optimization.schedule.warmup and type(parts.optimization.schedule.scheduler) in {
+        LambdaLR,
+        OneCycleLR,
+    }
 
 
 def _sampled(parts: TrainingParts, total: int, stride: int) -> Iterator[tuple[int, tuple[float, ...]]]:
     """Yield every so many steps, and the last."""
-    scheduler = cast("Any", parts.schedule.scheduler)
+    scheduler = cast("Any", parts.optimization.schedule.scheduler)
     yield 0, _current_lrs(parts)
     for step in sorted({*range(stride, total, stride), total - 1}):
         scheduler.last_epoch = step - 1

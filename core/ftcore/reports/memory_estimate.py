@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ftcore.model import freezing
 from ftcore.model.shape_inference import as_tuple
+from ftcore.plugins.discovery import load_defaults
 from ftcore.types.table import Table
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def measure(parts: TrainingParts) -> MemoryEstimate:
     Activations are those of the last epoch, in which nothing is frozen that is ever released.
     """
     network, last = parts.network, parts.train_config.epochs - 1
-    learning = [p for group in parts.optimizer.param_groups for p in group["params"]]
+    learning = [p for group in parts.optimization.optimizer.param_groups for p in group["params"]]
     parameters, buffers = list(network.parameters()), list(network.buffers())
     own = [*parameters, *buffers]
     parts.placement.model.train()
@@ -87,13 +88,17 @@ def measure(parts: TrainingParts) -> MemoryEstimate:
     activations = _saved_activation_bytes(parts, own) // PROBE_IMAGES
     for parameter in learning:
         parameter.grad = torch.zeros_like(parameter)
-    parts.optimizer.step()
+    parts.optimization.optimizer.step()
     return MemoryEstimate(
         parameters=_bytes(parameters),
         buffers=_bytes(buffers),
         gradients=_bytes(learning),
-        optimizer=_bytes(tensor for state in parts.optimizer.state.values() for tensor in state.values()),
-        average=_bytes([*parts.average.network.parameters(), *parts.average.network.buffers()]) if parts.average else 0,
+        optimizer=_bytes(tensor for state in parts.optimization.optimizer.state.values() for tensor in state.values()),
+        average=_bytes(
+            [*parts.optimization.average.network.parameters(), *parts.optimization.average.network.buffers()]
+        )
+        if parts.optimization.average
+        else 0,
         activations=activations,
         batch=parts.train_config.batch_size,
     )
@@ -101,7 +106,7 @@ def measure(parts: TrainingParts) -> MemoryEstimate:
 
 def _saved_activation_bytes(parts: TrainingParts, own: Iterable[Tensor]) -> int:
     """Return the bytes that a forward pass with the loss keeps, each piece of memory once and the network's own not."""
-    images, _, _ = next(iter(parts.train.epoch(0)))
+    images, _, _ = next(iter(parts.data.train.epoch(0)))
     images = (
         images[:PROBE_IMAGES] if len(images) >= PROBE_IMAGES else images.repeat(PROBE_IMAGES, *[1] * (images.ndim - 1))
     )
@@ -140,8 +145,8 @@ def table(found: MemoryEstimate, devices: int) -> Table:
     columns = {f"one device, {found.share(1)} images": found.per_device(1)}
     if devices > 1:
         images = f"{found.share(devices)} images"
-        columns[f"ddp, each of {devices}, {images}"] = found.per_device(devices)
-        columns[f"fsdp, each of {devices}, {images}"] = found.per_device(devices, spread=True)
+        for plugin, spread in load_defaults().DISTRIBUTED_PLUGINS.items():
+            columns[f"{plugin}, each of {devices}, {images}"] = found.per_device(devices, spread=spread)
     rows = {name: [column[name] for column in columns.values()] for name in found.per_device(1)}
     rows["all"] = [sum(column.values()) for column in columns.values()]
     shown = tuple((name, *map(_megabytes, numbers)) for name, numbers in rows.items() if any(numbers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,7 +46,7 @@ def summarize_model(config: RunConfig, classes: int, depth: int) -> list[Table]:
     network = build_on_meta(lambda: build_network(calls.host.config, calls, task))
     model = network.module.to("meta")
     plan = calls.freeze(model, network.heads, network.backbone, task)
-    freezing.check_plan(calls.describe_makers("freeze"), plan, model, network.heads)
+    freezing.check_plan(partial(calls.make_error, "freeze"), plan, model, network.heads)
     freezing.apply_requires_grad(model, plan, epoch=0)
     groups = calls.param_groups(freezing.ever_trainable_parameters(model, plan), model, network.heads, network.backbone)
     optimizer = calls.make_optimizer(groups)

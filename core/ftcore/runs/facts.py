@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ftcore.plugins.host import summary
+from ftcore.types.events import RunStarted
 
 if TYPE_CHECKING:
     from ftcore.config.schema import RunConfig
@@ -25,7 +26,7 @@ def make_report(ready: PreparedRun, progress: Progress, seconds: float) -> dict[
         "stopped_early": progress.epoch < ready.assembly.parts.train_config.epochs,
         "skipped_steps": progress.skipped,
         "pieces": progress.micro_batch_splits,
-        "monitor": ready.assembly.parts.monitor,
+        "monitor": ready.assembly.parts.evaluation.monitor,
         "skipped": len(ready.data.skipped),
         "frozen_tensors": len(ready.assembly.parts.frozen_at(progress.epoch - 1)),
         "best": progress.best,
@@ -36,6 +37,31 @@ def make_report(ready: PreparedRun, progress: Progress, seconds: float) -> dict[
     }
 
 
+def make_run_started(ready: PreparedRun, progress: Progress) -> RunStarted:
+    """Put what a run begins with into what observers are told."""
+    from ftcore.training.summary import trainable_tables
+
+    assembly, parts = ready.assembly, ready.assembly.parts
+    trainable, total = _parameter_counts(parts)
+    return RunStarted(
+        folder=ready.folder,
+        summary=run_summary(ready) | _resumed(progress),
+        tables=(*ready.data.tables, *parts.objective.loss.tables),
+        epochs=parts.train_config.epochs,
+        steps_per_epoch=parts.steps_per_epoch,
+        step=progress.step,
+        epoch=progress.epoch,
+        trainable_tables=trainable_tables(assembly),
+        groups=tuple(group.name for group in assembly.groups),
+        trainable_parameters=trainable,
+        total_parameters=total,
+        heads=assembly.network.heads,
+        releases={epoch + 1: tuple(sorted(names)) for epoch, names in sorted(parts.plan.unfreeze_at.items())},
+        task=parts.data.task,
+        val=ready.data.val,
+    )
+
+
 def _resumed(progress: Progress) -> dict[str, str]:
     return {"resumed": f"after step {progress.step}, in epoch {progress.epoch + 1}"} if progress.step else {}
 
@@ -44,22 +70,22 @@ def run_summary(ready: PreparedRun) -> dict[str, str]:
     """Say in a few lines what was decided."""
     config, parts, network = ready.host.config, ready.assembly.parts, ready.assembly.network
     named = [plugin for plugin in ready.host.plugins if not plugin.is_default]
-    settings = parts.train_config
+    settings, task = parts.train_config, parts.data.task
     return {
         "data": f"{config.data.source}: {len(ready.data.train)} images to train on, {len(ready.data.val)} to validate"
         f"{_unchecked(ready.data, config)}",
         **_skipped(ready.data),
-        "task": f"{parts.task.kind}: {', '.join(parts.task.names[:12])}{' ...' if parts.task.outputs > 12 else ''}",
+        "task": f"{task.kind}: {', '.join(task.names[:12])}{' ...' if task.outputs > 12 else ''}",
         "network": f"{config.model.name}, weights {config.model.weights}, head {', '.join(network.heads)}, "
         f"input {network.spec}",
-        "learning": _learning(parts),
+        "learning": "{:,} of {:,} parameters".format(*_parameter_counts(parts)),
         **_precompute_fact(ready.assembly),
         "plugins": ", ".join(f"{p.name} ({p.reference.source})" for p in named) or "none named, all defaults",
         "answers": ", ".join(f"{hook}={_join(answer)}" for hook, answer in summary(ready.host).items()),
         **_added_terms_fact(parts),
         "precision": f"{parts.precision.name} on {parts.placement.device}, {_threads()}{_placement_note(parts)}",
-        "batches": f"{settings.batch_size} x {min(settings.accumulate, len(parts.train))} images, "
-        f"{parts.steps_per_epoch} steps an epoch, {settings.epochs} epochs, best by {parts.monitor}",
+        "batches": f"{settings.batch_size} x {min(settings.accumulate, len(parts.data.train))} images, "
+        f"{parts.steps_per_epoch} steps an epoch, {settings.epochs} epochs, best by {parts.evaluation.monitor}",
         "folder": str(ready.folder),
     }
 
@@ -77,10 +103,10 @@ def _skipped(data: Data) -> dict[str, str]:
     return {"skipped": f"{number} images that cannot be read, listed in skipped.json"} if number else {}
 
 
-def _learning(parts: TrainingParts) -> str:
+def _parameter_counts(parts: TrainingParts) -> tuple[int, int]:
+    """Count the numbers that learn, and all."""
     numbers = [(p.numel(), p.requires_grad) for p in parts.network.parameters()]
-    learns, total = sum(n for n, learning in numbers if learning), sum(n for n, _ in numbers)
-    return f"{learns:,} of {total:,} parameters"
+    return sum(n for n, learns in numbers if learns), sum(n for n, _ in numbers)
 
 
 def _precompute_fact(assembly: Assembly) -> dict[str, str]:
@@ -92,8 +118,10 @@ def _precompute_fact(assembly: Assembly) -> dict[str, str]:
 
 def _added_terms_fact(parts: TrainingParts) -> dict[str, str]:
     """Say what is added to the loss, and which network is evaluated, where that is not plain."""
-    terms = ", ".join([*parts.step.terms, *(regularizer.name for regularizer in parts.regularizers)])
-    average = parts.average
+    terms = ", ".join(
+        [*parts.objective.step.terms, *(regularizer.name for regularizer in parts.objective.regularizers)]
+    )
+    average = parts.optimization.average
     evaluated = f"{average.name}, from the end of epoch {average.start + 1} on" if average else ""
     return {name: text for name, text in (("added", terms), ("evaluated", evaluated)) if text}
 

@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import structlog
+
+import ftcore
 from ftcore.distributed.rendezvous import is_connection_error
-from ftcore.errors import UserError
+from ftcore.errors import UserError, blame_plugin
+from ftcore.plugins.discovery import load_defaults
 
 if TYPE_CHECKING:
-    from ftcore.distributed.ranks import ProcessInfo
+    from collections.abc import Callable
+
+    from ftcore.plugins.host import Host
     from ftcore.training.state import Progress, TrainingParts
+    from ftcore.types.events import RunFailed, RunStopped
 
     from .folder import RunFolder
+    from .prepared import PreparedRun
+
+
+def notify_of_end(parts: TrainingParts, event: RunFailed | RunStopped) -> None:
+    """Tell every observer how a run ended; what one of them raises is logged, for why the run ended matters more."""
+    for observe in parts.observers:
+        try:
+            observe(event)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the error of the run is raised behind it
+            structlog.get_logger().warning(
+                f"an observer failed when it was told of the end: {type(error).__name__}: {error}",
+                observer=getattr(observe, "__qualname__", type(observe).__name__),
+            )
 
 
 def explain_failure(
-    error: BaseException, folder: RunFolder, parts: TrainingParts, progress: Progress, ranks: ProcessInfo
+    error: BaseException, folder: RunFolder, ready: PreparedRun, parts: TrainingParts, progress: Progress
 ) -> BaseException:
-    """Say what to do about memory, or images, that are short; keep a step that was not finite for `replay`."""
+    """Say what to do about memory, or images, that are short, and whose code failed; keep what `replay` needs."""
     from ftcore.training import nonfinite, oom
     from ftcore.training.gradients import NotFiniteError
 
@@ -29,13 +49,52 @@ def explain_failure(
         first = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
         return UserError(
             f"{_outside_torch(error)} computes with parameters in a way in which torch does not where they are spread "
-            f"over processes; another optimizer or setting, or ddp, may do\n{first}"
+            f"over processes; {load_defaults().ADVICE['sharding']}\n{first}"
         )
-    if not isinstance(error, NotFiniteError) or not ranks.is_main or parts.placement.sharding:
+    if not isinstance(error, UserError):
+        _name_plugin(error, ready.host)
+    if not isinstance(error, NotFiniteError) or not ready.ranks.is_main or parts.placement.sharding:
         return error
-    ranks.claim_error_report(2)  # before the others do, for all of them see it
+    ready.ranks.claim_error_report(2)  # before the others do, for all of them see it
     kept = nonfinite.save_failing_step(folder.path, parts, progress, error)
     return UserError(f"{error}\nthe state before it is in {kept}: `ftcore replay {folder.path}` does the step again")
+
+
+def _name_plugin(error: BaseException, host: Host) -> None:
+    """Let an error say which plugin it comes from, if it was raised by something that a hook returned."""
+    own = Path(ftcore.__file__).parent
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = [frame for frame in frames if own in Path(frame.f_code.co_filename).parents]
+    if not ours or ours[-1] is frames[-1]:  # raised by ftcore itself
+        return
+    code = ours[-1].f_code
+    hook, part = _callers().get((code.co_filename, code.co_qualname.partition(".<locals>")[0]), ("", ""))
+    if hook:
+        blame_plugin(error, host.origin_of(hook, ours[-1].f_locals.get(part)))
+
+
+def _callers() -> dict[tuple[str, str], tuple[str, str]]:
+    """File and name of each function that calls what a hook returned -> hook, and the variable that holds it."""
+    from ftcore.data.loader import EpochLoader
+    from ftcore.training import evaluation, gradients, loop, state, weight_averaging
+
+    calls: list[tuple[Callable[..., Any], str, str]] = [
+        (EpochLoader.epoch, "make_transforms", ""),
+        (loop.apply_batch_transforms, "batch_transforms", "transform"),
+        (loop.total_loss, "make_loss", ""),
+        (loop.loss_denominator, "make_loss", ""),
+        (loop.local_weight, "make_loss", ""),
+        (evaluation.evaluate, "make_loss", ""),
+        (loop.step_terms, "make_step", ""),
+        (loop.penalties, "make_regularizers", "r"),
+        (gradients.optimizer_step, "make_optimizer", ""),
+        (loop.step_scheduler, "make_schedule", ""),
+        (weight_averaging.update_average, "make_average", ""),
+        (evaluation.update_metrics, "make_metrics", "metric"),
+        (evaluation.computed_metrics, "make_metrics", "metric"),
+        (state.TrainingParts.notify, "make_observers", "observe"),
+    ]
+    return {(f.__code__.co_filename, f.__code__.co_qualname): (hook, part) for f, hook, part in calls}
 
 
 def _outside_torch(error: BaseException) -> str:

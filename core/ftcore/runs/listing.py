@@ -132,7 +132,7 @@ def _state(log: Path) -> str:
     return "killed"
 
 
-def as_json(run: Run) -> dict[str, Any]:
+def to_dict(run: Run) -> dict[str, Any]:
     """Return what `ftcore runs --json` prints of a run."""
     return {**asdict(run), "folder": str(run.folder)}
 

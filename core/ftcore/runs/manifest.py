@@ -16,7 +16,7 @@ from ftcore.checkpoints import manifest as checkpoints_manifest
 from ftcore.errors import UserError
 from ftcore.hooks import HOOK_API
 from ftcore.model import freezing
-from ftcore.plugins.discovery import source_file
+from ftcore.plugins.discovery import load_defaults, source_file
 from ftcore.plugins.host import summary
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 REQUIRED_KEYS = frozenset({"hook_api", "hooks", "plugins", "libraries", "data", "config", "weights", "machine"})
 """What must be in a manifest."""
 
-LIBRARIES = ("ftcore", "torch", "torchvision", "timm", "pluggy", "torchmetrics", "safetensors")
-
 RESULT_NEUTRAL_KEYS = frozenset({"data.cache", "data.cache_gb", "train.workers", "train.log_every", "train.on_oom"})
 """Keys of the config that change no result."""
 
@@ -51,7 +49,7 @@ def manifest(ready: PreparedRun) -> dict[str, Any]:
         "hooks": summary(host),
         "wrappers": {hook: [p.name for p in record.wrapped] for hook, record in host.record.items() if record.wrapped},
         "plugins": [plugin_record(plugin, host.config) for plugin in host.used_plugins()],
-        "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        "libraries": {name: metadata.version(name) for name in _libraries()},
         "data": {
             "source": host.config.data.source,
             "fingerprint": data.fingerprint,
@@ -63,6 +61,10 @@ def manifest(ready: PreparedRun) -> dict[str, Any]:
         "machine": machine_info(ready.assembly.parts.placement),
         "git_commit": _git_commit(),
     }
+
+
+def _libraries() -> tuple[str, ...]:
+    return ("ftcore", "torch", *load_defaults().LIBRARIES, "pluggy", "torchmetrics", "safetensors")
 
 
 def _weights(parts: TrainingParts) -> str:

@@ -94,6 +94,6 @@ def _check_skipping(config: RunConfig, data: Data) -> None:
         isinstance(data.train, ImageSplit) and isinstance(data.val, ImageSplit)
     ):
         raise UserError(
-            f"data.on_corrupt = 'skip' needs samples of ftcore.data.dataset.Split, not {type(data.train).__name__} "
+            f"data.on_corrupt = 'skip' needs samples of ftcore.data.ImageSplit, not {type(data.train).__name__} "
             f"({config.origin('data.on_corrupt')})"
         )

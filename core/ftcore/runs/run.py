@@ -4,35 +4,58 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from attrs import evolve
+from attrs import evolve, frozen
 
 from ftcore.config.load import CliOverrides, load_run_config
 from ftcore.distributed.ranks import PeerFailed, ProcessInfo
 from ftcore.distributed.rendezvous import is_connection_error, process_session
 from ftcore.errors import UserError
+from ftcore.plugins.discovery import load_defaults
 from ftcore.system.signals import StoppedBySignal, handle_signals
-from ftcore.types.events import RunEnded, RunFailed, RunStarted, RunStopped
+from ftcore.types.events import EpochEnded, RunEnded, RunFailed, RunStopped
 
-from .facts import _resumed, make_report, run_summary
-from .failures import explain_failure
+from .facts import make_report, make_run_started
+from .failures import explain_failure, notify_of_end
 from .lock import lock_run_folder
 from .prepared import _check_empty, choose_folder, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ftcore.config.schema import RunConfig
     from ftcore.training.nonfinite import ReplayResult
-    from ftcore.training.state import Progress
+    from ftcore.training.state import Progress, TrainingParts
     from ftcore.types.events import Observer
 
     from .folder import RunFolder
     from .prepared import PreparedRun
+    from .saver import CheckpointSaver
+
+
+@frozen(eq=False)
+class _Session:
+    """A run in its folder, before the first step or where it is gone on with.
+
+    Attributes:
+        ready: what was prepared.
+        folder: where it is.
+        progress: where it stands.
+        frozen_digests: of what is frozen, of the run that is gone on with; None for a new one.
+    """
+
+    ready: PreparedRun
+    folder: RunFolder
+    progress: Progress
+    frozen_digests: Mapping[str, str] | None = None
+
+    def save_epoch(self, event: EpochEnded) -> None:
+        """Write down an epoch that is over."""
+        self.folder.save_epoch(event, self.progress)
 
 
 def fit(
@@ -47,25 +70,58 @@ def fit(
 
     Raises:
         UserError: something that the user can mend; then nothing half-written is left.
-        Elsewhere: it went wrong in another process of this run, which says so.
+        PeerFailed: it went wrong in another process of this run, which says so.
     """
-    with process_session() as ranks:
-        begun = Path(ranks.previous_run_folder() or "nowhere")
-        if (begun / "manifest.json").is_file():
-            structlog.get_logger().warning("a process failed, and all were started again", folder=str(begun))
-            return _resume(begun, (), observers, ranks)
-        folder = Path(ranks.broadcast("folder", lambda: str(choose_folder(config))))
-        ranks.publish_run_folder(str(folder.absolute()))
-        return _start(config, folder, observers, expected_manifest, ranks)
+    with process_session() as ranks, ExitStack() as stack:
+        session = _again(ranks, stack) or _begin(config, expected_manifest, ranks, stack)
+
+        from ftcore.training import loop
+
+        with _supervised(session, observers) as (parts, saver, report):
+            loop.fit(parts, session.progress, session.save_epoch, saver, session.frozen_digests)
+    return report
 
 
-def _start(
-    config: RunConfig,
-    path: Path,
-    observers: Sequence[Observer],
-    expected_manifest: Mapping[str, Any] | None,
-    ranks: ProcessInfo,
+def resume(
+    run: Path, sets: Sequence[str] = (), observers: Sequence[Observer] = (), *, allow_drift: bool = False
 ) -> dict[str, Any]:
+    """Go on with a run from its newest whole checkpoint, and return its report; of a finished run, only that.
+
+    Args:
+        run: the run folder.
+        sets: changes of its config, as ``--set``; by default only of what changes no result.
+        observers: see `fit`.
+        allow_drift: also where config, plugins, libraries or data are not what they were.
+
+    Raises:
+        UserError: something that the user can mend; the folder is as it was.
+        PeerFailed: it went wrong in another process of this run, which says so.
+    """
+    with process_session() as ranks, ExitStack() as stack:
+        session = _reopen(run, sets, ranks, stack, allow_drift=allow_drift)
+
+        from ftcore.training import loop
+
+        with _supervised(session, observers) as (parts, saver, report):
+            loop.fit(parts, session.progress, session.save_epoch, saver, session.frozen_digests)
+    return report
+
+
+def _again(ranks: ProcessInfo, stack: ExitStack) -> _Session | None:
+    """Go on with the run that these processes began before a launcher started them again, if they did."""
+    begun = Path(ranks.previous_run_folder() or "nowhere")
+    if not (begun / "manifest.json").is_file():
+        return None
+    structlog.get_logger().warning("a process failed, and all were started again", folder=str(begun))
+    return _reopen(begun, (), ranks, stack)
+
+
+def _begin(
+    config: RunConfig, expected_manifest: Mapping[str, Any] | None, ranks: ProcessInfo, stack: ExitStack
+) -> _Session:
+    """Make the folder of a new run; locks it until `stack` is closed, and removes it then if it failed at once."""
+    path = Path(ranks.broadcast("folder", lambda: str(choose_folder(config))))
+    ranks.publish_run_folder(str(path.absolute()))
     ready = prepare(config, path, ranks)
 
     from ftcore.checkpoints import atomic
@@ -82,66 +138,90 @@ def _start(
             "this would not repeat that run; --allow-drift runs it all the same",
         )
     folder = runs_folder.open_run_folder(ready)
-    if not ranks.is_main:
-        return _train(ready, folder, Progress(), observers)
-    with atomic.wrap_write_errors(path):
-        atomic.makedirs_fsync(path)
-    with lock_run_folder(path):
+    if ranks.is_main:
+        with atomic.wrap_write_errors(path):
+            atomic.makedirs_fsync(path)
+        stack.enter_context(lock_run_folder(path))
         _check_empty(path, config)  # again: another process may have been as quick
         with atomic.wrap_write_errors(path):
             runs_folder.write_config_and_manifest(path, ready.host, ready.data, versions)
-        try:
-            return _train(ready, folder, Progress(), observers)
-        except BaseException:
-            folder.remove_if_empty()
-            raise
+        stack.push(lambda kind, *_: folder.remove_if_empty() if kind else None)
+    return _Session(ready, folder, Progress())
 
 
-def resume(
-    run: Path, sets: Sequence[str] = (), observers: Sequence[Observer] = (), *, allow_drift: bool = False
-) -> dict[str, Any]:
-    """Go on with a run from its newest whole checkpoint, and return its report; of a finished run, only that.
-
-    Args:
-        run: the run folder.
-        sets: changes of its config, as ``--set``; by default only of what changes no result.
-        observers: see `fit`.
-        allow_drift: also where config, plugins, libraries or data are not what they were.
-
-    Raises:
-        UserError: something that the user can mend; the folder is as it was.
-        Elsewhere: it went wrong in another process of this run, which says so.
-    """
-    with process_session() as ranks:
-        return _resume(run, sets, observers, ranks, allow_drift=allow_drift)
-
-
-def _resume(
-    run: Path, sets: Sequence[str], observers: Sequence[Observer], ranks: ProcessInfo, *, allow_drift: bool = False
-) -> dict[str, Any]:
+def _reopen(
+    run: Path, sets: Sequence[str], ranks: ProcessInfo, stack: ExitStack, *, allow_drift: bool = False
+) -> _Session:
+    """Open the folder of a run that is gone on with; locks it until `stack` is closed."""
     from .manifest import read_manifest
 
     like = read_manifest(run)
-    with lock_run_folder(run) if ranks.is_main else nullcontext():
-        config = load_run_config(run, CliOverrides(sets=sets))
-        ready = prepare(config, run, ranks)
+    if ranks.is_main:
+        stack.enter_context(lock_run_folder(run))
+    ready = prepare(load_run_config(run, CliOverrides(sets=sets)), run, ranks)
 
-        from ftcore.model import freezing
+    from ftcore.model import freezing
 
-        from . import folder as runs_folder
-        from . import manifest
+    from . import folder as runs_folder
+    from . import manifest
 
-        versions = manifest.manifest(ready)
-        _check_ranks(ready, versions)
-        changes, machine = manifest.config_changes(like, versions), manifest.machine_changes(like, versions)
-        if not allow_drift:
-            _raise_if_changed(changes, "this is not the run that was begun; --allow-drift goes on all the same")
-        for what, differences in (("what the checkpoint holds stays", changes), ("bits may differ", machine)):
-            if differences:
-                structlog.get_logger().warning(f"resumed with changes, {what}", changes=differences)
-        sealed = freezing.tensor_digests(ready.assembly.parts.frozen_at(0))
-        folder = runs_folder.open_run_folder(ready)
-        return _train(ready, folder, folder.resume(), observers, sealed)
+    versions = manifest.manifest(ready)
+    _check_ranks(ready, versions)
+    changes, machine = manifest.config_changes(like, versions), manifest.machine_changes(like, versions)
+    if not allow_drift:
+        _raise_if_changed(changes, "this is not the run that was begun; --allow-drift goes on all the same")
+    for what, differences in (("what the checkpoint holds stays", changes), ("bits may differ", machine)):
+        if differences:
+            structlog.get_logger().warning(f"resumed with changes, {what}", changes=differences)
+    digests = freezing.tensor_digests(ready.assembly.parts.frozen_at(0))
+    folder = runs_folder.open_run_folder(ready)
+    return _Session(ready, folder, folder.resume(), digests)
+
+
+@contextmanager
+def _supervised(
+    session: _Session, observers: Sequence[Observer]
+) -> Iterator[tuple[TrainingParts, CheckpointSaver, dict[str, Any]]]:
+    """Give what the loop needs, and a report that is filled at the end; tell the observers, save the last state."""
+    from ftcore.data.workers import name_lost_samples
+
+    from .saver import CheckpointSaver, SaveInterval
+
+    ready, progress = session.ready, session.progress
+    parts = ready.assembly.parts
+    parts = evolve(parts, observers=(*observers, *parts.observers) if ready.ranks.is_main else ())
+    begun, before = time.monotonic(), progress.seconds + progress.current.seconds
+    report: dict[str, Any] = {}
+    with handle_signals(second_kills=ready.ranks.world_size == 1) as flags:
+        options = ready.host.config.run
+        saver = CheckpointSaver(
+            session.folder,
+            parts,
+            progress,
+            SaveInterval.parse(options.save_every),
+            flags,
+            background=options.async_save,
+        )
+        saver.saved = saver.position() if progress.step else None
+        try:
+            parts.notify(make_run_started(ready, progress))
+            with name_lost_samples(lambda: [*parts.data.train.names_in_flight(), *parts.data.val.names_in_flight()]):
+                yield parts, saver, report
+            saver.save()
+            saver.wait_pending()
+        except StoppedBySignal as stopped:
+            notify_of_end(parts, RunStopped(str(stopped)))
+            raise
+        except BaseException as error:
+            saver.wait_pending_after_failure()
+            if flags.ending and is_connection_error(error):  # who ends this process knows what happened to the other
+                raise PeerFailed(128 + flags.ending) from None
+            error = explain_failure(error, session.folder, ready, parts, progress)
+            notify_of_end(parts, RunFailed(f"{type(error).__name__}: {error}"))
+            raise error from None
+        report |= make_report(ready, progress, before + time.monotonic() - begun)
+        report |= {"saves": saver.saved_count, "saving_seconds": saver.seconds}
+        parts.notify(RunEnded(report))
 
 
 def _check_ranks(ready: PreparedRun, versions: Mapping[str, Any]) -> None:
@@ -157,7 +237,7 @@ def _check_ranks(ready: PreparedRun, versions: Mapping[str, Any]) -> None:
         who = ", ".join(plugin.name for plugin in ready.host.contributors("wrap_devices"))
         raise UserError(
             f"{ranks.world_size} processes were started, and wrap_devices of {who} is for {placement.world_size}; "
-            "--plugin ddp lets them share each batch"
+            f"{load_defaults().ADVICE['processes']}"
         )
     here = atomic.to_json({name: value for name, value in versions.items() if name not in {"machine", "git_commit"}})
     first, *others = ranks.gather("manifest", here) or [here]
@@ -170,64 +250,6 @@ def _check_ranks(ready: PreparedRun, versions: Mapping[str, Any]) -> None:
 def _raise_if_changed(changes: Sequence[str], message: str) -> None:
     if changes:
         raise UserError("\n".join([message, *(f"  {line}" for line in changes)]))
-
-
-def _train(
-    ready: PreparedRun,
-    folder: RunFolder,
-    progress: Progress,
-    observers: Sequence[Observer],
-    sealed: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Train from where a run is to its end, and return its report."""
-    from ftcore.data.workers import name_lost_samples
-    from ftcore.training.loop import fit
-    from ftcore.training.summary import trainable_tables
-
-    from .saver import CheckpointSaver, SaveInterval
-
-    parts = ready.assembly.parts
-    parts = evolve(parts, observers=(*observers, *parts.observers) if ready.ranks.is_main else ())
-    started = RunStarted(
-        folder=ready.folder,
-        summary=run_summary(ready) | _resumed(progress),
-        tables=(*ready.data.tables, *parts.loss.tables),
-        epochs=parts.train_config.epochs,
-        steps_per_epoch=parts.steps_per_epoch,
-        step=progress.step,
-        epoch=progress.epoch,
-        trainable_tables=trainable_tables(ready.assembly),
-        groups=tuple(group.name for group in ready.assembly.groups),
-        task=parts.task,
-        val=ready.data.val,
-    )
-    begun, before = time.monotonic(), progress.seconds + progress.current.seconds
-    with handle_signals(second_kills=ready.ranks.world_size == 1) as flags:
-        options = ready.host.config.run
-        keeper = CheckpointSaver(
-            folder, parts, progress, SaveInterval.parse(options.save_every), flags, background=options.async_save
-        )
-        keeper.saved = keeper.position() if progress.step else None
-        try:
-            parts.notify(started)
-            with name_lost_samples(lambda: [*parts.train.names_in_flight(), *parts.val.names_in_flight()]):
-                fit(parts, progress, lambda event: folder.save_epoch(event, progress), keeper, sealed)
-            keeper.save()
-            keeper.wait_pending()
-        except StoppedBySignal as stopped:
-            parts.notify(RunStopped(str(stopped)))
-            raise
-        except BaseException as error:
-            keeper.wait_pending_after_failure()
-            if flags.ending and is_connection_error(error):  # who ends this process knows what happened to the other
-                raise PeerFailed(128 + flags.ending) from None
-            error = explain_failure(error, folder, parts, progress, ready.ranks)
-            parts.notify(RunFailed(f"{type(error).__name__}: {error}"))
-            raise error from None
-        report = make_report(ready, progress, before + time.monotonic() - begun)
-        report |= {"saves": keeper.saved_count, "saving_seconds": keeper.seconds}
-        parts.notify(RunEnded(report))
-    return report
 
 
 def replay(run: Path) -> ReplayResult:

@@ -101,7 +101,7 @@ class CheckpointSaver:
         """Save the run if it is time.
 
         Raises:
-            Stopped: a signal has asked for the end.
+            StoppedBySignal: a signal has asked for the end.
         """
         if self.writing and self.writing[0].done():
             self.wait_pending()

@@ -6,11 +6,18 @@ from ftcore.lazy import lazy
 
 if TYPE_CHECKING:
     from .assemble import Assembly
-    from .loop import evaluate, fit, train_epoch, train_step
+    from .evaluation import evaluate
+    from .loop import fit, train_epoch, train_step
     from .state import Progress, TrainingParts
 
 __all__ = ["Assembly", "Progress", "TrainingParts", "evaluate", "fit", "train_epoch", "train_step"]
 
 __getattr__ = lazy(
-    __name__, {"assemble": "Assembly", "loop": "evaluate fit train_epoch train_step", "state": "Progress TrainingParts"}
+    __name__,
+    {
+        "assemble": "Assembly",
+        "evaluation": "evaluate",
+        "loop": "fit train_epoch train_step",
+        "state": "Progress TrainingParts",
+    },
 )

@@ -20,7 +20,9 @@ from ftcore.types.model import TokenSpec
 
 from .frozen_features.cache import make_feature_cache
 from .frozen_features.features import plan_precompute
-from .state import TrainingParts, higher_is_better
+from .loop import backward
+from .oom import halve_on_oom
+from .state import EvaluationParts, Objective, Optimization, TrainingData, TrainingParts, higher_is_better
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +64,7 @@ def assemble(config: RunConfig, calls: HookCalls, data: Data) -> Assembly:
     changes = calls.batch_transforms(data.task, network.spec)
     model = network.module
     plan = calls.freeze(model, network.heads, network.backbone, data.task)
-    freezing.check_plan(calls.describe_makers("freeze"), plan, model, network.heads)
+    freezing.check_plan(partial(calls.make_error, "freeze"), plan, model, network.heads)
     freezing.apply_requires_grad(model, plan, epoch=0)
     placement = calls.wrap_devices(model, network.heads, network.backbone)
     _check_oom_policy(config, placement)
@@ -70,7 +72,7 @@ def assemble(config: RunConfig, calls: HookCalls, data: Data) -> Assembly:
     learning = freezing.ever_trainable_parameters(model, plan)
     groups = calls.param_groups(learning, model, network.heads, network.backbone)
     optimizer = calls.make_optimizer(groups)
-    train, val = _splits(config, data, network.transforms, placement)
+    train, val = _splits(calls, data, network.transforms, placement)
     steps = -(-len(train) // config.train.accumulate)
     loss = calls.make_loss(data.task)
     if isinstance(loss.function, nn.Module):
@@ -93,23 +95,20 @@ def assemble(config: RunConfig, calls: HookCalls, data: Data) -> Assembly:
     average = calls.make_average(model, placement, config.train.epochs, steps)
     observers = calls.make_observers()
     parts = TrainingParts(
-        train=train,
-        val=val,
-        task=data.task,
-        plan=plan,
+        data=TrainingData(train, val, data.task, changes),
         placement=placement,
         precision=precision,
-        optimizer=optimizer,
-        schedule=schedule,
-        loss=loss,
-        batch_transforms=changes,
-        aux_weights=network.backbone.aux_loss_weights,
-        step=step,
-        regularizers=regularizers,
-        average=average,
+        plan=plan,
         heads=network.heads,
-        metrics=metrics,
-        monitor=monitor,
+        objective=Objective(
+            loss=loss,
+            aux_loss_weights=network.backbone.aux_loss_weights,
+            step=step,
+            regularizers=regularizers,
+            backward=halve_on_oom(backward) if config.train.on_oom == "halve" else backward,
+        ),
+        optimization=Optimization(optimizer, schedule, average),
+        evaluation=EvaluationParts(metrics, monitor),
         stateful=_collect_stateful(calls, loss, observers),
         observers=observers,
         train_config=config.train,
@@ -121,16 +120,17 @@ def assemble(config: RunConfig, calls: HookCalls, data: Data) -> Assembly:
     return Assembly(evolve(parts, frozen_features=once), network, tuple(groups), why_not)
 
 
-def _splits(config: RunConfig, data: Data, transforms: Transforms, placement: Placement) -> Any:
+def _splits(calls: HookCalls, data: Data, transforms: Transforms, placement: Placement) -> Any:
     """Make the loaders of both splits; only training is shuffled and augmented."""
+    config = calls.host.config
     workers = default_workers(placement.device) if config.train.workers is None else config.train.workers
     shares: Any = {"rank": placement.rank, "world_size": placement.world_size}
-    splits = []
+    splits, origin = [], calls.host.origin_of("make_transforms")
     for split, steps, seed in (("train", transforms.train, config.train.seed), ("val", transforms.evaluate, None)):
         samples, cache = getattr(data, split), make_image_cache(config, data, split, steps)
         if isinstance(samples, ImageSplit):
             samples = evolve(samples, side=steps.min_decode_side)
-        prepared = TransformedDataset(samples, steps, data.task, seed, cache)
+        prepared = TransformedDataset(samples, steps, data.task, seed, cache, origin)
         sampling = {**shares, "weights": data.weights if split == "train" else None}
         batch_size = config.train.batch_size if split == "train" else config.train.effective_eval_batch_size
         splits.append(

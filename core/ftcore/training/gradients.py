@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from ftcore.distributed.dtensor import full_tensor
 from ftcore.errors import UserError
 from ftcore.model import freezing
+from ftcore.plugins.discovery import load_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,19 +49,38 @@ def sum_terms(terms: Mapping[str, Tensor]) -> Tensor:
 def clip(parts: TrainingParts) -> Tensor:
     """Limit the gradient as `train.clip_norm`, `clip_value` or `clip_adaptive` say; return the norm that it had."""
     settings = parts.train_config
-    params = [p for group in parts.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    params = [p for group in parts.optimization.optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = full_tensor(torch.nn.utils.get_total_norm([p.grad for p in params]))
     if settings.clip_norm:
         torch.nn.utils.clip_grads_with_norm_(params, settings.clip_norm, norm)
     elif settings.clip_value:
         torch.nn.utils.clip_grad_value_(params, settings.clip_value)
     elif settings.clip_adaptive:
-        from timm.utils.agc import adaptive_clip_grad
-
         names = parts.network.named_parameters()
         inner = [p for name, p in names if p.grad is not None and not freezing.is_submodule_of(name, parts.heads)]
-        adaptive_clip_grad(inner, settings.clip_adaptive)
+        clip_adaptive_(inner, settings.clip_adaptive)
     return norm
+
+
+def clip_adaptive_(params: Sequence[Tensor], limit: float) -> None:
+    """Limit the norm of each unit's gradient to so much of that of its weights, in place.
+
+    Brock et al. 2021 (arXiv:2102.06171), eq. 3. A unit is what lies behind the first dimension, or a whole vector; one
+    whose weights have a norm below 10^-3 counts as if it had that.
+    """
+    for param in params:
+        weight, grad = param.detach(), cast("Tensor", param.grad).detach()
+        most = _unit_norms(weight).clamp_(min=1e-3).mul_(limit)
+        norms = _unit_norms(grad)
+        clipped = grad * (most / norms.clamp(min=1e-6))
+        grad.copy_(torch.where(norms < most, grad, clipped))
+
+
+def _unit_norms(tensor: Tensor) -> Tensor:
+    """Tensor (N, ...) -> (N, 1, ...); a vector or a number -> ()."""
+    behind = tuple(range(1, tensor.ndim)) or None
+    norms: Tensor = torch.linalg.vector_norm(tensor, dim=behind, keepdim=tensor.ndim > 1)
+    return norms
 
 
 SCALE_HISTORY = 32
@@ -85,15 +105,16 @@ def all_finite(
         progress.skipped += 1
         return False
     indices = [int(index) for batch in window for index in batch.indices]
-    names = [parts.train.samples.name(index) for index in indices]
+    names = [parts.data.train.samples.name(index) for index in indices]
     shown = ", ".join(f"{name} is {float(term)}" for name, term in terms.items())
     message = (
         f"the {shown} and the norm of the gradient {float(norm)} in step {progress.step + 1} "
         f"(epoch {progress.epoch + 1}); the update was not made"
         f"{f', nor were {progress.skipped} before it' if progress.skipped else ''}\n"
-        f"precision {parts.precision.name}, learning rates {[g['lr'] for g in parts.optimizer.param_groups]}, "
+        f"precision {parts.precision.name}, learning rates "
+        f"{[g['lr'] for g in parts.optimization.optimizer.param_groups]}, "
         f"samples {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}\n"
-        "a lower learning rate, train.clip_norm, or bf16 or fp32 instead of fp16 usually helps"
+        f"a lower learning rate, train.clip_norm, or {load_defaults().ADVICE['float16']} usually helps"
     )
     raise NotFiniteError(message, {name: float(term) for name, term in terms.items()}, float(norm), indices)
 
@@ -117,6 +138,6 @@ def optimizer_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimize
     if not made and before < MIN_LOSS_SCALE:
         raise UserError(
             f"the gradient is not finite in float16, nor is it with the loss scaled down to {before}; no update is "
-            "made any more; bf16 or fp32 instead of fp16 usually helps"
+            f"made any more; {load_defaults().ADVICE['float16']} usually helps"
         )
     return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,25 +13,24 @@ import torch
 from torch.nn.functional import one_hot
 
 from ftcore.data.batch_sharding import gather_batch, local_part
-from ftcore.data.targets import decode_targets
 from ftcore.distributed.dtensor import full_tensor
-from ftcore.errors import UserError
 from ftcore.model import freezing
 from ftcore.model.shape_inference import as_tuple
 from ftcore.system.seeding import derive_seed, seed_step
 from ftcore.types.data import BatchImageTransform
-from ftcore.types.events import BatchEvaluated, EpochEnded, StepLogged
+from ftcore.types.events import EpochEnded, StepLogged
 from ftcore.types.training import ForwardPass, sample_count
 
+from .evaluation import evaluate, forward, should_stop_early, update_best
 from .gradients import all_finite, clip, optimizer_step, sum_terms
-from .oom import backward_with_oom_retry
+from .oom import split_micro_batches
 from .state import EpochProgress
 from .weight_averaging import model_for_evaluation, update_average
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from ftcore.data.loader import Batch
     from ftcore.types.distributed import Placement
@@ -79,14 +79,14 @@ def end_epoch(parts: TrainingParts, progress: Progress, val: dict[str, Any], eva
     progress.seconds += done.seconds + evaluated
     train = {f"train_{name}": value for name, value in losses.items()}
     best = update_best(parts, progress, {"epoch": progress.epoch, **train, **val})
-    step_scheduler(parts, "metric", val[parts.monitor])
+    step_scheduler(parts, "metric", val[parts.evaluation.monitor])
     return EpochEnded(
         epoch=progress.epoch,
         step=progress.step,
         train=losses,
         val=val,
         best=best,
-        monitor=parts.monitor,
+        monitor=parts.evaluation.monitor,
         seconds=done.seconds + evaluated,
         samples_per_second=per_second(done.samples, done.seconds),
         data_wait=fraction(done.data_wait_s, done.seconds),
@@ -106,9 +106,9 @@ def train_epoch(parts: TrainingParts, progress: Progress, on_boundary: Callable[
     freezing.set_frozen_eval(parts.network, parts.plan, epoch)
     seen, began = current.samples, time.monotonic()
     since = began
-    batches = parts.train.epoch(epoch, current.step * settings.accumulate)
+    batches = parts.data.train.epoch(epoch, current.step * settings.accumulate)
     for window in timed_windows(accumulation_windows(batches, settings.accumulate), current):
-        rates = tuple(group["lr"] for group in parts.optimizer.param_groups)
+        rates = tuple(group["lr"] for group in parts.optimization.optimizer.param_groups)
         terms, divisor = train_step(parts, window, progress)
         progress.step += 1
         current.step += 1
@@ -162,16 +162,16 @@ def train_step(parts: TrainingParts, window: Sequence[Batch], progress: Progress
     """
     scaler = parts.precision.scaler
     terms, divisor = compute_gradient(parts, window, progress)
-    scaler.unscale_(parts.optimizer)
+    scaler.unscale_(parts.optimization.optimizer)
     norm = progress.current.last_grad_norm = clip(parts)
     if all_finite(parts, window, terms, norm, progress):
-        if optimizer_step(scaler, parts.optimizer, progress):
+        if optimizer_step(scaler, parts.optimization.optimizer, progress):
             step_scheduler(parts, "step")
             update_average(parts, progress, "step")
     else:
         terms = {}
         scaler.update()
-    parts.optimizer.zero_grad(set_to_none=True)
+    parts.optimization.optimizer.zero_grad(set_to_none=True)
     return terms, divisor
 
 
@@ -185,9 +185,8 @@ def compute_gradient(
     if placement.rank:  # what mixes batches is the same in all processes, what drops activations is not
         seed_step(placement.device, derive_seed("step", seed, progress.step, placement.rank))
     divisor = loss_denominator(parts, window)
-    terms = parts.step.wrap_backward(
-        lambda: backward_with_oom_retry(parts, progress, window, lambda pieces: backward(parts, pieces, divisor))
-    )
+    run = partial(parts.objective.backward, parts, progress, window, divisor)
+    terms = parts.objective.step.wrap_backward(run) if parts.objective.step.wrap_backward else run()
     return all_reduce_terms(placement, terms), divisor
 
 
@@ -200,29 +199,36 @@ def all_reduce_terms(placement: Placement, terms: Mapping[str, Tensor]) -> dict[
 
 def loss_denominator(parts: TrainingParts, window: Sequence[Batch]) -> Any:
     """Return what the mean of the loss over a window of all processes is divided by."""
-    if parts.loss.denominator is sample_count:  # which all know, without an exchange
+    if parts.objective.loss.denominator is sample_count:  # which all know, without an exchange
         return float(sum(len(batch.indices) for batch in window))
     return parts.placement.reduce(sum(local_weight(parts, batch) for batch in window))
 
 
 def local_weight(parts: TrainingParts, batch: Batch) -> Any:
     """Return how much this process's share of a micro-batch counts in the mean of the loss."""
-    return parts.loss.denominator(batch.targets) if parts.placement.rank < len(batch.indices) else 0.0
+    return parts.objective.loss.denominator(batch.targets) if parts.placement.rank < len(batch.indices) else 0.0
 
 
-def backward(parts: TrainingParts, window: Sequence[Batch], divisor: Any) -> dict[str, Tensor]:
+def backward(parts: TrainingParts, progress: Progress, window: Sequence[Batch], divisor: Any) -> dict[str, Tensor]:
     """Add the gradient of a window's mean loss and terms to the parameters; return this rank's share of each.
 
-    The mean is that over the whole window and all ranks, whatever the batches weigh.
+    The mean is that over the whole window and all ranks, whatever the batches weigh: it is divided by `divisor`. Loss
+    and terms are taken in float32, whatever the precision of the network.
     """
     placement, apart = parts.placement, parts.train_config.on_oom == "halve"
-    samples = sum(len(batch.indices) for batch in window)
+    pieces = split_micro_batches(window, progress.micro_batch_splits)
+    samples = sum(len(batch.indices) for batch in pieces)
     totals: dict[str, Tensor] = {}
-    for place, batch in enumerate(window, start=1):
-        with nullcontext() if place == len(window) and not apart else placement.no_sync():
-            terms = forward_loss(parts, batch, divisor, samples)
-            if place == len(window):
-                terms |= {r.name: full_tensor(r.penalty()) / placement.world_size for r in parts.regularizers}
+    for place, batch in enumerate(pieces, start=1):
+        with nullcontext() if place == len(pieces) and not apart else placement.no_sync():
+            with parts.precision.autocast():
+                outputs = as_tuple(placement.model(batch.images))
+            outputs = tuple(output.float() for output in outputs)
+            weight = local_weight(parts, batch) / divisor
+            terms = {"loss": scale(total_loss(parts, outputs, batch.targets), weight)}
+            terms |= step_terms(parts, batch, outputs[0], samples)
+            if place == len(pieces):
+                terms |= penalties(parts)
             scaled: Any = parts.precision.scaler.scale(scale(sum_terms(terms), placement.world_size))
             scaled.backward()
         for name, term in terms.items():
@@ -235,29 +241,23 @@ def scale(term: Tensor, factor: Any) -> Tensor:
     return term if isinstance(factor, int | float) and factor == 1 else term * factor
 
 
-def forward_loss(parts: TrainingParts, batch: Batch, divisor: Any, samples: int) -> dict[str, Tensor]:
-    """Return the share of a micro-batch in the loss, whose mean is divided by `divisor`, and in each term of the step.
+def step_terms(parts: TrainingParts, batch: Batch, outputs: Tensor, samples: int) -> dict[str, Tensor]:
+    """Return the share of a micro-batch in each term of the step, a mean over so many samples."""
+    if not parts.objective.step.terms:
+        return {}
+    seen = ForwardPass(batch.images, batch.targets, outputs, partial(forward, parts, parts.placement.model))
+    share = len(batch.targets) / samples if parts.placement.rank < len(batch.indices) else 0.0
+    return {name: term(seen) * share for name, term in parts.objective.step.terms.items()}
 
-    All are taken in float32, whatever the precision of the network.
-    """
 
-    def forward(images: Tensor) -> tuple[Tensor, ...]:
-        with parts.precision.autocast():
-            outputs = as_tuple(parts.placement.model(images))
-        return tuple(output.float() for output in outputs)
-
-    outputs = forward(batch.images)
-    terms = {"loss": scale(total_loss(parts, outputs, batch.targets), local_weight(parts, batch) / divisor)}
-    if parts.step.terms:
-        seen = ForwardPass(batch.images, batch.targets, outputs[0], lambda images: forward(images)[0])
-        share = len(batch.targets) / samples if parts.placement.rank < len(batch.indices) else 0.0
-        terms |= {name: term(seen) * share for name, term in parts.step.terms.items()}
-    return terms
+def penalties(parts: TrainingParts) -> dict[str, Tensor]:
+    """Return this process's share of each penalty on the parameters."""
+    return {r.name: full_tensor(r.penalty()) / parts.placement.world_size for r in parts.objective.regularizers}
 
 
 def step_scheduler(parts: TrainingParts, per: str, *metric: float) -> None:
     """Let the schedule step if it does so after a step, after an epoch, or with the metric of an epoch."""
-    schedule, scheduler = parts.schedule, cast("Any", parts.schedule.scheduler)
+    schedule, scheduler = parts.optimization.schedule, cast("Any", parts.optimization.schedule.scheduler)
     if per == "step" and schedule.warmup:
         schedule.warmup.step()
     if per == schedule.interval:
@@ -271,14 +271,14 @@ def apply_batch_transforms(parts: TrainingParts, batch: Batch) -> Batch:
 
     Whole, because they mix images that different processes have.
     """
-    if not parts.batch_transforms:
+    if not parts.data.batch_transforms:
         return batch
     size, placement = len(batch.indices), parts.placement
     images, targets = (gather_batch(rows, size, placement) for rows in (batch.images, batch.targets))
-    mixes = not all(isinstance(transform, BatchImageTransform) for transform in parts.batch_transforms)
-    if mixes and parts.task.kind == "classification":
-        targets = one_hot(targets, parts.task.outputs).float()
-    for transform in parts.batch_transforms:
+    mixes = not all(isinstance(transform, BatchImageTransform) for transform in parts.data.batch_transforms)
+    if mixes and parts.data.task.kind == "classification":
+        targets = one_hot(targets, parts.data.task.outputs).float()
+    for transform in parts.data.batch_transforms:
         if isinstance(transform, BatchImageTransform):
             images = transform.function(images)
         else:
@@ -289,59 +289,7 @@ def apply_batch_transforms(parts: TrainingParts, batch: Batch) -> Batch:
 
 def total_loss(parts: TrainingParts, outputs: Sequence[Tensor], targets: Tensor) -> Tensor:
     """Add up the losses of all outputs, each (N, K), with the factors that the architecture's authors give them."""
-    loss, *others = (parts.loss.function(output, targets) for output in outputs)
-    for factor, other in zip(parts.aux_weights, others, strict=True):
+    loss, *others = (parts.objective.loss.function(output, targets) for output in outputs)
+    for factor, other in zip(parts.objective.aux_loss_weights, others, strict=True):
         loss = loss + factor * other
     return loss
-
-
-@torch.inference_mode()
-def evaluate(
-    parts: TrainingParts, network: nn.Module | None = None, on_boundary: Callable[[], None] = lambda: None
-) -> dict[str, Any]:
-    """Measure a network, by default the one that learns, on the validation split: ``loss``, and every metric.
-
-    Every process sees the outputs of all, so each image counts once, and any metric is what it is in one process.
-    """
-    model, placement = (network or parts.placement.model).eval(), parts.placement
-    placement.broadcast_buffers(model)
-    total: Any = 0.0
-    weights: Any = 0.0
-    for metric in parts.metrics.values():
-        metric.reset()
-    for batch in parts.val.epoch(0):
-        on_boundary()
-        with parts.precision.autocast():
-            outputs = as_tuple(model(batch.images))[0].float()
-        outputs, targets = (gather_batch(rows, len(batch.indices), placement) for rows in (outputs, batch.targets))
-        divisor = parts.loss.denominator(targets)
-        total = total + parts.loss.function(outputs, targets) * divisor
-        weights = weights + divisor
-        predicted, wanted = decode_targets(outputs, parts.task), decode_targets(targets, parts.task)
-        for metric in parts.metrics.values():
-            metric.update(predicted, wanted)
-        parts.notify(BatchEvaluated(batch.indices, predicted, wanted))
-    return {
-        "loss": float(total / weights),
-        **{name: metric.compute().tolist() for name, metric in parts.metrics.items()},
-    }
-
-
-def update_best(parts: TrainingParts, progress: Progress, metrics: dict[str, Any]) -> bool:
-    """Remember the metrics of an epoch, and return whether it is the best so far."""
-    progress.last, value = metrics, metrics[parts.monitor]
-    if not isinstance(value, float):
-        raise UserError(f"train.monitor = {parts.monitor!r} is no single number: {value!r:.80}")
-    sign = 1 if parts.higher_is_better else -1
-    better = not progress.best or sign * value > sign * progress.best[parts.monitor]
-    if better:
-        progress.best = metrics
-    progress.epochs_since_best += 1
-    if progress.best_value is None or sign * (value - progress.best_value) > (parts.train_config.min_delta or 0.0):
-        progress.best_value, progress.epochs_since_best = value, 0
-    return better
-
-
-def should_stop_early(parts: TrainingParts, progress: Progress) -> bool:
-    """Whether the monitored metric has not been better for `train.patience` epochs."""
-    return 0 < parts.train_config.patience <= progress.epochs_since_best

@@ -33,7 +33,7 @@ NONFINITE_DIR = "nonfinite"
 
 def save_failing_step(run: Path, parts: TrainingParts, progress: Progress, failed: NotFiniteError) -> Path:
     """Save the state in which a step failed; its update was not made."""
-    groups = parts.optimizer.param_groups
+    groups = parts.optimization.optimizer.param_groups
     step = {
         "terms": failed.terms,
         "norm": failed.norm,
@@ -41,7 +41,7 @@ def save_failing_step(run: Path, parts: TrainingParts, progress: Progress, faile
         "scales": progress.scale_history,
         "learning_rates": [float(group["lr"]) for group in groups],
         "indices": failed.indices,
-        "samples": [parts.train.samples.name(index) for index in failed.indices],
+        "samples": [parts.data.train.samples.name(index) for index in failed.indices],
     }
     captured = resume_state.capture(parts, progress, step=step)
     with atomic.wrap_write_errors(run):
@@ -101,7 +101,7 @@ def replay(parts: TrainingParts, folder: Path) -> ReplayResult:
     parts.placement.model.train()
     freezing.set_frozen_eval(parts.network, parts.plan, epoch)
     size = settings.accumulate
-    window = next(accumulation_windows(parts.train.epoch(epoch, progress.current.step * size), size))
+    window = next(accumulation_windows(parts.data.train.epoch(epoch, progress.current.step * size), size))
     with _record_nonfinite_modules(parts.network) as modules:
         terms, _ = compute_gradient(parts, window, progress)
     bad = [
@@ -111,14 +111,14 @@ def replay(parts: TrainingParts, folder: Path) -> ReplayResult:
         if not (_is_finite(image) and _is_finite(target))
     ]
     gradients = [n for n, p in parts.network.named_parameters() if p.grad is not None and not _is_finite(p.grad)]
-    parts.optimizer.zero_grad(set_to_none=True)
+    parts.optimization.optimizer.zero_grad(set_to_none=True)
     return ReplayResult(
         step=progress.step + 1,
         epoch=epoch + 1,
         terms=dict(kept["terms"]),
         again={name: float(term) for name, term in terms.items()},
         samples=list(kept["samples"]),
-        bad_samples=[parts.train.samples.name(index) for index in bad],
+        bad_samples=[parts.data.train.samples.name(index) for index in bad],
         bad_weights=bad_weights,
         module=modules[0] if modules else "",
         gradients=gradients,

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 import torch
 
 from ftcore.errors import UserError
+from ftcore.plugins.discovery import load_defaults
 from ftcore.system.memory import DeviceMemory, is_oom
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+
+    from torch import Tensor
 
     from ftcore.data.loader import Batch
 
-    from .state import Progress, TrainingParts
+    from .state import Backward, Progress, TrainingParts
 
-
-T = TypeVar("T")
 
 _FEWEST = 2
 """Images in a piece at least: batch norm needs two."""
@@ -40,50 +41,50 @@ def _pieces(batch: Batch, number: int) -> list[Batch]:
     ]
 
 
-def backward_with_oom_retry(
-    parts: TrainingParts, progress: Progress, window: Sequence[Batch], backward: Callable[[Sequence[Batch]], T]
-) -> T:
-    """Compute the gradient of a window; with ``train.on_oom = "halve"`` of ever smaller pieces, until it fits.
+def halve_on_oom(backward: Backward) -> Backward:
+    """Compute gradients with `backward`, of ever smaller pieces of each micro-batch until they fit.
 
     Processes that share the window compute their gradients apart, agree on whether all of them could, and only then add
     them up: one that waited for the gradient of another that has none would wait for ever.
 
     Args:
-        parts: of the run.
-        progress: its `pieces` are what each micro-batch is cut into.
-        window: the micro-batches.
-        backward: pieces -> adds their gradient to the parameters, where there is none yet; depends on nothing that it
-            changes but buffers and what is drawn, which are put back before it is called again.
+        backward: adds a gradient to the parameters, where there is none yet; depends on nothing that it changes but
+            buffers and what is drawn, which are put back before it is called again, and on how many pieces `Progress`
+            wants.
 
     Raises:
-        RuntimeError: it does not fit, and may not or cannot be cut.
+        RuntimeError: it does not fit, and cannot be cut.
     """
-    if parts.train_config.on_oom == "stop":
-        return backward(window)
-    placement = parts.placement
-    least = max(len(batch.indices) for batch in window) // placement.world_size
-    buffers = [(buffer, buffer.clone()) for buffer in parts.network.buffers()]
-    drawing = RngState(placement.device)
-    while True:
-        reason, found = "", None
-        try:
-            found = backward(split_micro_batches(window, progress.micro_batch_splits))
-        except RuntimeError as error:
-            if not is_oom(error) or least < 2 * _FEWEST * progress.micro_batch_splits:
-                raise
-            reason = _first_line(error)
-        if not _any_rank(parts, short=found is None):
-            all_reduce_gradients(parts)
-            return cast("T", found)
-        parts.optimizer.zero_grad(set_to_none=True)  # only here, for the error held on to the tensors of the step
-        DeviceMemory(placement.device).empty()
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
-        drawing.restore()
-        progress.micro_batch_splits *= 2
-        if reason:
-            _warn(progress, reason)
+
+    def halving(parts: TrainingParts, progress: Progress, window: Sequence[Batch], divisor: Any) -> dict[str, Tensor]:
+        placement = parts.placement
+        least = max(len(batch.indices) for batch in window) // placement.world_size
+        buffers = [(buffer, buffer.clone()) for buffer in parts.network.buffers()]
+        drawing = RngState(placement.device)
+        while True:
+            reason, found = "", None
+            try:
+                found = backward(parts, progress, window, divisor)
+            except RuntimeError as error:
+                if not is_oom(error) or least < 2 * _FEWEST * progress.micro_batch_splits:
+                    raise
+                reason = _first_line(error)
+            if not _any_rank(parts, short=found is None):
+                all_reduce_gradients(parts)
+                return cast("dict[str, Tensor]", found)
+            parts.optimization.optimizer.zero_grad(
+                set_to_none=True
+            )  # only here, for the error held on to the tensors of the step
+            DeviceMemory(placement.device).empty()
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+            drawing.restore()
+            progress.micro_batch_splits *= 2
+            if reason:
+                _warn(progress, reason)
+
+    return halving
 
 
 class RngState:
@@ -137,7 +138,8 @@ def explain_resource_error(error: BaseException, parts: TrainingParts, progress:
         return UserError(
             f"train.batch_size = {parts.train_config.batch_size}{among}: batch norm needs mean and variance over the "
             f"images of a batch, and one has none ({error})\n"
-            f"train.batch_size={2 * ranks}, freeze_norm or a network without batch norm helps, train.accumulate not"
+            f"train.batch_size={2 * ranks}, {load_defaults().ADVICE['batch norm']} or a network without batch norm "
+            "helps, train.accumulate not"
         )
     return None
 
@@ -157,7 +159,7 @@ def _out_of_memory(error: RuntimeError, parts: TrainingParts, progress: Progress
         f"out of memory {doing} (epoch {progress.epoch + 1}), with {images} images a micro-batch"
         f"{f' in {progress.micro_batch_splits} pieces' if progress.micro_batch_splits > 1 else ''}: "
         f"{_first_line(error)}\n"
-        f"{', '.join(ways)}, bf16, checkpointing or a smaller model.image_size help; "
+        f"{', '.join([*ways, load_defaults().ADVICE['memory']])} or a smaller model.image_size help; "
         "`ftcore find batch` measures what fits"
     )
 

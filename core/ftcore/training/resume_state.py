@@ -59,9 +59,9 @@ def state_to_save(parts: TrainingParts, progress: Progress) -> dict[str, Any]:
     return {
         "progress": asdict(progress, filter=_is_saved),
         "learning": trainable_names(parts, progress.epoch),
-        "optimizer": optimizer_state(parts.network, parts.optimizer),
-        "schedule": _scheduler_state(parts.schedule.scheduler),
-        "warmup": _scheduler_state(parts.schedule.warmup) if parts.schedule.warmup else None,
+        "optimizer": optimizer_state(parts.network, parts.optimization.optimizer),
+        "schedule": _scheduler_state(parts.optimization.schedule.scheduler),
+        "warmup": _scheduler_state(parts.optimization.schedule.warmup) if parts.optimization.schedule.warmup else None,
         "scaler": parts.precision.scaler.state_dict(),
         "plugins": {name: owner.state_dict() for name, owner in parts.stateful.items()},
     }
@@ -69,7 +69,9 @@ def state_to_save(parts: TrainingParts, progress: Progress) -> dict[str, Any]:
 
 def networks_to_save(parts: TrainingParts, progress: Progress) -> dict[str, nn.Module]:
     """Return the network that learns, and the average once it has begun."""
-    averages = {"average": parts.average.network} if parts.average and progress.averages else {}
+    averages = (
+        {"average": parts.optimization.average.network} if parts.optimization.average and progress.averages else {}
+    )
     return {"model": parts.network, **averages}
 
 
@@ -99,10 +101,10 @@ def restore_state(parts: TrainingParts, folder: Path) -> Progress:
                 ShardedReader(folder, name).fill(network.state_dict())
             else:
                 _load_network(network, folder / f"{name}.safetensors")
-        load_optimizer(parts.network, parts.optimizer, state["optimizer"], folder)
-        _load_scheduler(parts.schedule.scheduler, state["schedule"])
-        if parts.schedule.warmup:
-            _load_scheduler(parts.schedule.warmup, state["warmup"])
+        load_optimizer(parts.network, parts.optimization.optimizer, state["optimizer"], folder)
+        _load_scheduler(parts.optimization.schedule.scheduler, state["schedule"])
+        if parts.optimization.schedule.warmup:
+            _load_scheduler(parts.optimization.schedule.warmup, state["warmup"])
         if parts.precision.scaler.is_enabled():
             parts.precision.scaler.load_state_dict(state["scaler"])
         _load_plugins(parts.stateful, state["plugins"], folder)

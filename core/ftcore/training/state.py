@@ -17,12 +17,22 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ftcore.config.schema import TrainConfig
-    from ftcore.data.loader import EpochLoader
+    from ftcore.data.loader import Batch, EpochLoader
     from ftcore.types.data import BatchImageTransform, BatchTransform, Task
     from ftcore.types.distributed import Placement
     from ftcore.types.events import Event, Observer
     from ftcore.types.model import FreezePlan
     from ftcore.types.training import Loss, Precision, Regularizer, Schedule, Step, WeightAverage
+
+
+class Backward(Protocol):
+    """Adds the gradient of a window's mean loss, divided by `divisor`, to the parameters; returns its terms."""
+
+    def __call__(
+        self, parts: TrainingParts, progress: Progress, window: Sequence[Batch], divisor: Any, /
+    ) -> dict[str, Tensor]:
+        """Return name -> this process's share of the loss and of each term, () each."""
+        ...
 
 
 class PartsByEpoch(Protocol):
@@ -39,52 +49,99 @@ class PartsByEpoch(Protocol):
 
 
 @frozen(eq=False)
-class TrainingParts:
-    """Everything that the loop needs; made once, by `assemble`.
+class TrainingData:
+    """What is learnt from what.
 
     Attributes:
         train: batches to learn from.
         val: batches to measure on.
         task: what is learnt.
-        plan: what is frozen, and when it is released.
-        placement: device and wrapped network.
-        precision: autocast and gradient scaler.
-        optimizer: over all parameters that ever learn.
-        schedule: of the learning rate.
-        loss: a weighted mean over a batch.
         batch_transforms: change each training batch on the device, in turn.
-        aux_weights: factor on the loss of each output but the first, where the network gives several in train mode.
-        step: what is done beside the loss, or in another way.
-        regularizers: penalties on the parameters.
-        average: a second network that is evaluated and saved instead, or None.
-        heads: paths of the new heads.
-        metrics: validation metrics by name.
-        monitor: name of the metric, or ``loss``, that decides which epoch is best.
-        stateful: name -> plugin, observer or loss that has a `state_dict` of its own, which checkpoints hold.
-        observers: are told what happens.
-        train_config: the ``[train]`` section.
-        frozen_features: what of the network is computed once, or None.
-        to_trained_module: network -> what batches go through: itself, or its head where `train` and `val` give what
-            that sees.
     """
 
     train: EpochLoader
     val: EpochLoader
     task: Task
-    plan: FreezePlan
-    placement: Placement
-    precision: Precision
-    optimizer: torch.optim.Optimizer
-    schedule: Schedule
-    loss: Loss
     batch_transforms: Sequence[BatchTransform | BatchImageTransform]
-    aux_weights: tuple[float, ...]
+
+
+@frozen(eq=False)
+class Objective:
+    """What the gradient is of, and how it is computed.
+
+    Attributes:
+        loss: a weighted mean over a batch.
+        aux_loss_weights: factor on the loss of each output but the first, where the network gives several in train
+            mode.
+        step: what is done beside the loss, or in another way.
+        regularizers: penalties on the parameters.
+        backward: adds the gradient of a window to the parameters.
+    """
+
+    loss: Loss
+    aux_loss_weights: tuple[float, ...]
     step: Step
     regularizers: Sequence[Regularizer]
+    backward: Backward
+
+
+@frozen(eq=False)
+class Optimization:
+    """What is done with the gradient.
+
+    Attributes:
+        optimizer: over all parameters that ever learn.
+        schedule: of the learning rate.
+        average: a second network that is evaluated and saved instead, or None.
+    """
+
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
     average: WeightAverage | None
-    heads: tuple[str, ...]
+
+
+@frozen(eq=False)
+class EvaluationParts:
+    """What is measured after an epoch.
+
+    Attributes:
+        metrics: by name.
+        monitor: name of the metric, or ``loss``, that decides which epoch is best.
+    """
+
     metrics: Mapping[str, Any]
     monitor: str
+
+
+@frozen(eq=False)
+class TrainingParts:
+    """Everything that the loop needs; made once, by `assemble`.
+
+    Attributes:
+        data: what is learnt from what.
+        placement: device and wrapped network.
+        precision: autocast and gradient scaler.
+        plan: what is frozen, and when it is released.
+        heads: paths of the new heads.
+        objective: what the gradient is of.
+        optimization: what is done with it.
+        evaluation: what is measured.
+        stateful: name -> plugin, observer or loss that has a `state_dict` of its own, which checkpoints hold.
+        observers: are told what happens.
+        train_config: the ``[train]`` section.
+        frozen_features: what of the network is computed once, or None.
+        to_trained_module: network -> what batches go through: itself, or its head where the loaders give what that
+            sees.
+    """
+
+    data: TrainingData
+    placement: Placement
+    precision: Precision
+    plan: FreezePlan
+    heads: tuple[str, ...]
+    objective: Objective
+    optimization: Optimization
+    evaluation: EvaluationParts
     stateful: Mapping[str, Any]
     observers: Sequence[Observer]
     train_config: TrainConfig
@@ -99,12 +156,12 @@ class TrainingParts:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
-        return math.ceil(len(self.train) / self.train_config.accumulate)
+        return math.ceil(len(self.data.train) / self.train_config.accumulate)
 
     @property
     def higher_is_better(self) -> bool:
         """Which way the monitored metric should go."""
-        return higher_is_better(self.monitor, self.metrics)
+        return higher_is_better(self.evaluation.monitor, self.evaluation.metrics)
 
     def for_epoch(self, epoch: int, on_boundary: Callable[[], None] = lambda: None) -> TrainingParts:
         """Return the parts with which an epoch (from 0) is trained and evaluated."""
@@ -112,7 +169,11 @@ class TrainingParts:
 
     def average_at(self, epoch: int) -> WeightAverage | None:
         """Return the average that stands for the network after an epoch (from 0), if one does by then."""
-        return self.average if self.average and epoch >= self.average.start else None
+        return (
+            self.optimization.average
+            if self.optimization.average and epoch >= self.optimization.average.start
+            else None
+        )
 
     def model_at(self, epoch: int) -> nn.Module:
         """Return the network, without its wrapper, that is evaluated and saved after an epoch (from 0)."""

@@ -23,7 +23,7 @@ def trainable_tables(assembly: Assembly) -> tuple[Table, ...]:
     parts = assembly.parts
     later = tuple((str(epoch + 1), ", ".join(sorted(names))) for epoch, names in sorted(parts.plan.unfreeze_at.items()))
     released = (Table("what is released later", ("from epoch", "names"), later),) if later else ()
-    return _child_table(parts), *released, groups_table(parts.optimizer, assembly.groups)
+    return _child_table(parts), *released, groups_table(parts.optimization.optimizer, assembly.groups)
 
 
 def _child_table(parts: TrainingParts) -> Table:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def update_average(parts: TrainingParts, progress: Progress, per: str) -> None:
     """Let the average follow the network, if it does so after a step, or after an epoch."""
-    average = parts.average
+    average = parts.optimization.average
     if average and per == average.interval and progress.epoch >= average.start:
         average.update(parts.network, progress.averages)
         progress.averages += 1
@@ -48,7 +48,7 @@ def recompute_bn_statistics(network: nn.Module, parts: TrainingParts, epoch: int
         norm.train()
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative mean
-    for batch in parts.train.epoch(epoch) if norms else ():
+    for batch in parts.data.train.epoch(epoch) if norms else ():
         with parts.precision.autocast():
             parts.to_trained_module(network)(batch.images)
     for norm, momentum in zip(norms, momenta, strict=True):

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import math
-import time
 from typing import TYPE_CHECKING, Any
 
-import torch
-from attrs import evolve, frozen
+from attrs import frozen
 
-from ftcore.data.files import CORRUPT_IMAGE_HINT
-from ftcore.data.loader import Batch, epoch_order
-from ftcore.errors import DataError, UserError
-from ftcore.system.memory import DeviceMemory, Peak, is_oom
-from ftcore.training.loop import train_step
-from ftcore.training.state import Progress
+from ftcore.errors import UserError
+from ftcore.plugins.discovery import load_defaults
+from ftcore.system.memory import DeviceMemory
 from ftcore.types.table import Table
 
-from .rollback import preserve_rng, rollback
-from .trial import nonfinite_first_loss_error, start_first_epoch
+from .batch_trial import BatchTrial, TrialContext, format_bytes, load_image_pool, run_trial
+from .rollback import preserve_rng
 
 if TYPE_CHECKING:
     from ftcore.config.schema import TrainConfig
@@ -28,33 +22,21 @@ if TYPE_CHECKING:
 
 
 IMAGE_POOL_SIZE = 256
+
+
 """Images that are decoded; a larger batch has some of them twice, which changes neither time nor memory."""
 
+
 MIN_SPEEDUP = 1.05
+
+
 """Times the images/s below which a larger batch is no faster."""
 
+
 VERIFY_STEPS = 3
+
+
 """Steps with which a suggested batch is tried once more."""
-
-_SECONDS, _STEPS = 0.5, 5
-"""How long steps of one size are timed, and how many of them at most, behind the first, which is not timed."""
-
-
-@frozen
-class BatchTrial:
-    """Steps with one size of batch.
-
-    Attributes:
-        batch: images in a micro-batch.
-        speed: images/s of a step without loading them; 0 where it did not fit.
-        peak: bytes, measured, or where `note` says so expected.
-        note: why it did not fit; empty if it did.
-    """
-
-    batch: int
-    speed: float = 0.0
-    peak: int = 0
-    note: str = ""
 
 
 @frozen
@@ -87,7 +69,7 @@ def max_batch_size(parts: TrainingParts, most: int | None) -> int:
     Raises:
         UserError: more were asked for than there are to learn from, or none.
     """
-    images = len(parts.train.samples)
+    images = len(parts.data.train.samples)
     if most is not None and not 1 <= most <= images:
         raise UserError(f"--max {most}: a batch has from 1 to {images} images, which is all of the training split")
     return images if most is None else most
@@ -104,31 +86,12 @@ def memory_budget(memory: DeviceMemory, share: float) -> int:
     return int(share * memory.total())
 
 
-@frozen(eq=False)
-class TrialContext:
-    """What trials are made with.
-
-    Attributes:
-        parts: of the run; each trial leaves them as they were.
-        pool: images and targets on the CPU, before `finish`.
-        memory: that steps take from.
-        budget: bytes that may be taken.
-        base: bytes that were taken before the first trial.
-    """
-
-    parts: TrainingParts
-    pool: Batch
-    memory: DeviceMemory
-    budget: int
-    base: int
-
-
 def find_batch_size(assembly: Assembly, most: int | None = None, share: float = 0.9) -> BatchSizeSearch:
     """Double the batch until it does not fit, try once in between, and verify the largest that did.
 
     On a CUDA device a size does not fit where memory runs out, or its peak is above the budget. Elsewhere no size is
-    tried whose peak, continued in a line from the last two, would be; holes in memory that is kept (`cores.keep_freed`)
-    can take a peak beyond the line, for which a share below 1 leaves room.
+    tried whose peak, continued in a line from the last two, would be; holes in memory that is kept
+    (`cpu.retain_freed_memory`) can take a peak beyond the line, for which a share below 1 leaves room.
 
     Args:
         assembly: the run; it is left as it was.
@@ -147,20 +110,6 @@ def find_batch_size(assembly: Assembly, most: int | None = None, share: float = 
     trials = double_until_oom(bench, at_most)
     trials = sorted([*trials, *bisect_last(bench, trials)], key=lambda trial: trial.batch)
     return BatchSizeSearch(tuple(trials), verify_largest(bench, trials), usable, at_most)
-
-
-def load_image_pool(parts: TrainingParts, number: int) -> Batch:
-    """Return the first images of the first epoch, augmented, (N, C, H, W), with their targets.
-
-    Raises:
-        DataError: one of them cannot be read.
-    """
-    dataset, sampler = parts.train.dataset, parts.train.sampler
-    places = epoch_order(parts.train_config.seed, 0, len(dataset), sampler.weights)[:number]
-    batch = dataset.collate([dataset[0, place] for place in places])
-    if isinstance(batch, UserError):
-        raise DataError(f"{batch}\n{CORRUPT_IMAGE_HINT}")
-    return batch
 
 
 def double_until_oom(bench: TrialContext, at_most: int) -> list[BatchTrial]:
@@ -201,52 +150,6 @@ def extrapolate_memory(points: list[tuple[int, int]], size: int) -> int:
     return peak + round(slope * (size - batch))
 
 
-def run_trial(bench: TrialContext, size: int, most: int = 1 + _STEPS, seconds: float = _SECONDS) -> BatchTrial:
-    """Take steps with batches of a size, and undo them."""
-    full = ""
-    times: list[float] = []
-    peak = Peak()
-    try:
-        with rollback(bench.parts) as parts, bench.memory.peak() as peak:
-            times = time_steps(evolve(bench, parts=parts), size, most, seconds)
-    except RuntimeError as error:
-        if not is_oom(error):
-            raise
-        full = "out of memory"
-    if full:
-        gc.collect()  # only here, for the error held on to the tensors of the step
-    bench.memory.empty()
-    if not full and peak.bytes > bench.budget:
-        full = f"takes more than {format_bytes(bench.budget)}"
-    images = size * bench.parts.train_config.accumulate
-    return BatchTrial(size, images / min(times[1:]) if times[1:] else 0.0, peak.bytes, full)
-
-
-def time_steps(bench: TrialContext, size: int, most: int, seconds: float) -> list[float]:
-    """Take steps, the first of which makes the optimizer's state; return what each took, in seconds."""
-    parts, memory, progress = bench.parts, bench.memory, Progress()
-    start_first_epoch(parts)
-    times: list[float] = []
-    while len(times) < 2 or (len(times) < most and sum(times[1:]) < seconds):
-        window = [make_batch(bench, size) for _ in range(parts.train_config.accumulate)]
-        memory.wait()
-        started = time.perf_counter()
-        terms, _ = train_step(parts, window, progress)
-        memory.wait()
-        times.append(time.perf_counter() - started)
-        if not terms and not progress.step:
-            raise nonfinite_first_loss_error(parts)
-        progress.step += 1
-    return times
-
-
-def make_batch(bench: TrialContext, size: int) -> Batch:
-    """Collate a micro-batch from the pool, on the device."""
-    places = torch.arange(size) % len(bench.pool.indices)
-    batch = Batch(*(part[places] for part in bench.pool)).to(bench.memory.device)
-    return batch._replace(images=bench.parts.train.on_device_transform(batch.images))
-
-
 def verify_largest(bench: TrialContext, trials: list[BatchTrial]) -> int:
     """Return the largest size of those that fit with which `VERIFY_STEPS` more steps succeed.
 
@@ -258,15 +161,9 @@ def verify_largest(bench: TrialContext, trials: list[BatchTrial]) -> int:
             return trial.batch
     raise UserError(
         f"not even one image fits: a batch of {trials[0].batch} {trials[0].note}; before the first step "
-        f"{format_bytes(bench.base)} of {format_bytes(bench.budget)} were taken. A smaller network, model.image_size "
-        "or "
-        "bf16 helps, or checkpointing"
+        f"{format_bytes(bench.base)} of {format_bytes(bench.budget)} were taken. "
+        f"{load_defaults().ADVICE['memory']}, a smaller network or model.image_size help"
     )
-
-
-def format_bytes(number: int) -> str:
-    """Spell bytes."""
-    return f"{number / 1e9:.2f} GB"
 
 
 def tables(search: BatchSizeSearch) -> list[Table]:
@@ -308,7 +205,7 @@ def accumulation_hint(search: BatchSizeSearch, settings: TrainConfig) -> str:
     return f"{said}\ntrain.accumulate keeps it where the batch is smaller: it multiplies the images of a step"
 
 
-def as_json(search: BatchSizeSearch) -> dict[str, Any]:
+def to_dict(search: BatchSizeSearch) -> dict[str, Any]:
     """Spell a search for programs."""
     trials = [
         {

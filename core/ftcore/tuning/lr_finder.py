@@ -140,7 +140,7 @@ def lr_range_test(
 
 def set_learning_rates(parts: TrainingParts, groups: Sequence[ParamGroup], rate: float) -> None:
     """Give each group its `lr_scale` times a rate."""
-    for group, settings in zip(groups, parts.optimizer.param_groups, strict=True):
+    for group, settings in zip(groups, parts.optimization.optimizer.param_groups, strict=True):
         settings["lr"] = rate * group.lr_scale
 
 
@@ -194,7 +194,7 @@ def plot(test: LRFinderResult) -> Plot:
     return Plot("learning-rate range test", "learning rate", "loss", lines, marks, log_x=True)
 
 
-def as_json(ready: PreparedRun, test: LRFinderResult) -> dict[str, Any]:
+def to_dict(ready: PreparedRun, test: LRFinderResult) -> dict[str, Any]:
     """Spell a test for programs."""
     return {
         "suggestions": {

@@ -13,6 +13,7 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor, nn
 
+from ftcore.training.loop import backward
 from ftcore.types.training import Schedule
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ def rollback(parts: TrainingParts) -> Iterator[TrainingParts]:
     """
     modules = _modules(parts)
     modes, kept = [(m, m.training) for m in modules], [tensor for module in modules for tensor in _save_tensors(module)]
-    optimizer, scaler = _state(parts.optimizer), deepcopy(vars(parts.precision.scaler))
-    epoch = parts.train.sampler.epoch
+    optimizer, scaler = _state(parts.optimization.optimizer), deepcopy(vars(parts.precision.scaler))
+    epoch = parts.data.train.sampler.epoch
     with preserve_rng(parts.placement.device):
         try:
             yield _without_schedule(parts)
@@ -79,24 +80,30 @@ def rollback(parts: TrainingParts) -> Iterator[TrainingParts]:
                 tensor.restore()
             for module, mode in modes:
                 module.training = mode
-            _restore(parts.optimizer, *optimizer)
+            _restore(parts.optimization.optimizer, *optimizer)
             vars(parts.precision.scaler).clear()
             vars(parts.precision.scaler).update(scaler)
-            parts.train.sampler.epoch = epoch
-            parts.train.sampler.pending_batches.clear()
+            parts.data.train.sampler.epoch = epoch
+            parts.data.train.sampler.pending_batches.clear()
 
 
 def _without_schedule(parts: TrainingParts) -> TrainingParts:
-    """Return parts whose steps do not advance the schedule; only the end of an epoch would."""
+    """Return parts whose steps do not advance the schedule, which an epoch's end would, nor halve their batches."""
     settings = evolve(parts.train_config, on_nonfinite="skip", max_nonfinite=None, on_oom="stop")
-    return evolve(parts, schedule=Schedule(parts.schedule.scheduler, interval="epoch"), train_config=settings)
+    schedule = Schedule(parts.optimization.schedule.scheduler, interval="epoch")
+    return evolve(
+        parts,
+        optimization=evolve(parts.optimization, schedule=schedule),
+        objective=evolve(parts.objective, backward=backward),
+        train_config=settings,
+    )
 
 
 def _modules(parts: TrainingParts) -> list[nn.Module]:
     """Return the modules of the network and its wrapper, of the average and of the loss, each once."""
-    loss = parts.loss.function
+    loss = parts.objective.loss.function
     roots = [parts.placement.model, parts.network, *([loss] if isinstance(loss, nn.Module) else [])]
-    roots += [parts.average.network] if parts.average else []
+    roots += [parts.optimization.average.network] if parts.optimization.average else []
     return list(dict.fromkeys(chain.from_iterable(root.modules() for root in roots)))
 
 

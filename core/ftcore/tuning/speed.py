@@ -10,6 +10,7 @@ import torch
 from attrs import evolve, frozen
 
 from ftcore.errors import UserError
+from ftcore.plugins.discovery import load_defaults
 from ftcore.system.cpu import available_cpus, set_threads
 from ftcore.types.table import Table
 
@@ -82,11 +83,8 @@ class Trial:
 
 def candidate_options(config: RunConfig, device: str) -> list[SpeedOption]:
     """Return what may be tried beside a configuration; what it sets itself is left as it is."""
-    found = [
-        SpeedOption("channels_last", ("channels_last",)),
-        SpeedOption("bf16", ("bf16",), changes="rounds otherwise"),
-        SpeedOption("compile", ("compile",), changes="the first step takes long"),
-    ]
+    plugins = load_defaults().SPEED_CANDIDATES.items()
+    found = [SpeedOption(plugin, (plugin,), changes=changes) for plugin, changes in plugins]
     if config.train.threads is None and available_cpus() > 1 and device == "cpu":
         found.append(SpeedOption("one thread", sets=("train.threads=1",)))
     if config.train.workers is None and available_cpus() > 1:
@@ -219,7 +217,7 @@ def flags(trials: Sequence[Trial]) -> list[str]:
     return [word for trial in trials if trial.is_faster for word in trial.setting.flags]
 
 
-def as_json(trials: Sequence[Trial]) -> dict[str, Any]:
+def to_dict(trials: Sequence[Trial]) -> dict[str, Any]:
     """Put a search into one JSON object."""
     return {
         "trials": [

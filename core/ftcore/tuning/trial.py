@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 
 from ftcore.errors import UserError
+from ftcore.plugins.discovery import load_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -33,7 +34,7 @@ def check_split(parts: TrainingParts) -> None:
     Raises:
         UserError: it has fewer images than ``train.batch_size``.
     """
-    images, batch = len(parts.train.samples), parts.train_config.batch_size
+    images, batch = len(parts.data.train.samples), parts.train_config.batch_size
     if images < batch:
         raise UserError(
             f"train.batch_size = {batch} is more than the {images} images of the training split; "
@@ -46,7 +47,7 @@ def batches(parts: TrainingParts) -> Generator[list[Batch]]:
     from ftcore.training.loop import accumulation_windows
 
     for epoch in count():
-        yield from accumulation_windows(parts.train.epoch(epoch), parts.train_config.accumulate)
+        yield from accumulation_windows(parts.data.train.epoch(epoch), parts.train_config.accumulate)
 
 
 def start_first_epoch(parts: TrainingParts) -> None:
@@ -62,6 +63,6 @@ def nonfinite_first_loss_error(parts: TrainingParts) -> UserError:
     """Return the error for a network whose first loss is not finite."""
     return UserError(
         f"the loss or its gradient is not finite in the very first step, whatever the learning rate; precision "
-        f"{parts.precision.name}, {parts.task.kind}: look at the data with ftcore check, and at the weights; bf16 or "
-        "fp32 may help instead of fp16"
+        f"{parts.precision.name}, {parts.data.task.kind}: look at the data with ftcore check, and at the weights; "
+        f"{load_defaults().ADVICE['float16']} may help"
     )

@@ -22,8 +22,10 @@ class Context:
         folder: the run folder; it exists once training starts, not before.
         log: a structlog logger bound to the plugin and the hook; its events land in ``log.jsonl``.
         ranks: the processes of the run.
+        named: whether the user, or a recipe, named the plugin, in whatever form; False for one that answers by default.
     """
 
     folder: Path
     log: structlog.typing.FilteringBoundLogger
     ranks: ProcessInfo = field(factory=ProcessInfo)
+    named: bool = True

@@ -45,7 +45,7 @@ class SampleDataset(Protocol):
 
     An item is ``(image, target)``: a `PIL.Image.Image`, and an int class index, a tuple with 0 or 1 a label, or a
     float (a tuple of floats for several regression targets) in its own unit. An item that cannot be read raises
-    `DataError` naming its path. `ftcore.data.dataset.Split` is one; what needs all targets at once
+    `DataError` naming its path. `ftcore.data.ImageSplit` is one; what needs all targets at once
     (``data.on_corrupt``, ``data.cache``, `balanced_sampling`) asks for it.
     """
 

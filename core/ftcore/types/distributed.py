@@ -20,7 +20,7 @@ class Sharding:
 
     Attributes:
         checkpoints: ``full``, the files that one process would write; or ``sharded``, where each writes what it has.
-        weights: `ftcore.model.freezing.digest_of_all` of the network before.
+        weights: `ftcore.model.state_digest` of the network before.
     """
 
     checkpoints: Literal["full", "sharded"]

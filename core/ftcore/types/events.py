@@ -43,6 +43,10 @@ class RunStarted:
         groups: names of the parameter groups, in the order of `StepLogged.lr`.
         task: what is learnt; not logged, nor is `val`.
         val: the samples that `BatchEvaluated.indices` are places in.
+        trainable_parameters: how many numbers learn when training begins.
+        total_parameters: how many the network has.
+        heads: paths of the new heads.
+        releases: epoch (from 1) -> names of modules and parameters that start to learn there, in order; "" is all.
     """
 
     folder: Path
@@ -56,6 +60,10 @@ class RunStarted:
     groups: tuple[str, ...] = ()
     task: Task | None = field(default=None, repr=False)
     val: SampleDataset | None = field(default=None, repr=False)
+    trainable_parameters: int = 0
+    total_parameters: int = 0
+    heads: tuple[str, ...] = ()
+    releases: Mapping[int, tuple[str, ...]] = field(factory=dict)
 
 
 @frozen

@@ -175,6 +175,8 @@ class Backbone:
         architecture: what `build_model` needs to build the network again where the place that it came from is gone:
             plain values, which a run keeps with its model, and `predict` hands over as ``config.architecture``.
         hub: how the network becomes a folder for the Hugging Face hub, if it can.
+        builder_code: number of outputs -> lines of Python, without imports, that make `module` with so many, called
+            ``model``, with the library that it comes from and without ftcore; None where no such lines do.
     """
 
     module: nn.Module
@@ -186,6 +188,7 @@ class Backbone:
     no_decay: frozenset[str] = frozenset()
     architecture: Mapping[str, Any] = field(factory=dict)
     hub: HubExporter | None = None
+    builder_code: Callable[[int], Sequence[str]] | None = None
 
     @property
     def num_features(self) -> int:

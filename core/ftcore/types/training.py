@@ -87,10 +87,6 @@ class ForwardPass:
     forward: Callable[[Tensor], Tensor]
 
 
-def _call(gradient: Callable[[], Any]) -> Any:
-    return gradient()
-
-
 @frozen
 class Step:
     """The answer of `make_step`: what an optimizer step does beside the loss.
@@ -99,13 +95,17 @@ class Step:
         terms: name -> what is added to the loss, a scalar mean over the samples of a pass; shown beside the loss.
         wrap_backward: called once a step with a function that adds the gradient of the whole window to the parameters
             (there is none before) and returns its terms; returns what that returns. Sharpness-aware minimisation calls
-            it twice.
+            it twice. None calls it once.
         soft_targets: for classification, whether every term also takes targets (N, K) float32.
     """
 
     terms: Mapping[str, Callable[[ForwardPass], Tensor]] = field(factory=dict)
-    wrap_backward: Callable[[Callable[[], Any]], Any] = _call
+    wrap_backward: Callable[[Callable[[], Any]], Any] | None = None
     soft_targets: bool = True
+
+    def run_backward(self, backward: Callable[[], Any]) -> Any:
+        """Call such a function as this step does: for what goes round the step of another plugin."""
+        return self.wrap_backward(backward) if self.wrap_backward else backward()
 
 
 @frozen

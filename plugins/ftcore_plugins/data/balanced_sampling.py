@@ -40,14 +40,14 @@ class BalancedSampling:
     @hookimpl(wrapper=True)
     def build_data(self, config: RunConfig, ctx: Context) -> Generator[None, Data, Data]:
         """Set the weights of whatever data is built."""
-        if any(named.text == "weighted_ce" for named in config.plugins):
+        if any(named.text.partition("@")[0] == "weighted_ce" for named in config.plugins):
             ctx.log.warning("rare classes count twice: they are drawn more often, and weighted_ce weighs them more")
         data = yield
         if data is None:
             return data
         if data.task.kind != "classification" or not isinstance(data.train, ImageSplit):
             raise UserError(
-                f"balanced_sampling needs classes, of samples that are an ftcore.data.dataset.Split; this is "
+                f"balanced_sampling needs classes, of samples that are an ftcore.data.ImageSplit; this is "
                 f"{data.task.kind} with {type(data.train).__name__}"
             )
         counts = np.array(data.task.counts, dtype=np.float64)

@@ -30,7 +30,7 @@ _SOURCE = re.compile(r"digits(?::(\d)(?:-(\d))?)?")
 
 @frozen(eq=False)
 class DigitImages:
-    """Digits in memory; see `ftcore.types.data.Images`.
+    """Digits in memory; see `ftcore.ImageSource`.
 
     Attributes:
         pixels: (N, 8, 8) uint8.

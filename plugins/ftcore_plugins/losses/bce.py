@@ -11,7 +11,7 @@ from ftcore import Loss, hookimpl
 from .cross_entropy import SHARE, class_counts, class_table, per_class_values
 
 if TYPE_CHECKING:
-    from ftcore import RunConfig, Task
+    from ftcore import Context, Task
 
 
 @frozen
@@ -43,10 +43,9 @@ class BinaryCrossEntropy:
         self.config = config
 
     @hookimpl
-    def make_loss(self, task: Task, config: RunConfig) -> Loss | None:
+    def make_loss(self, task: Task, ctx: Context) -> Loss | None:
         """Answer for several labels; for classification only if it was named, for there it is no default."""
-        named = any(plugin.text.partition("@")[0] == "bce" for plugin in config.plugins)
-        if task.kind == "regression" or (task.kind == "classification" and not named):
+        if task.kind == "regression" or (task.kind == "classification" and not ctx.named):
             return None
         from .modules import BinaryCrossEntropyLoss
 

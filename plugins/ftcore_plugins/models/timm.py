@@ -62,6 +62,7 @@ class Timm:
             blocks=_stage_numbers(module, heads, coarse=False),
             no_decay=_no_decay(module),
             hub=TimmHub(),
+            builder_code=None if config.model.image_size else partial(_builder_code, network, config.model.channels),
         )
         return backbone if heads else with_pooling(backbone)
 
@@ -225,6 +226,11 @@ def _no_decay(module: Any) -> frozenset[str]:
     return frozenset(n for n in names for p in patterns if fnmatchcase(n, p) or n.rpartition(".")[2] == p)
 
 
+def _builder_code(network: str, channels: int | None, outputs: int) -> list[str]:
+    changed = f", in_chans={channels}" if channels else ""
+    return [f'model = timm.create_model("{network}", num_classes={outputs}{changed})']
+
+
 def with_pooling(encoder: Backbone) -> Backbone:
     """Give an encoder without a classifier one: the mean over its tokens or its feature map, then a linear layer."""
     from ftcore.model import output_shapes
@@ -240,6 +246,7 @@ def with_pooling(encoder: Backbone) -> Backbone:
         stages={f"encoder.{name}": number for name, number in encoder.stages.items()},
         blocks={f"encoder.{name}": number for name, number in encoder.blocks.items()},
         no_decay=frozenset(f"encoder.{name}" for name in encoder.no_decay),
+        builder_code=None,
     )
 
 

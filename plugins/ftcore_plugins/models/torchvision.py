@@ -85,7 +85,9 @@ class Torchvision:
             module = _resized(module, network, config.model.image_size)
         if config.model.channels and config.model.channels != 3:
             spec = _with_channels(module, spec, config.model.channels)
-        return _make_backbone(module, network, heads, spec)
+        backbone = _make_backbone(module, network, heads, spec)
+        changed = config.model.image_size or config.model.channels
+        return backbone if changed else evolve(backbone, builder_code=partial(_builder_code, network))
 
     @hookimpl
     def list_models(self) -> list[ModelInfo]:
@@ -141,6 +143,10 @@ def _make_backbone(module: nn.Module, network: str, heads: tuple[HeadSlot, ...],
         blocks=layers,
         no_decay=frozenset(name for name in names if name.endswith(NO_DECAY)),
     )
+
+
+def _builder_code(network: str, outputs: int) -> list[str]:
+    return [f'model = torchvision.models.get_model("{network}", num_classes={outputs})']
 
 
 def _marked_stages(module: Any) -> list[str]:

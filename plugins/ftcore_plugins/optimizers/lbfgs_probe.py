@@ -90,7 +90,7 @@ class ProbeSolver:
         max_iter, tol = self.config.max_iter, self.config.tol
 
         def gradient(inner: Callable[[], Any]) -> Any:
-            terms, steepest = step.wrap_backward(lambda: minimise_lbfgs(inner, model, decay, max_iter, tol))
+            terms, steepest = step.run_backward(lambda: minimise_lbfgs(inner, model, decay, max_iter, tol))
             if steepest > tol:
                 ctx.log.warning(
                     "the head is not solved for; more of probe_solver.max_iter, or a smaller C", gradient=steepest

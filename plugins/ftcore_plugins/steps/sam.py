@@ -50,7 +50,7 @@ class Sam:
         rho, adaptive = self.config.rho, self.config.adaptive
 
         def gradient(inner: Callable[[], Any]) -> Any:
-            return step.wrap_backward(lambda: sam_gradient(inner, model, rho, adaptive=adaptive))
+            return step.run_backward(lambda: sam_gradient(inner, model, rho, adaptive=adaptive))
 
         return evolve(step, wrap_backward=gradient)
 

@@ -14,7 +14,7 @@ from ftcore.authoring import scaffold
 from ftcore.hooks import HOOK_ARGUMENTS
 from ftcore.testing import Result, invoke
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ITS_NETWORK = ("--data", "digits:5-6", "--model", "acme_demo/small", "--set", "model.weights=none")
 OWN = {
     "build_data": ("--data", "acme_demo", "--model", "digits/cnn"),

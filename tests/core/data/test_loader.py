@@ -7,6 +7,7 @@ import multiprocessing
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 
 from ftcore import DataError, Task
 from ftcore.data.loader import EpochLoader, TransformedDataset, chunk, default_workers, epoch_order, make_batches
-from ftcore.data.targets import decode_targets, encode_targets
 from ftcore.testing import image_folder, invoke
 
 if TYPE_CHECKING:
     from pathlib import Path
+
 
 CPU = torch.device("cpu")
 CLASSES = Task("classification", ("even", "odd"), (5, 5))
@@ -48,26 +49,6 @@ def to_tensor(image: Any) -> torch.Tensor:
 
 def loader(size: int, *, seed: int | None, workers: int = 0, broken: bool = False) -> EpochLoader:
     return make_batches(TransformedDataset(Numbers(broken=broken), to_tensor, CLASSES, seed), size, workers, CPU)
-
-
-@given(st.integers(1, 200), st.integers(1, 50))
-def test_batches_partition_the_indices_in_their_order(samples: int, size: int) -> None:
-    cut = chunk(list(range(samples)), size)
-
-    assert [index for batch in cut for index in batch] == list(range(samples))
-
-
-@given(st.integers(2, 200), st.integers(2, 50))
-def test_no_batch_has_a_lone_sample_if_there_are_two(samples: int, size: int) -> None:
-    lengths = [len(batch) for batch in chunk(list(range(samples)), size)]
-
-    assert min(lengths) >= 2
-    assert max(lengths) <= size + 1
-    assert all(length == size for length in lengths[:-1])
-
-
-def test_batches_of_one_stay_batches_of_one() -> None:
-    assert chunk([3, 1, 2], 1) == [[3], [1], [2]]
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 10, 64])
@@ -131,29 +112,52 @@ def test_a_damaged_picture_ends_a_run_with_its_path(tmp_path: Path, workers: str
     assert "Traceback" not in result.err
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20), st.floats(-1e3, 1e3), st.floats(0.1, 1e3))
-def test_decoding_gives_a_target_back_in_its_own_unit(targets: list[float], mean: float, std: float) -> None:
-    task = Task("regression", ("age",), mean=(mean,), std=(std,))
-
-    encoded = encode_targets(tuple(targets), task)
-
-    assert (encoded.shape, encoded.dtype) == ((len(targets), 1), torch.float32)
-    expected = torch.tensor(targets).reshape(-1, 1)
-    torch.testing.assert_close(decode_targets(encoded, task), expected, rtol=1e-5, atol=1e-5 * (abs(mean) + std))
-
-
-def test_targets_are_standardised() -> None:
-    task = Task("regression", ("age", "weight"), mean=(40.0, 70.0), std=(10.0, 5.0))
-
-    assert encode_targets(((50.0, 60.0), (40.0, 70.0)), task).tolist() == [[1.0, -2.0], [0.0, 0.0]]
-
-
-def test_class_scores_are_not_decoded() -> None:
-    scores = torch.randn(4, 2)
-
-    assert torch.equal(decode_targets(scores, CLASSES), scores)
-
-
 def test_a_cpu_has_no_workers_unless_asked() -> None:
     assert default_workers(CPU) == 0
     assert 1 <= default_workers(torch.device("cuda")) <= 8
+
+
+def test_drawing_with_weights_follows_them_and_is_a_function_of_seed_and_epoch() -> None:
+    weights = np.array([1.0] * 900 + [9.0] * 100)
+
+    drawn = epoch_order(0, 0, 1000, weights)
+
+    assert drawn == epoch_order(0, 0, 1000, weights) != epoch_order(0, 1, 1000, weights)
+    assert len(drawn) == 1000
+    shares = [np.mean([index >= 900 for index in epoch_order(0, epoch, 1000, weights)]) for epoch in range(50)]
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("weights", ["[1.0]", "[0.0] * len(data.train)"])
+def test_weights_that_do_not_fit_the_samples_are_refused_by_name(tmp_path: Path, weights: str) -> None:
+    hooks = tmp_path / "hooks.py"
+    hooks.write_text(
+        "import attrs\nfrom ftcore import hookimpl\n\n\n@hookimpl(wrapper=True)\ndef build_data():\n"
+        f"    data = yield\n    return attrs.evolve(data, weights={weights})\n"
+    )
+
+    result = invoke("run", "--plugin", hooks)
+
+    assert result.code == 2
+    assert "hooks.build_data" in result.err
+    assert "Data.weights must be a number > 0 for each of 716 training samples" in result.err
+
+
+@given(st.integers(1, 200), st.integers(1, 50))
+def test_batches_partition_the_indices_in_their_order(samples: int, size: int) -> None:
+    cut = chunk(list(range(samples)), size)
+
+    assert [index for batch in cut for index in batch] == list(range(samples))
+
+
+@given(st.integers(2, 200), st.integers(2, 50))
+def test_no_batch_has_a_lone_sample_if_there_are_two(samples: int, size: int) -> None:
+    lengths = [len(batch) for batch in chunk(list(range(samples)), size)]
+
+    assert min(lengths) >= 2
+    assert max(lengths) <= size + 1
+    assert all(length == size for length in lengths[:-1])
+
+
+def test_batches_of_one_stay_batches_of_one() -> None:
+    assert chunk([3, 1, 2], 1) == [[3], [1], [2]]

@@ -8,11 +8,14 @@ from textwrap import dedent
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.faults.killing import run_python
 
 from ftcore.data.workers import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.machine
 
 SCRIPT = """
 import os, signal, sys, time
@@ -63,10 +66,7 @@ if __name__ == "__main__":
 
 
 def read(folder: Path, fate: str, pause: float = 0.0) -> subprocess.CompletedProcess[str]:
-    file = folder / "fragile.py"
-    file.write_text(dedent(SCRIPT), encoding="utf-8")
-    command = [sys.executable, str(file), fate, str(pause)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    return run_python(SCRIPT, fate, pause, folder=folder)
 
 
 @pytest.mark.parametrize("fate", ["SIGKILL", "SIGSEGV", "SIGBUS", "SIGSTOP"])
@@ -124,6 +124,7 @@ print("over")
 """
 
 
+@pytest.mark.slow
 def test_a_process_ends_though_a_worker_whose_loader_is_gone_is_still_at_work(tmp_path: Path) -> None:
     """torch asks it to end, which it ignores, and forgets it; multiprocessing would wait for it for ever."""
     file = tmp_path / "script.py"

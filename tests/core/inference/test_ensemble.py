@@ -14,12 +14,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, average_precision_score, log_loss, mean_absolute_error
 
-from ftcore import Task, UserError
+from ftcore import UserError
 from ftcore.data.decoding import read_image
-from ftcore.data.targets import probabilities
 from ftcore.inference.ensemble import create_ensemble
 from ftcore.inference.load import load
-from ftcore.inference.model import average_outputs
 from ftcore.inference.predict import Prediction, predict
 from ftcore.testing import image_folder, invoke
 
@@ -40,7 +38,6 @@ def build_model(name):
         return Backbone(nn.Sequential(*layers), (HeadSlot("4", 5),), InputSpec(size=(20, 20), mean=(0.1, 0.2, 0.3)))
 """
 COLOURS = ("blue", "green", "red")
-WEIGHTS = [0.2, 0.5, 0.3]
 
 
 def train(
@@ -101,40 +98,6 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def joined(colours: Path) -> Path:
     create_ensemble([colours / "a", colours / "b"], colours / "joined")
     return colours / "joined"
-
-
-def task(kind: Any, names: int, **values: Any) -> Task:
-    return Task(kind, tuple(f"n{n}" for n in range(names)), **values)
-
-
-@pytest.mark.parametrize("kind", ["classification", "multilabel"])
-def test_probabilities_are_averaged_as_in_float64(kind: str) -> None:
-    scores = np.random.default_rng(0).normal(0, 4, (3, 50, 7))
-    powers = np.exp(scores)
-    each = powers / powers.sum(axis=2, keepdims=True) if kind == "classification" else powers / (1 + powers)
-
-    outputs = average_outputs([torch.tensor(one, dtype=torch.float32) for one in scores], WEIGHTS, task(kind, 7))
-
-    found = probabilities(outputs, task(kind, 7)).numpy()
-    np.testing.assert_allclose(found, np.average(each, axis=0, weights=WEIGHTS), rtol=1e-5, atol=1e-7)
-
-
-def test_numbers_are_averaged_as_they_are() -> None:
-    numbers = np.random.default_rng(0).normal(0, 4, (3, 50, 2))
-
-    found = average_outputs([torch.tensor(one) for one in numbers], WEIGHTS, task("regression", 2))
-
-    np.testing.assert_allclose(found.numpy(), np.average(numbers, axis=0, weights=WEIGHTS), rtol=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["classification", "multilabel"])
-def test_certain_networks_give_finite_outputs(kind: str) -> None:
-    certain = torch.tensor([[300.0, -300.0], [-300.0, 300.0]])
-
-    outputs = average_outputs([certain, certain], [0.5, 0.5], task(kind, 2))
-
-    torch.testing.assert_close(probabilities(outputs, task(kind, 2)), torch.eye(2))
-    assert outputs.isfinite().all()
 
 
 def test_an_ensemble_answers_with_the_mean_of_members_of_any_architecture(joined: Path) -> None:

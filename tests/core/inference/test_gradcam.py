@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import LayerGradCam
+from matplotlib import colormaps
 from PIL import Image
 
+from ftcore.inference.colormap import INFERNO
 from ftcore.inference.gradcam import _layout, explain_prediction, grad_cam
 from ftcore.inference.load import load
 from ftcore.testing import image_folder, invoke
@@ -182,3 +184,9 @@ def test_an_ensemble_is_asked_network_by_network(run: Path, tmp_path: Path) -> N
 
     assert said.code == 2
     assert "why asks one network, and an ensemble has 2; name one of its runs" in said.err
+
+
+def test_the_colours_are_those_of_matplotlib() -> None:
+    theirs = colormaps["inferno"](np.arange(256, dtype=np.uint8))[:, :3]
+
+    assert INFERNO.tolist() == (theirs * 255).astype(np.uint8).tolist()

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.core.inference.training import run
 
 import ftcore
 from ftcore import DataError, UserError
+from ftcore.inference.load import load
 from ftcore.testing import image_folder, invoke
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def run(folder: Path, *arguments: str) -> Path:
-    sets = ("train.epochs=1", "train.threads=1", f"run.folder={folder}")
-    result = invoke("run", *(word for text in sets for word in ("--set", text)), *arguments)
-    assert result.code == 0, result.err
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +74,7 @@ def test_a_file_that_cannot_be_read_is_named(photographs: Path) -> None:
 
 
 def test_texts_are_told_from_files_of_text(tmp_path: Path) -> None:
-    run(tmp_path / "run", "--plugin", "tests.core.test_tokens:Texts", "--data", "letters", "--model", "own/bag")
+    run(tmp_path / "run", "--plugin", "tests.core.types.test_model:Texts", "--data", "letters", "--model", "own/bag")
     (tmp_path / "one.txt").write_text("cdea")
     model = ftcore.load(tmp_path / "run")
 
@@ -89,3 +85,28 @@ def test_texts_are_told_from_files_of_text(tmp_path: Path) -> None:
 def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no run folder with a model"):
         ftcore.load(tmp_path)
+
+
+def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no run folder with a model: there is no"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "cannot read .*model.json"), ("[]", "cannot read .*model.json"), ('{"format": 99}', "has format 99")],
+)
+def test_a_description_that_cannot_be_used_is_an_error(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.json").write_text(content)
+
+    with pytest.raises(UserError, match=message):
+        load(tmp_path)
+
+
+def test_damaged_weights_are_an_error(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "model", tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"damaged")
+
+    with pytest.raises(UserError, match=r"cannot load .*model\.safetensors into the network"):
+        load(tmp_path)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,18 +14,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_model
 from sklearn.datasets import load_digits
+from tests.core.inference.training import train
 
-from ftcore import Task, UserError
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.errors import DataError
 from ftcore.inference.load import load
-from ftcore.inference.output import PredictionWriter
 from ftcore.inference.predict import Prediction, predict, predict_batch
 from ftcore.runs.prepared import prepare
 from ftcore.testing import image_folder, invoke
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from pathlib import Path
 
 FRESH = """
 import json, sys
@@ -38,21 +35,6 @@ images = torch.linspace(-2, 2, 2 * 8 * 8).reshape(2, 1, 8, 8)
 with torch.inference_mode():
     print(json.dumps(load(Path(sys.argv[1])).module(images).tolist()))
 """
-
-
-def train(folder: Path, *sets: str, source: Path | None = None, plugins: Sequence[str] = ()) -> Path:
-    """Train a tiny network on pictures, and return the run folder."""
-    data = source or image_folder(folder / "data")
-    options = [word for text in (f"run.folder={folder / 'run'}", "train.epochs=1", *sets) for word in ("--set", text)]
-    options += [word for text in plugins for word in ("--plugin", text)]
-    result = invoke("run", "--data", data, "--model", "digits/cnn", *options)
-    assert result.code == 0, result.err
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("predict"), "adamw.lr=0.01", "train.epochs=20", "train.batch_size=5")
 
 
 def test_a_fresh_process_elsewhere_gives_the_logits_of_the_trained_network(tmp_path: Path) -> None:
@@ -83,27 +65,6 @@ def test_classes_come_with_probabilities_the_most_probable_first(run: Path) -> N
         assert list(answer.values.values()) == sorted(answer.values.values(), reverse=True)
 
 
-def test_the_command_prints_path_class_and_probability(run: Path) -> None:
-    pictures = [run.parent / "data" / name / "0.jpg" for name in ("blue", "green", "red")]
-
-    result = invoke("predict", run, *pictures)
-
-    rows = [line.split("\t") for line in result.out.splitlines()]
-    assert (result.code, result.err) == (0, "")
-    assert [(row[0], row[1]) for row in rows] == [(str(path), path.parent.name) for path in pictures]
-    assert all(1 / 3 < float(row[2]) <= 1 for row in rows)
-
-
-def test_json_has_one_object_a_picture(run: Path) -> None:
-    picture = run.parent / "data" / "red" / "0.jpg"
-
-    result = invoke("predict", run, picture, picture, "--json")
-
-    rows = [json.loads(line) for line in result.out.splitlines()]
-    assert [row["path"] for row in rows] == [str(picture), str(picture)]
-    assert next(iter(rows[0]["values"])) == "red"
-
-
 def test_the_model_folder_alone_is_enough(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "model", tmp_path / "alone" / "model")
 
@@ -129,60 +90,6 @@ def test_a_picture_that_cannot_be_read_is_named_while_the_others_are_answered(
     assert "Traceback" not in result.err
 
 
-def test_the_most_probable_classes_alone_are_shown_when_asked_for(run: Path) -> None:
-    picture = run.parent / "data" / "red" / "0.jpg"
-    (found,) = load(run).predict(picture)
-    best = list(found.values.items())[:2]
-
-    text, as_json, table = (
-        invoke("predict", run, picture, "--top", "2", *form) for form in ([], ["--json"], ["--csv"])
-    )
-
-    shown = [str(picture), *(word for name, value in best for word in (name, f"{value:.4f}"))]
-    assert text.out == "\t".join(shown) + "\n"
-    assert list(json.loads(as_json.out)["values"].items()) == best
-    header, row = csv.reader(table.out.splitlines())
-    assert header == ["path", "name_1", "probability_1", "name_2", "probability_2"]
-    assert row == [str(picture), *(word for name, value in best for word in (name, f"{value:.6g}"))]
-
-
-def test_a_table_has_a_line_a_picture_and_a_column_a_class(run: Path) -> None:
-    pictures = run.parent / "data"
-
-    said = invoke("predict", run, pictures, "--csv")
-
-    answers = load(run).predict(sorted(pictures.rglob("*.jpg")))
-    rows = list(csv.DictReader(said.out.splitlines()))
-    assert {row["path"] for row in rows} == {str(answer.path) for answer in answers}
-    for row in rows:
-        (answer,) = [answer for answer in answers if str(answer.path) == row["path"]]
-        assert row["prediction"] == next(iter(answer.values))
-        assert {name: float(row[name]) for name in answer.values} == pytest.approx(answer.values, rel=1e-5)
-
-
-def test_a_table_of_labels_and_one_of_numbers() -> None:
-    labels, numbers = Task("multilabel", ("sun", "sea")), Task("regression", ("kilos", "a, b"))
-    found = Prediction(Path("1, 2.jpg"), {"sea": 0.75, "sun": 0.5}, ("sea", "sun"))
-
-    assert PredictionWriter(labels, as_csv=True).header == "path,prediction,sun,sea"
-    assert PredictionWriter(labels, as_csv=True).line(found) == '"1, 2.jpg",sea;sun,0.5,0.75'
-    assert PredictionWriter(numbers, as_csv=True).header == 'path,kilos,"a, b"'
-    measured = Prediction(Path("1.jpg"), {"kilos": 2.5, "a, b": -1.0})
-    assert PredictionWriter(numbers, as_csv=True).line(measured) == "1.jpg,2.5,-1"
-
-
-def test_two_forms_at_a_time_and_the_best_of_numbers_are_refused(run: Path, tmp_path: Path) -> None:
-    picture = run.parent / "data" / "red" / "0.jpg"
-    sets = ("--set", "data.task=regression", "--set", "train.epochs=1", "--set", f"run.folder={tmp_path / 'run'}")
-    assert invoke("run", "--data", "digits:5-6", "--model", "digits/cnn", *sets).code == 0
-
-    both = invoke("predict", run, picture, "--json", "--csv")
-    best = invoke("predict", tmp_path / "run", picture, "--top", "3")
-
-    assert (both.code, both.err) == (2, "ftcore: --json and --csv are two forms of the same; choose one\n")
-    assert best.err == "ftcore: --top is for classes and labels, and this model predicts numbers\n"
-
-
 def test_the_bytes_of_a_file_are_a_picture(run: Path) -> None:
     picture = run.parent / "data" / "red" / "0.jpg"
 
@@ -203,31 +110,6 @@ def test_pictures_that_go_through_together_keep_their_places_beside_one_that_can
     assert [next(iter(found.values)) for found in (first, last)] == ["red", "blue"]
     assert isinstance(bad, DataError)
     assert [type(found) for found in none] == [DataError]
-
-
-def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no run folder with a model: there is no"):
-        load(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [("{", "cannot read .*model.json"), ("[]", "cannot read .*model.json"), ('{"format": 99}', "has format 99")],
-)
-def test_a_description_that_cannot_be_used_is_an_error(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "model.json").write_text(content)
-
-    with pytest.raises(UserError, match=message):
-        load(tmp_path)
-
-
-def test_damaged_weights_are_an_error(run: Path, tmp_path: Path) -> None:
-    shutil.copytree(run / "model", tmp_path / "model")
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"damaged")
-
-    with pytest.raises(UserError, match=r"cannot load .*model\.safetensors into the network"):
-        load(tmp_path)
 
 
 def test_a_regression_answers_in_the_targets_own_unit(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
@@ -20,6 +21,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 from tests.chromium import LOOKS, needs_chromium, started
+from tests.faults.killing import end, start
 
 import ftcore
 from ftcore.testing import invoke
@@ -58,11 +60,9 @@ class Server:
 
     Attributes:
         port: at 127.0.0.1.
-        process: that answers.
     """
 
     port: int
-    process: subprocess.Popen[str]
 
     def ask(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] = PNG) -> tuple[int, Any]:
         """Return the status, and what is said."""
@@ -81,19 +81,24 @@ class Server:
         return self.ask("POST", f"/predict{query}", body, named)
 
 
+def port_in(line: str) -> int:
+    port = re.search(r"http://127\.0\.0\.1:(\d+); Ctrl-C ends it", line)
+    assert port, line
+    return int(port[1])
+
+
 @contextmanager
 def serving(run: Path, *words: str) -> Iterator[Server]:
-    command = [sys.executable, "-m", "ftcore", "serve", str(run), "--port", "0", *words]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    log = run.with_suffix(".log")
+    process = start("serve", run, "--port", "0", *words, log=log)
     try:
-        assert process.stderr
-        line = next((line for line in process.stderr if "answers at" in line), "")
-        port = re.search(r"http://127\.0\.0\.1:(\d+); Ctrl-C ends it", line)
-        assert port, line
-        yield Server(int(port[1]), process)
+        while "answers at" not in (said := log.read_text() if log.exists() else ""):
+            assert process.is_alive(), said
+            time.sleep(0.01)
+        yield Server(port_in(said))
     finally:
         process.kill()
-        process.communicate()
+        end(process)
 
 
 @pytest.fixture(scope="module")
@@ -244,12 +249,19 @@ def test_a_client_that_goes_away_disturbs_nobody(server: Server) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_ends_when_it_is_asked_to(run: Path, number: int) -> None:
-    with serving(run) as server:
-        assert server.predict(png(7))[0] == 200
+    command = [sys.executable, "-m", "ftcore", "serve", str(run), "--port", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stderr
+            line = next((line for line in process.stderr if "answers at" in line), "")
+            assert Server(port_in(line)).predict(png(7))[0] == 200
 
-        server.process.send_signal(number)
+            process.send_signal(number)
 
-        assert server.process.wait(60) == (0 if number == signal.SIGINT else -number)
+            assert process.wait(60) == (0 if number == signal.SIGINT else -number)
+        finally:
+            process.kill()
 
 
 def test_labels_are_named_and_numbers_have_no_top(tmp_path: Path) -> None:
@@ -279,7 +291,7 @@ def test_a_folder_that_is_no_run_is_said(tmp_path: Path) -> None:
 
 
 def test_without_the_extra_the_command_that_installs_it_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftcore.cli.group.find_spec", lambda name: None if name == "uvicorn" else True)
+    monkeypatch.setattr("ftcore.cli.inference.find_spec", lambda name: None if name == "uvicorn" else True)
 
     said = invoke("serve", run)
 

@@ -272,22 +272,3 @@ def test_a_buffer_of_the_network_itself_is_under_the_contract_of_a_frozen_backbo
 def test_a_frozen_tensor_that_is_new_has_changed() -> None:
     with pytest.raises(UserError, match=r"1 of 1 frozen tensors changed in epoch 1: grid"):
         check_unchanged({}, {"grid": torch.zeros(2)}, epoch=0)
-
-
-@pytest.mark.parametrize(
-    ("plan", "message"),
-    [
-        ({"frozen": "conv.weight"}, "a FreezePlan takes sets of names, not 'conv.weight'"),
-        ({"held": [1]}, r"a FreezePlan takes sets of names, not \[1\]"),
-        ({"unfreeze_at": {1: "layer1"}}, "a FreezePlan takes sets of names, not 'layer1'"),
-        ({"unfreeze_at": {"1": {"layer1"}}}, "an epoch is a whole number from 0, not '1'"),
-        ({"unfreeze_at": {-1: {"layer1"}}}, "an epoch is a whole number from 0, not -1"),
-    ],
-)
-def test_a_plan_of_other_types_is_refused(plan: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        FreezePlan(**plan)
-
-
-def test_a_plan_takes_any_collection_of_names() -> None:
-    assert FreezePlan(["a"], ("b",), {1: ["c"]}) == FreezePlan(frozenset("a"), frozenset("b"), {1: frozenset("c")})

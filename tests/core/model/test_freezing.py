@@ -101,7 +101,7 @@ def test_freezing_a_type_leaves_its_modules_and_their_statistics(tmp_path: Path)
 def test_only_what_ever_learns_is_in_the_optimizer(tmp_path: Path) -> None:
     parts = build(tmp_path, model="timm/test_resnet", plugins=("freeze_backbone", "adamw"))
 
-    held = {id(p) for group in parts.optimizer.param_groups for p in group["params"]}
+    held = {id(p) for group in parts.optimization.optimizer.param_groups for p in group["params"]}
 
     assert held == {id(p) for p in parts.network.get_submodule("fc").parameters()}
 

@@ -3,54 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from functools import cache
-from typing import TYPE_CHECKING, Any
 
 import pytest
 import timm
 import torch
-from timm.models._manipulate import group_parameters
+from tests.core.model.numbering import by_module, parameters_in, timms_own
 from torch import nn
 
-from ftcore.config.schema import RunConfig
-from ftcore.model.freezing import is_submodule_of, named_tensors
-from ftcore.model.shape_inference import build_on_meta, on_meta
+from ftcore.model.freezing import named_tensors
+from ftcore.model.shape_inference import on_meta
 from ftcore.model.stages import TRUNK_NAMES, derive_stages, number_by_patterns
-from ftcore_plugins.models.timm import Timm, TimmConfig
-from ftcore_plugins.models.torchvision import Torchvision, TorchvisionConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from ftcore import Backbone
-
-TORCHVISION = {
-    "resnet18": 5,
-    "vgg11_bn": 5,
-    "mobilenet_v2": 5,
-    "densenet121": 5,
-    "convnext_tiny": 5,
-    "swin_t": 5,
-    "googlenet": 4,
-    "inception_v3": 4,
-    "efficientnet_b0": 9,
-    "vit_b_16": 13,
-    "regnet_y_400mf": 5,
-    "mnasnet0_5": 7,
-    "maxvit_t": 5,
-    "shufflenet_v2_x0_5": 5,
-}
-"""Stages of networks of torchvision, the stem among them."""
-
-
-@cache
-def of_torchvision(name: str) -> Backbone:
-    backbone = build_on_meta(
-        lambda: Torchvision(TorchvisionConfig()).build_model(f"torchvision/{name}", "none", RunConfig())
-    )
-    assert backbone is not None
-    backbone.module.to("meta")
-    return backbone
 
 
 def chain(**modules: nn.Module) -> nn.Sequential:
@@ -60,16 +22,6 @@ def chain(**modules: nn.Module) -> nn.Sequential:
 
 def block() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
-
-
-def by_module(numbers: Mapping[str, int], *, parameters_alone: bool = False) -> dict[str, int]:
-    """Module -> the number that all its tensors have."""
-    found: dict[str, set[int]] = {}
-    for name, number in numbers.items():
-        if not parameters_alone or name.endswith(("weight", "bias")):
-            found.setdefault(name.rpartition(".")[0], set()).add(number)
-    assert {name: some for name, some in found.items() if len(some) > 1} == {}
-    return {name: some.pop() for name, some in found.items()}
 
 
 def test_names_are_numbered_in_the_order_of_the_patterns() -> None:
@@ -287,115 +239,6 @@ def test_the_stages_are_found_inside_a_wrapper() -> None:
             f"wrapper.net.{name}": number
             for name, number in {"stem": 0, "blocks.0.0": 1, "blocks.0.1": 1, "blocks.1.0": 2, "blocks.1.1": 2}.items()
         }
-
-
-@pytest.mark.parametrize(("name", "expected"), TORCHVISION.items(), ids=TORCHVISION)
-def test_networks_of_torchvision_have_the_stages_of_the_table(name: str, expected: int) -> None:
-    assert set(of_torchvision(name).stages.values()) == set(range(expected))
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("vgg11_bn", {"features.0": 0, "features.4": 1, "features.8": 2, "features.11": 2, "features.26": 4}),
-        ("mobilenet_v2", {"features.1": 0, "features.2": 1, "features.3": 1, "features.14": 4, "features.18": 4}),
-        ("densenet121", {"features.conv0": 0, "features.denseblock1": 1, "features.transition1": 1}),
-        ("densenet121", {"features.denseblock2": 2, "features.denseblock4": 4, "features.norm5": None}),
-        ("convnext_tiny", {"features.0": 0, "features.1": 1, "features.2": 2, "features.3": 2, "features.7": 4}),
-        ("swin_t", {"features.0": 0, "features.1": 1, "features.2": 2, "features.3": 2, "norm": None}),
-        ("googlenet", {"conv1": 0, "conv3": 0, "inception3a": 1, "inception4e": 2, "inception5b": 3, "aux1": None}),
-        ("inception_v3", {"Conv2d_4a_3x3": 0, "Mixed_5b": 1, "Mixed_6e": 2, "Mixed_7c": 3, "AuxLogits": None}),
-        ("vit_b_16", {"conv_proj": 0, "encoder.layers.encoder_layer_11": 12, "encoder.ln": None}),
-        ("mnasnet0_5", {"layers.0": 0, "layers.7": 0, "layers.8": 1, "layers.13": 6, "layers.14": None}),
-        ("regnet_y_400mf", {"stem.0": 0, "trunk_output.block1": 1, "trunk_output.block4": 4}),
-        ("maxvit_t", {"stem.1": 0, "blocks.0": 1, "blocks.3": 4}),
-        ("shufflenet_v2_x0_5", {"conv1": 0, "stage2": 1, "stage4": 3, "conv5": 4}),
-    ],
-)
-def test_the_modules_of_a_network_are_in_the_stages_where_its_resolution_or_its_authors_put_them(
-    name: str, expected: dict[str, int | None]
-) -> None:
-    backbone = of_torchvision(name)
-
-    found = {
-        module: {
-            backbone.stages.get(tensor)
-            for tensor in named_tensors(backbone.module)
-            if is_submodule_of(tensor, [module])
-        }
-        for module in expected
-    }
-    assert found == {module: {stage} for module, stage in expected.items()}
-
-
-@pytest.mark.parametrize("name", TORCHVISION)
-def test_the_blocks_of_a_network_refine_its_stages(name: str) -> None:
-    backbone = of_torchvision(name)
-
-    assert set(backbone.blocks.values()) == set(range(max(backbone.blocks.values()) + 1))
-    both = [(backbone.blocks[tensor], stage) for tensor, stage in backbone.stages.items()]
-    assert [stage for _, stage in sorted(both)] == sorted(stage for _, stage in both)
-
-
-@pytest.mark.parametrize("name", TORCHVISION)
-def test_the_numbers_name_tensors_that_there_are_and_none_of_a_head(name: str) -> None:
-    backbone = of_torchvision(name)
-    heads = [slot.path for slot in backbone.heads]
-
-    for numbers in (backbone.stages, backbone.blocks):
-        assert set(numbers) <= {
-            tensor for tensor in named_tensors(backbone.module) if not is_submodule_of(tensor, heads)
-        }
-
-
-@pytest.mark.parametrize("name", TORCHVISION)
-def test_parameters_and_buffers_of_a_module_are_in_the_same_stage(name: str) -> None:
-    backbone = of_torchvision(name)
-
-    for numbers in (backbone.stages, backbone.blocks):
-        found: dict[str, set[int | None]] = {}
-        for tensor in named_tensors(backbone.module):
-            found.setdefault(tensor.rpartition(".")[0], set()).add(numbers.get(tensor))
-        assert {module: some for module, some in found.items() if len(some) > 1} == {}
-
-
-@pytest.mark.parametrize("name", TORCHVISION)
-def test_a_network_runs_through_its_stages_and_blocks_in_their_order(name: str) -> None:
-    backbone, called = of_torchvision(name), list[str]()
-    handles = [
-        module.register_forward_hook(lambda *_, path=path: called.append(path))
-        for path, module in backbone.module.named_modules()
-    ]
-    with torch.no_grad():
-        backbone.module.eval()(torch.empty(2, 3, *backbone.input.size, device="meta"))
-    for handle in handles:
-        handle.remove()
-
-    for numbers in (backbone.stages, backbone.blocks):
-        modules = by_module(numbers, parameters_alone=True)
-        order = [modules[path] for path in dict.fromkeys(called) if path in modules]
-        assert len(order) > 10
-        assert order == sorted(order)
-
-
-def timms_own(model: Any, *, coarse: bool) -> dict[str, int]:
-    """Number the parameters before the head as timm does."""
-    numbers = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
-    return {name: number for name, number in numbers.items() if not is_submodule_of(name, ["fc"])}
-
-
-def parameters_in(numbers: Mapping[str, int], model: nn.Module) -> dict[str, int]:
-    return {name: numbers[name] for name, _ in model.named_parameters() if name in numbers}
-
-
-def test_the_stages_and_blocks_of_a_timm_network_are_timms_own() -> None:
-    backbone = build_on_meta(lambda: Timm(TimmConfig()).build_model("timm/resnet18", "none", RunConfig()))
-
-    assert backbone is not None
-    assert parameters_in(backbone.stages, backbone.module) == timms_own(backbone.module, coarse=True)
-    assert parameters_in(backbone.blocks, backbone.module) == timms_own(backbone.module, coarse=False)
-    assert (max(backbone.stages.values()), max(backbone.blocks.values())) == (4, 8)
-    assert by_module(backbone.stages)["layer4.1.bn2"] == 4
 
 
 def test_what_is_derived_for_a_timm_network_is_what_timm_says() -> None:

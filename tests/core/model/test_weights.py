@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.faults.killing import run_python
 from torch import nn
 
 from ftcore import HeadSlot, UserError
@@ -29,6 +32,18 @@ class Net(nn.Module):
         self.header = nn.Linear(2, 2)
 
 
+@pytest.fixture
+def _forked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Read .pth files in a process that has imported everything; one test of each outcome runs the real command."""
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        code = "from ftcore.model.safe_unpickle import main; main()"
+        return run_python(code, *command[command.index("ftcore.model.safe_unpickle") + 1 :], folder=tmp_path)
+
+    ours = SimpleNamespace(run=run, DEVNULL=subprocess.DEVNULL)  # of that module alone
+    monkeypatch.setattr("ftcore.model.weights.subprocess", ours)
+
+
 def saved(file: Path, state: dict[str, Any]) -> Path:
     if file.suffix == ".safetensors":
         save_file(state, file)
@@ -41,6 +56,7 @@ def outside_head(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("head.")}
 
 
+@pytest.mark.usefixtures("_forked")
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "weights.pt", "weights.bin"])
 def test_a_file_of_tensors_is_loaded_bit_for_bit(tmp_path: Path, name: str) -> None:
     given, model = Net(), Net()
@@ -109,6 +125,7 @@ def test_a_file_that_is_not_there_is_an_error() -> None:
         read_weights(Path("nowhere.safetensors"))
 
 
+@pytest.mark.usefixtures("_forked")
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
 @pytest.mark.parametrize("content", [b"", b"no weights at all"])
 def test_a_damaged_file_is_an_error(tmp_path: Path, name: str, content: bytes) -> None:
@@ -145,6 +162,7 @@ def test_a_file_that_holds_code_is_refused_and_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "trace").exists()
 
 
+@pytest.mark.usefixtures("_forked")
 @pytest.mark.parametrize("content", [[torch.zeros(1)], {"epoch": 3}])
 def test_a_file_of_anything_but_named_tensors_is_an_error(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "w.pth")
@@ -169,6 +187,7 @@ def test_the_form_says_whether_weights_are_a_file(weights: str, expected: bool) 
     assert is_weights_file(weights) is expected
 
 
+@pytest.mark.usefixtures("_forked")
 @pytest.mark.parametrize("weights", ["default", "file"])
 def test_a_run_starts_from_the_pre_trained_tensors_bit_for_bit_outside_the_head(tmp_path: Path, weights: str) -> None:
     shipped = read_weights(WEIGHTS)

@@ -2,26 +2,22 @@ from __future__ import annotations
 
 import multiprocessing
 import re
-import sys
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-import attrs
 import pytest
+from tests.core.plugins.hooks_files import FUNCTION, Write, named
 
 from ftcore import HOOK_API, UserError
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.config.schema import PluginRef, RunConfig
 from ftcore.plugins.activation import Plugin, activate, activate_all
-from ftcore.plugins.discovery import InstalledPlugin, discover
-from ftcore.plugins.references import PluginReference, resolve
-from ftcore.testing import invoke
+from ftcore.plugins.discovery import discover
+from ftcore.plugins.references import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
-FUNCTION = "from ftcore import hookimpl\n\n@hookimpl\ndef make_loss():\n    return print\n"
 CLASS = "from ftcore import hookimpl\n\nclass {0}:\n    @hookimpl\n    def make_loss(self):\n        return print\n"
 WITH_OPTIONS = """
 from attrs import field, frozen, validators
@@ -46,116 +42,12 @@ class Focal:
 """
 
 
-class Write(Protocol):
-    def __call__(self, name: str, text: str) -> Path: ...
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Iterator[Write]:
-    """Write a hooks file; what was imported from its folder is forgotten afterwards."""
-    path, modules = list(sys.path), set(sys.modules)
-
-    def write_file(name: str, text: str) -> Path:
-        file = tmp_path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-        return file
-
-    yield write_file
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if Path(getattr(sys.modules[name], "__file__", None) or ".").is_relative_to(tmp_path):
-            del sys.modules[name]
-
-
-def named(text: object) -> PluginRef:
-    return PluginRef(str(text), f"--plugin {text}", Path())
-
-
 def activated(text: object, config: RunConfig | None = None) -> Plugin:
     return activate(resolve(named(text), discover()), f"--plugin {text}", config or RunConfig())
 
 
 def all_activated(flags: CliOverrides, defaults: tuple[str, ...] = ()) -> tuple[Plugin, ...]:
     return activate_all(load_config(None, flags), discover(), defaults)
-
-
-ACME = InstalledPlugin("focal", "acme-losses", "1.0", "acme.losses:Focal")
-FOCAL = PluginReference("focal", "acme.losses", "Focal", "acme-losses 1.0", "focal", distribution="acme-losses")
-
-
-@pytest.mark.parametrize(
-    ("text", "reference"),
-    [
-        ("focal", FOCAL),
-        ("focal@acme-losses", attrs.evolve(FOCAL, canonical="focal@acme-losses")),
-        ("acme.hooks", PluginReference("hooks", "acme.hooks", "", "module acme.hooks", "acme.hooks")),
-        (
-            "acme.losses:Focal",
-            PluginReference("focal", "acme.losses", "Focal", "module acme.losses", "acme.losses:Focal"),
-        ),
-        ("acme:FocalLoss", PluginReference("focal_loss", "acme", "FocalLoss", "module acme", "acme:FocalLoss")),
-        ("Acme", PluginReference("acme", "Acme", "", "module Acme", "Acme")),
-    ],
-)
-def test_the_form_alone_decides_what_a_plugin_means(text: str, reference: PluginReference) -> None:
-    assert resolve(named(text), (ACME,)) == reference
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "attribute"),
-    [
-        ("resolved_hooks.py", "resolved_hooks", ""),
-        ("./resolved_hooks.py", "resolved_hooks", ""),
-        ("resolved_hooks.py:Focal", "focal", "Focal"),
-        ("./resolved_hooks.py:FocalLoss", "focal_loss", "FocalLoss"),
-        ("{folder}/resolved_hooks.py:Focal", "focal", "Focal"),
-    ],
-)
-def test_a_path_means_a_hooks_file_beside_what_names_it(write: Write, text: str, name: str, attribute: str) -> None:
-    file = write("resolved_hooks.py", "raise RuntimeError('imported')\n")
-
-    reference = resolve(PluginRef(text.format(folder=file.parent), "run.toml", file.parent), (ACME,))
-
-    assert (reference.name, reference.module, reference.attribute) == (name, "resolved_hooks", attribute)
-    assert (reference.source, reference.file) == (str(file), file)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["focal loss", "focal@", "@acme", "acme..hooks", "acme.losses:", "acme:a:b", "acme:Focal()", "-x", "", "a,b"],
-)
-def test_what_has_no_known_form_is_refused_with_the_forms(text: str) -> None:
-    message = re.escape(f"cannot parse plugin {text!r} (--plugin {text}): expected NAME, NAME@DISTRIBUTION, ")
-
-    with pytest.raises(UserError, match=message):
-        resolve(named(text), (ACME,))
-
-
-@pytest.mark.parametrize(
-    "text", ["missing.py", "./missing.py", "sub/missing.py", "sub/missing.py:Focal", "sub/missing"]
-)
-def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path, text: str) -> None:
-    place = tmp_path / text.partition(":")[0]
-    message = re.escape(f"plugin file not found: {text} (run.toml plugins[0]; looked at {place})")
-
-    with pytest.raises(UserError, match=message):
-        resolve(PluginRef(text, "run.toml plugins[0]", tmp_path), ())
-
-
-@pytest.mark.parametrize("stem", ["json", "os", "time", "torch", "ftcore"])
-def test_a_hooks_file_whose_name_is_taken_must_be_renamed(write: Write, stem: str) -> None:
-    file = write(f"{stem}.py", FUNCTION)
-
-    with pytest.raises(UserError, match=rf"cannot be imported as '{stem}': that name is already .*; rename the file"):
-        resolve(named(file), ())
-
-
-def test_a_hooks_file_whose_name_is_no_identifier_must_be_renamed(write: Write) -> None:
-    file = write("my-hooks.py", FUNCTION)
-
-    with pytest.raises(UserError, match="cannot be imported: 'my-hooks' is no Python name; rename the file"):
-        resolve(named(file), ())
 
 
 def test_two_hooks_files_of_one_name_are_refused(write: Write) -> None:
@@ -365,21 +257,6 @@ def test_a_default_takes_options_without_being_named() -> None:
 
     assert cosine.config.final == 0.5
     assert cosine.is_default
-
-
-def test_a_plugin_that_was_named_and_answers_nothing_is_refused() -> None:
-    result = invoke("explain", "--plugin", "mse")
-
-    assert result.code == 2
-    assert re.search(r"plugin mse \(ftcore .*, --plugin mse\) was named but answers nothing in this run", result.err)
-    assert "of its hooks, make_loss, none fits" in result.err
-
-
-def test_options_of_a_default_that_answers_nothing_are_refused() -> None:
-    result = invoke("explain", "--plugin", "sgd", "--set", "adamw.lr=0.1")
-
-    assert result.code == 2
-    assert "plugin 'adamw' has options but answers nothing in this run (--set adamw.lr=0.1)" in result.err
 
 
 def test_what_a_hooks_file_defines_reaches_a_process_that_was_spawned(write: Write) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +151,7 @@ def check(plan: FreezePlan) -> None:
     """As a run does with what `freeze` answers."""
     asked = calls(answering("freeze", lambda: plan))
     made = call("freeze", asked)
-    check_plan(asked.describe_makers("freeze"), made, network(), ("2",))
+    check_plan(partial(asked.make_error, "freeze"), made, network(), ("2",))
 
 
 @pytest.mark.parametrize(

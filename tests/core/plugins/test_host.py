@@ -351,6 +351,18 @@ def test_the_log_of_a_hook_carries_the_names_of_plugin_and_hook() -> None:
     ]
 
 
+@pytest.mark.parametrize("origin", ["--plugin acme:Curious", "run.toml plugins[0]", "recipe acme", "default"])
+def test_a_plugin_is_told_whether_it_was_named(origin: str) -> None:
+    class Curious:
+        @hookimpl
+        def make_loss(self, ctx: Context) -> str:
+            return "named" if ctx.named else "by default"
+
+    assert host(plugin(Curious(), origin)).call("make_loss", task=TASK) == (
+        "by default" if origin == "default" else "named"
+    )
+
+
 def test_nothing_is_recorded_before_a_hook_is_asked_and_anew_each_time() -> None:
     asked = host(plugin(Focal()))
     before = dict(asked.record)

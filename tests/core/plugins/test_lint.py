@@ -7,7 +7,6 @@ import pluggy
 import pytest
 
 from ftcore import hookimpl
-from ftcore.hooks import HOOK_ARGUMENTS
 from ftcore.plugins.lint import find_problems, implementations
 
 if TYPE_CHECKING:
@@ -203,9 +202,3 @@ def test_the_place_of_an_implementation_is_that_of_the_function_below_its_decora
     (impl,) = implementations(plugin)
 
     assert impl.where == f"{__file__}:{plain.__code__.co_firstlineno}"
-
-
-def test_the_hooks_are_known_in_the_order_in_which_a_run_calls_them() -> None:
-    assert next(iter(HOOK_ARGUMENTS)) == "build_data"
-    assert list(HOOK_ARGUMENTS)[-2:] == ["make_observers", "list_models"]
-    assert all(arguments[-2:] == ("config", "ctx") for arguments in HOOK_ARGUMENTS.values())

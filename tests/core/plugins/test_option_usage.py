@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import pickle
-import sys
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -13,61 +12,13 @@ import attrs
 import pytest
 from attrs import field, frozen, validators
 
-from ftcore import UserError
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.plugins.option_usage import track_reads
 from ftcore.runs.prepared import prepare
 from ftcore_plugins.optimizers.torch_optimizers import AdamWConfig, Sgd, SgdConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-READS_ONE = """
-import attrs
-from ftcore import hookimpl
-
-
-@attrs.frozen
-class Config:
-    used: float = 1.0
-    forgotten: int = 3
-    table: dict[str, float] = attrs.field(factory=dict)
-
-
-class Forgets:
-    Config = Config
-
-    def __init__(self, config):
-        self.config = config
-
-    @hookimpl
-    def make_observers(self):
-        self.config.used
-        return []
-
-
-class Keeps(Forgets):
-    @hookimpl
-    def make_observers(self):
-        return [lambda event: self.config.forgotten]
-
-
-class ReadsAll(Forgets):
-    @hookimpl
-    def make_observers(self):
-        attrs.asdict(self.config)
-        return []
-
-
-class ReadsAtOnce(Forgets):
-    def __init__(self, config):
-        self.number = config.forgotten
-
-    @hookimpl
-    def make_observers(self):
-        return []
-"""
 
 
 @frozen
@@ -96,69 +47,7 @@ class WithoutSlots:
     number: int = 1
 
 
-@pytest.fixture
-def hooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    (tmp_path / "forgetful.py").write_text(READS_ONE, encoding="utf-8")
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield tmp_path / "forgetful.py"
-    sys.modules.pop("forgetful", None)
-
-
-def prepared(plugin: str, *sets: str) -> None:
-    prepare(load_config(None, CliOverrides("digits/cnn", "digits:5-6", (plugin,), sets=sets)))
-
-
-# A run
-
-
-def test_an_option_that_no_hook_reads_is_refused_with_where_it_was_set(hooks: Path) -> None:
-    message = (
-        r"forgets\.forgotten was set, but nothing in this run reads it \(--set forgets\.forgotten=4\); if forgets "
-        "would read it later, while it trains, let it read its options in its hooks"
-    )
-    with pytest.raises(UserError, match=message):
-        prepared(f"{hooks}:Forgets", "forgets.used=2", "forgets.forgotten=4")
-
-
-def test_an_option_that_was_set_in_a_file_is_refused_with_the_file(hooks: Path, tmp_path: Path) -> None:
-    file = tmp_path / "run.toml"
-    text = 'plugins = ["./forgetful.py:Forgets"]\n[model]\nname = "digits/cnn"\n[data]\nsource = "digits:5-6"\n'
-    file.write_text(f"{text}[plugin.forgets]\nforgotten = 4\n")
-
-    with pytest.raises(UserError, match=r"forgets\.forgotten was set, .* reads it \(.*run\.toml\)"):
-        prepare(load_config(file))
-
-
-@pytest.mark.parametrize(
-    ("plugin", "sets"),
-    [
-        ("Forgets", ()),
-        ("Forgets", ("forgets.used=2",)),
-        ("Forgets", ("forgets.forgotten=3",)),
-        ("Forgets", ("forgets.table={}",)),
-        ("ReadsAll", ("reads_all.forgotten=4", "reads_all.table={a = 1}")),
-        ("ReadsAtOnce", ("reads_at_once.forgotten=4",)),
-    ],
-)
-def test_what_was_read_or_changes_nothing_is_let_pass(hooks: Path, plugin: str, sets: tuple[str, ...]) -> None:
-    prepared(f"{hooks}:{plugin}", *sets)
-
-
-def test_an_option_that_would_be_read_while_it_trains_is_refused_too(hooks: Path) -> None:
-    with pytest.raises(UserError, match=r"keeps\.forgotten was set, but nothing in this run reads it"):
-        prepared(f"{hooks}:Keeps", "keeps.forgotten=4")
-
-
-def test_an_option_of_a_plugin_that_answers_another_task_is_refused() -> None:
-    with pytest.raises(UserError, match=r"plugin 'mse' has options but was not named|plugin 'mse' has no options"):
-        prepared("sgd", "mse.x=1")
-    with pytest.raises(UserError, match=r"plugin huber .* was named but answers nothing in this run"):
-        prepared("huber", "huber.delta=2")
-
-
 # The object
-
-
 def test_an_option_counts_once_it_is_read_and_not_before() -> None:
     copy_, read = track_reads(SgdConfig(lr=0.5))
 
@@ -262,7 +151,7 @@ def test_a_split_whose_transforms_hold_options_can_be_sent_to_workers(tmp_path: 
         )
     ).assembly.parts
 
-    again: Any = pickle.loads(pickle.dumps(parts.train.dataset))
+    again: Any = pickle.loads(pickle.dumps(parts.data.train.dataset))
 
-    found, expected = (dataset[(0, 3)] for dataset in (again, parts.train.dataset))
+    found, expected = (dataset[(0, 3)] for dataset in (again, parts.data.train.dataset))
     assert bool((found[0] == expected[0]).all())

@@ -117,6 +117,37 @@ def test_tiny_and_long_pictures_and_absent_classes_are_said(tmp_path: Path) -> N
     assert found["not in validation, so never measured"] == [{"name": "emu"}]
 
 
+def test_absent_classes_are_counted_and_not_read_from_the_first_table(tmp_path: Path) -> None:
+    """The tables of data are their source's own, and may say anything."""
+    root = splits(tmp_path / "photos")
+    photo(root / "train" / "emu" / "0.png", 9)
+    (tmp_path / "hooks.py").write_text(
+        "from attrs import evolve\n"
+        "from ftcore import Table, hookimpl\n\n\n"
+        "@hookimpl(wrapper=True)\ndef build_data():\n"
+        "    data = yield\n"
+        "    return evolve(data, tables=(Table('own', ('a', 'b', 'c'), (('cat', '0', '0'),)), *data.tables))\n",
+        encoding="utf-8",
+    )
+
+    _, found = report(root, "--plugin", str(tmp_path / "hooks.py"))
+
+    assert found["own"] == [{"a": "cat", "b": "0", "c": "0"}]
+    assert found["not in validation, so never measured"] == [{"name": "emu"}]
+
+
+def test_labels_that_no_validation_picture_has_are_said(tmp_path: Path) -> None:
+    lines = ["path,split,sharp,round"]
+    for place in range(6):
+        photo(tmp_path / f"{place}.png", place)
+        lines.append(f"{place}.png,{'train' if place < 4 else 'val'},{place % 2},{int(place == 1)}")
+    (tmp_path / "table.csv").write_text("\n".join(lines), encoding="utf-8")
+
+    _, found = report(tmp_path / "table.csv", "--set", 'table.target=["sharp", "round"]')
+
+    assert found["not in validation, so never measured"] == [{"name": "round"}]
+
+
 def test_numbers_and_names_that_are_not_utf8_are_shown(tmp_path: Path) -> None:
     for place in range(8):
         photo(tmp_path / "photos" / str(place % 2) / f"{place}.png", place)
@@ -220,4 +251,4 @@ def test_skip_is_refused_where_samples_are_of_another_kind(tmp_path: Path) -> No
     result = invoke("run", "--plugin", tmp_path / "hooks.py", "--set", "data.on_corrupt=skip")
 
     assert result.code == 2
-    assert "data.on_corrupt = 'skip' needs samples of ftcore.data.dataset.Split" in result.err
+    assert "data.on_corrupt = 'skip' needs samples of ftcore.data.ImageSplit" in result.err

@@ -120,6 +120,8 @@ def test_several_devices_share_the_images_and_where_they_are_told_to_the_network
     assert len(table(found, 1).columns) == 2
 
 
+@pytest.mark.slow
+@pytest.mark.machine
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 @pytest.mark.parametrize("plugin", ["adamw", "sgd"])
 def test_a_real_step_takes_as_much(plugin: str, tmp_path: Path) -> None:

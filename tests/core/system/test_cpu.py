@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
+from tests.faults.killing import run_python
 
 from ftcore.system.cpu import available_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+pytestmark = pytest.mark.machine
 
 SAID = """
 import os, sys
@@ -69,12 +72,21 @@ print(kept > 1.2e8, rss() - before < 2e7)
 """Whether what was freed is kept, and whether it is given back to the system when it is to be measured."""
 
 
-def said(run: Path, *sets: str, **variables: str) -> str:
+COMMAND = """
+import sys
+from ftcore.cli import main
+main(sys.argv[1:])
+"""
+
+
+def words(run: Path, *sets: str) -> list[str]:
+    more = [word for text in ("train.epochs=1", f"run.folder={run}", *sets) for word in ("--set", text)]
+    return ["run", "--data", "digits:5-6", "--model", "digits/cnn", *more]
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
     """Return how many threads a run says that it takes."""
-    words = [word for text in ("train.epochs=1", f"run.folder={run}", *sets) for word in ("--set", text)]
-    command = [sys.executable, "-m", "ftcore", "run", "--data", "digits:5-6", "--model", "digits/cnn", *words]
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | variables
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("precision")]
     return line.rpartition(", ")[2]
 
@@ -94,9 +106,18 @@ def test_the_share_that_a_container_has_counts(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_run_takes_no_more_threads_than_it_has_cores_unless_it_is_told_to(tmp_path: Path) -> None:
-    assert said(tmp_path / "few", LOKY_MAX_CPU_COUNT="1") == "1 thread"
-    assert said(tmp_path / "told", "train.threads=2", LOKY_MAX_CPU_COUNT="1") == "2 threads"
-    assert said(tmp_path / "environment", OMP_NUM_THREADS="1") == "1 thread"
+    few, told = words(tmp_path / "few"), words(tmp_path / "told", "train.threads=2")
+    one = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | {"LOKY_MAX_CPU_COUNT": "1"}
+
+    assert said(run_python(COMMAND, *few, folder=tmp_path, env=one)) == "1 thread"
+    assert said(run_python(COMMAND, *told, folder=tmp_path, env=one)) == "2 threads"
+
+
+def test_a_run_takes_the_threads_that_torch_was_loaded_with(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ftcore", *words(tmp_path / "environment")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    assert said(subprocess.run(command, capture_output=True, text=True, env=environment, check=False)) == "1 thread"
 
 
 def test_a_run_after_one_that_took_one_thread_takes_as_many_as_usual() -> None:
@@ -106,26 +127,24 @@ def test_a_run_after_one_that_took_one_thread_takes_as_many_as_usual() -> None:
     assert done.stdout == "2\n"
 
 
-def faults(words: Sequence[str | Path], **variables: str) -> str:
-    """Return what `FAULTS` prints of a command."""
-    script = FAULTS.format(words=", ".join(repr(str(word)) for word in words))
-    done = subprocess.run(
-        [sys.executable, "-c", script], check=False, capture_output=True, text=True, env=os.environ | variables
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def faults(words: Sequence[str]) -> str:
+    """Return `FAULTS` of a command."""
+    return FAULTS.format(words=", ".join(map(repr, words)))
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not find_library("c"), reason="glibc's")
 def test_commands_keep_what_they_freed_unless_the_environment_says_otherwise(tmp_path: Path) -> None:
-    sets = ("train.epochs=1", f"run.folder={tmp_path / 'run'}")
-    run = ["run", "--data", "digits:5-6", "--model", "digits/cnn", *(word for text in sets for word in ("--set", text))]
     Image.new("L", (8, 8)).save(tmp_path / "picture.png")
+    run, evaluate = words(tmp_path / "run"), ["evaluate", str(tmp_path / "run")]
+    told = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "131072"}  # read as a process starts
 
-    assert faults(run) == "True False\n"
-    assert faults(["evaluate", tmp_path / "run"]) == "True False\n"
-    assert faults(["predict", tmp_path / "run", tmp_path / "picture.png"]) == "True False\n"
-    assert faults(["evaluate", tmp_path / "run"], MALLOC_TRIM_THRESHOLD_="131072") == "True True\n"
+    for command in (run, evaluate, ["predict", str(tmp_path / "run"), str(tmp_path / "picture.png")]):
+        done = run_python(faults(command), folder=tmp_path)
+        assert done.stdout == "True False\n", done.stderr
+    fresh = [sys.executable, "-c", faults(evaluate)]
+    otherwise = subprocess.run(fresh, check=False, capture_output=True, text=True, env=told)
+
+    assert otherwise.stdout == "True True\n", otherwise.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not find_library("c"), reason="glibc's")

@@ -18,7 +18,8 @@ from ftcore import EpochEnded, UserError, hookimpl
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.runs.prepared import prepare
 from ftcore.testing import invoke
-from ftcore.training.loop import fit, should_stop_early, update_best
+from ftcore.training.evaluation import should_stop_early, update_best
+from ftcore.training.loop import fit
 from ftcore.training.state import Progress
 
 if TYPE_CHECKING:
@@ -87,7 +88,14 @@ def trained(parts: TrainingParts) -> list[EpochEnded]:
 def scripted(values: Sequence[float], *sets: str, up: bool = True) -> list[EpochEnded]:
     """A run of as many epochs as there are values, in which the monitored metric takes them."""
     parts = build(f"train.epochs={len(values)}", *sets)
-    return trained(attrs.evolve(parts, metrics={"scripted": (Rising if up else Falling)(values)}, monitor="scripted"))
+    return trained(
+        attrs.evolve(
+            parts,
+            evaluation=attrs.evolve(
+                parts.evaluation, metrics={"scripted": (Rising if up else Falling)(values)}, monitor="scripted"
+            ),
+        )
+    )
 
 
 @pytest.mark.parametrize("up", [True, False])
@@ -154,7 +162,9 @@ def test_epochs_are_counted_as_torch_counts_them_for_a_plateau(
 ) -> None:
     settings = attrs.evolve(parts.train_config, min_delta=delta / 8)
     metrics = {"scripted": Rising() if up else Falling()}
-    mine = attrs.evolve(parts, train_config=settings, metrics=metrics, monitor="scripted")
+    mine = attrs.evolve(
+        parts, evaluation=attrs.evolve(parts.evaluation, metrics=metrics, monitor="scripted"), train_config=settings
+    )
     optimizer = torch.optim.SGD([torch.zeros(1)])
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, mode="max" if up else "min", threshold=delta / 8, threshold_mode="abs", patience=1000

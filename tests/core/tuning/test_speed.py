@@ -76,6 +76,7 @@ def three() -> Iterator[list[Trial]]:
         yield list(find_faster_settings(configure, 3.0))
 
 
+@pytest.mark.machine
 def test_what_is_faster_is_kept_and_what_is_slower_or_cannot_be_is_not(three: list[Trial]) -> None:
     slower, refused, faster = three
 
@@ -86,6 +87,7 @@ def test_what_is_faster_is_kept_and_what_is_slower_or_cannot_be_is_not(three: li
     assert flags(three) == ["--set", "slow.seconds=0"]
 
 
+@pytest.mark.machine
 def test_the_table_says_what_came_of_each(three: list[Trial]) -> None:
     rows = {row[0]: row[1:] for row in table(three).rows}
 
@@ -114,6 +116,8 @@ def test_what_is_named_or_set_already_is_left_as_it_is(monkeypatch: pytest.Monke
     assert [one.name for one in candidate_options(bound, "cpu")] == ["channels_last", "compile"]
 
 
+@pytest.mark.slow
+@pytest.mark.machine
 def test_the_command_prints_the_flags_to_copy_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

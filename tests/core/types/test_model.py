@@ -11,7 +11,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from ftcore import Backbone, HeadSlot, InputSpec, TokenSpec, Transforms, hookimpl
+from ftcore import Backbone, FreezePlan, HeadSlot, InputSpec, TokenSpec, Transforms, UserError, hookimpl
 from ftcore.data.dataset import LabelledImages, make_data
 from ftcore.testing import invoke
 from ftcore.types.model import input_spec_from_dict
@@ -188,3 +188,22 @@ def test_drawn_tokens_are_all_of_the_vocabulary() -> None:
 
     assert np.unique(drawn.numpy()).tolist() == [0, 1, 2, 3]
     assert drawn.shape == (40, 50)
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"frozen": "conv.weight"}, "a FreezePlan takes sets of names, not 'conv.weight'"),
+        ({"eval_modules": [1]}, r"a FreezePlan takes sets of names, not \[1\]"),
+        ({"unfreeze_at": {1: "layer1"}}, "a FreezePlan takes sets of names, not 'layer1'"),
+        ({"unfreeze_at": {"1": {"layer1"}}}, "an epoch is a whole number from 0, not '1'"),
+        ({"unfreeze_at": {-1: {"layer1"}}}, "an epoch is a whole number from 0, not -1"),
+    ],
+)
+def test_a_plan_of_other_types_is_refused(plan: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        FreezePlan(**plan)
+
+
+def test_a_plan_takes_any_collection_of_names() -> None:
+    assert FreezePlan(["a"], ("b",), {1: ["c"]}) == FreezePlan(frozenset("a"), frozenset("b"), {1: frozenset("c")})

@@ -123,9 +123,3 @@ def test_the_default_weights_are_those_that_ship_and_none_are_others() -> None:
     backbone = {name for name in shipped if not name.startswith("head.")}
     assert all(torch.equal(default.module.state_dict()[name], shipped[name]) for name in backbone)
     assert not torch.equal(none.module.state_dict()["layer1.0.weight"], shipped["layer1.0.weight"])
-
-
-def test_the_network_refuses_more_than_one_channel() -> None:
-    result = invoke("run", "--set", "model.channels=3")
-
-    assert (result.code, result.err.strip()) == (2, "ftcore: digits/cnn takes 1 channel, not model.channels = 3")

@@ -2,66 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import random
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from PIL import Image
+from tests.plugins.data.tables import HEADER, LABEL, ROWS, index, meaning, splits, targets, write
 
 from ftcore import UserError
-from ftcore.config.load import CliOverrides, load_config
-from ftcore.plugins.calls import HookCalls
-from ftcore.plugins.startup import activate
 from ftcore.testing import image_folder, invoke
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-    from ftcore import Data
-
-HEADER = ("path", "label", "age", "split", "who")
-ROWS = [
-    (f"{n}.png", ("cat", "dog", "owl")[n % 3], f"{n / 2}", ("train", "train", "val")[n // 3 % 3], f"p{n // 3}")
-    for n in range(18)
-]
-LABEL = "table.target=label"
 AGE = "table.target=age"
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder of 0.png ... 17.png."""
-    for number in range(len(ROWS)):
-        Image.fromarray(np.full((4, 4), 10 * number, dtype=np.uint8)).save(tmp_path / f"{number}.png")
-    return tmp_path
-
-
-def write(file: Path, rows: Sequence[Sequence[str]] = ROWS, header: Sequence[str] = HEADER, cut: str = ",") -> Path:
-    with file.open("w", encoding="utf-8", newline="") as opened:
-        csv.writer(opened, delimiter=cut).writerows([header, *rows])
-    return file
-
-
-def index(file: Path, *sets: str) -> Data:
-    host = activate(load_config(None, CliOverrides("digits/cnn", str(file), sets=sets)))
-    return HookCalls(host).build_data(host.config.data.source)
-
-
-def splits(data: Data) -> list[list[tuple[str, Any]]]:
-    """Name and target of every sample, split by split."""
-    return [[(Path(s.name(i)).name, s[i][1]) for i in range(len(s))] for s in (data.train, data.val)]
-
-
-def targets(data: Data) -> dict[str, Any]:
-    return {name: target for split in splits(data) for name, target in split}
-
-
-def meaning(data: Data) -> dict[str, Any]:
-    return {name: data.task.names[target] for name, target in targets(data).items()}
 
 
 def test_path_class_and_split_are_columns(pictures: Path) -> None:
@@ -169,14 +124,6 @@ def test_class_names_that_look_like_numbers_stay_text(pictures: Path, names: tup
     assert meaning(data) == {f"{n}.png": names[n % 2] for n in range(18)}
 
 
-def test_a_tsv_is_cut_at_tabs(pictures: Path) -> None:
-    assert meaning(index(write(pictures / "t.tsv", cut="\t"), LABEL)) == {row[0]: row[1] for row in ROWS}
-
-
-def test_the_suffix_may_be_in_upper_case(pictures: Path) -> None:
-    assert len(index(write(pictures / "T.CSV"), LABEL).train) == 12
-
-
 @pytest.mark.parametrize("sets", [(LABEL,), (LABEL, "table.split="), (LABEL, "table.split=", "table.group=who")])
 def test_the_order_of_the_rows_changes_nothing(pictures: Path, sets: tuple[str, ...]) -> None:
     mixed = random.Random(0).sample(ROWS, len(ROWS))
@@ -214,57 +161,6 @@ def test_the_fingerprint_changes_with_a_pictures_size_and_not_with_what_is_not_r
         file.write(b"\0")
 
     assert index(pictures / "a.csv", LABEL).fingerprint != before
-
-
-def test_parquet_means_what_the_csv_of_the_same_rows_means(pictures: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
-    from pyarrow import parquet
-
-    rows = [(row[0], f"00{n % 3}", n, n / 2, row[3]) for n, row in enumerate(ROWS)]
-    header = ("path", "code", "count", "age", "split")
-    columns = {name: list(cells) for name, cells in zip(header, zip(*rows, strict=True), strict=True)}
-    below = pictures / "split=train"
-    below.mkdir()
-    parquet.write_table(pyarrow.table(columns), below / "t.parquet")
-    write(pictures / "t.csv", [tuple(map(str, row)) for row in rows], header)
-
-    for sets in (
-        ("table.target=code", "data.task=classification"),
-        ("table.target=count", "data.task=regression"),
-        ('table.target=["age", "count"]',),
-    ):
-        one = index(pictures / "t.csv", *sets)
-        other = index(below / "t.parquet", *sets, f"table.root={pictures}")
-        assert (one.fingerprint, one.task, splits(one)) == (other.fingerprint, other.task, splits(other))
-
-
-def test_a_parquet_file_is_refused_with_its_row(pictures: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
-    from pyarrow import parquet
-
-    file = pictures / "t.parquet"
-    for columns, sets, message in (
-        ({"path": ["0.png", "gone.png"], "label": ["a", "b"]}, (), r"t\.parquet, row 1: path 'gone\.png': No such"),
-        ({"path": ["0.png", None], "label": ["a", "b"]}, (), r"t\.parquet, row 1: path '': is empty"),
-        ({"path": ["0.png", "1.png"], "label": ["a", None]}, (), r"t\.parquet, row 1: label is missing"),
-        ({"path": ["0.png"], "age": [float("nan")]}, ("data.task=regression",), "row 0: age must be a finite number"),
-        ({"path": [], "label": []}, (), r"t\.parquet has no rows"),
-        ({"path": ["0.png"], "label": ["a"]}, ("table.separator=;",), r"table\.separator = ';' does nothing"),
-    ):
-        parquet.write_table(pyarrow.table(columns), file)
-        with pytest.raises(UserError, match=message):
-            index(file, *sets)
-    parquet.write_table(pyarrow.table([["0.png"], ["a"], ["b"]], names=["path", "label", "label"]), file)
-    with pytest.raises(UserError, match=r"t\.parquet: two columns are called 'label'"):
-        index(file)
-
-
-def test_parquet_without_pyarrow_says_what_to_install(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)  # as if it were not installed
-    (pictures / "t.parquet").write_bytes(b"PAR1")
-
-    with pytest.raises(UserError, match=r"t\.parquet: Parquet needs pyarrow: pip install 'ftcore\[parquet\]'"):
-        index(pictures / "t.parquet")
 
 
 def test_an_option_of_the_table_does_nothing_for_a_folder(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_options_are_set_on_the_command_line() -> None:
     sets = ("timm_optim.name=muon", "timm_optim.options={ns_steps = 3, betas = [0.8, 0.9]}")
     flags = CliOverrides("digits/cnn", "digits:5-6", plugins=("timm_optim",), sets=("train.epochs=1", *sets))
 
-    settings = prepare(load_config(None, flags)).assembly.parts.optimizer.param_groups[0]
+    settings = prepare(load_config(None, flags)).assembly.parts.optimization.optimizer.param_groups[0]
 
     assert (settings["ns_steps"], settings["betas"], settings["momentum"]) == (3, (0.8, 0.9), 0.9)
 

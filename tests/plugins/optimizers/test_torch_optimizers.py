@@ -306,6 +306,7 @@ def test_the_state_is_saved_by_name_and_plain(plugin: Any) -> None:
     assert json.loads(json.dumps(serialize(state, "optimizer", {})))["groups"][0]["lr"] == 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plugin", ["sgd", "adam", "adamw", "adagrad"])
 def test_float16_with_its_scaler_learns_with_a_fused_kernel(tmp_path: Path, plugin: str) -> None:
     sets = (f"{plugin}.fused=true", f"run.folder={tmp_path / 'run'}", "train.epochs=2")

@@ -351,4 +351,4 @@ def test_each_is_named_and_set_on_the_command_line(sets: tuple[str, ...]) -> Non
 
     parts = prepare(load_config(None, flags)).assembly.parts
 
-    assert isinstance(parts.schedule.scheduler, lr_scheduler.LambdaLR)
+    assert isinstance(parts.optimization.schedule.scheduler, lr_scheduler.LambdaLR)

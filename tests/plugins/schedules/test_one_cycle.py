@@ -242,4 +242,4 @@ def test_phases_are_set_on_the_command_line() -> None:
 
     parts = prepare(load_config(None, flags)).assembly.parts
 
-    assert parts.optimizer.param_groups[0]["lr"] == pytest.approx(0.001 / 25)
+    assert parts.optimization.optimizer.param_groups[0]["lr"] == pytest.approx(0.001 / 25)

@@ -179,8 +179,8 @@ def test_its_mode_is_that_of_the_monitored_metric(monitor: str, mode: str) -> No
         load_config(None, CliOverrides("digits/cnn", "digits:5-6", plugins=("plateau",), sets=sets))
     ).assembly.parts
 
-    assert isinstance(parts.schedule.scheduler, ReduceLROnPlateau)
-    assert parts.schedule.scheduler.mode == mode
+    assert isinstance(parts.optimization.schedule.scheduler, ReduceLROnPlateau)
+    assert parts.optimization.schedule.scheduler.mode == mode
 
 
 def test_a_run_lowers_its_rate_and_is_saved(tmp_path: Path) -> None:

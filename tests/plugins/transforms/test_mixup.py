@@ -1,20 +1,14 @@
-"""Mixup, cutmix, balanced sampling and augmentation, as a run sees them."""
+"""Mixup and cutmix, as a run sees them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torchvision.transforms import v2
 
-from ftcore import InputSpec
-from ftcore.data.loader import epoch_order
-from ftcore.testing import image_folder, invoke
+from ftcore.testing import invoke
 from ftcore_plugins.transforms.mixup import CutMix, CutMixConfig, MixConfig, MixUp
-from ftcore_plugins.transforms.standard import Augment, AugmentConfig, PlainTransforms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,80 +131,3 @@ def test_a_loss_that_takes_no_soft_targets_is_refused_by_name(tmp_path: Path) ->
 
     assert result.code == 2
     assert "mixup makes soft targets, but make_loss of hooks takes class indices only" in result.err
-
-
-def test_drawing_with_weights_follows_them_and_is_a_function_of_seed_and_epoch() -> None:
-    weights = np.array([1.0] * 900 + [9.0] * 100)
-
-    drawn = epoch_order(0, 0, 1000, weights)
-
-    assert drawn == epoch_order(0, 0, 1000, weights) != epoch_order(0, 1, 1000, weights)
-    assert len(drawn) == 1000
-    shares = [np.mean([index >= 900 for index in epoch_order(0, epoch, 1000, weights)]) for epoch in range(50)]
-    assert np.mean(shares) == pytest.approx(0.5, abs=0.01)
-
-
-def test_balanced_sampling_draws_every_class_alike(tmp_path: Path) -> None:
-    image_folder(tmp_path / "photos", ("common",), per_class=40)
-    image_folder(tmp_path / "photos", ("rare",), per_class=5)
-    arguments = ("explain", "--data", tmp_path / "photos", "--model", "digits/cnn", "--plugin", "balanced_sampling")
-
-    even = invoke(*arguments)
-    root = invoke(*arguments, "--set", "balanced_sampling.power=0.5")
-
-    assert "common  50.0%" in even.out
-    assert "rare    50.0%" in even.out
-    assert "common  73.9%" in root.out  # sqrt(32) / (sqrt(32) + sqrt(4))
-
-
-@pytest.mark.parametrize("weights", ["[1.0]", "[0.0] * len(data.train)"])
-def test_weights_that_do_not_fit_the_samples_are_refused_by_name(tmp_path: Path, weights: str) -> None:
-    hooks = tmp_path / "hooks.py"
-    hooks.write_text(
-        "import attrs\nfrom ftcore import hookimpl\n\n\n@hookimpl(wrapper=True)\ndef build_data():\n"
-        f"    data = yield\n    return attrs.evolve(data, weights={weights})\n"
-    )
-
-    result = invoke("run", "--plugin", hooks)
-
-    assert result.code == 2
-    assert "hooks.build_data" in result.err
-    assert "Data.weights must be a number > 0 for each of 716 training samples" in result.err
-
-
-def test_rare_classes_that_count_twice_are_said() -> None:
-    arguments = ("explain", "--data", "digits:5-6", "--model", "digits/cnn", "--plugin", "balanced_sampling")
-
-    assert "rare classes count twice" not in invoke(*arguments).err
-    assert "rare classes count twice" in invoke(*arguments, "--plugin", "weighted_ce").err
-
-
-@pytest.mark.parametrize("preset", ["light", "medium", "heavy"])
-def test_each_preset_gives_other_views_and_evaluates_as_plain_does(preset: str) -> None:
-    spec = InputSpec((32, 32))
-    pixels = np.random.default_rng(0).integers(0, 256, size=(80, 100, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels)
-    made = Augment(AugmentConfig(preset=preset)).make_transforms(spec)  # type: ignore[arg-type]
-
-    views = [made.train(image) for _ in range(4)]
-
-    assert {(view.shape, view.dtype) for view in views} == {((3, 32, 32), torch.uint8)}
-    assert not torch.equal(views[0], views[1])
-    assert torch.equal(made.evaluate(image), PlainTransforms().make_transforms(spec).evaluate(image))
-
-
-def test_flips_can_be_switched_off_and_on() -> None:
-    config = AugmentConfig(preset="light", scale=1.0, mirror=False, upside_down=True)
-    image = Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint32).reshape(32, 32, 3).astype(np.uint8))
-    made = Augment(config).make_transforms(InputSpec((32, 32)))
-    crop = v2.Compose([step for step in made.train.to_tensor._steps.transforms if "Crop" in type(step).__name__])  # type: ignore[attr-defined]
-
-    found = set()
-    for seed in range(20):
-        torch.manual_seed(seed)
-        view = made.train(image)
-        torch.manual_seed(seed)
-        plain = v2.functional.pil_to_tensor(crop(image))
-        found.add("as is" if torch.equal(view, plain) else "down" if torch.equal(view, plain.flip(1)) else "other")
-
-    assert found == {"as is", "down"}

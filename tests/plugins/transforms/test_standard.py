@@ -1,4 +1,4 @@
-"""The plain transforms against PIL and numpy."""
+"""The plain transforms against PIL and numpy; and augmentation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from ftcore import InputSpec, UserError
-from ftcore_plugins.transforms.standard import PlainTransforms, Resize
+from ftcore_plugins.transforms.standard import Augment, AugmentConfig, PlainTransforms, Resize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,3 +135,34 @@ def test_training_sees_what_evaluation_sees() -> None:
 def test_another_number_of_channels_is_refused(channels: int) -> None:
     with pytest.raises(UserError, match=f"make 1 or 3 channels, not {channels}; name another plugin"):
         PlainTransforms().make_transforms(InputSpec(channels=channels))
+
+
+@pytest.mark.parametrize("preset", ["light", "medium", "heavy"])
+def test_each_preset_gives_other_views_and_evaluates_as_plain_does(preset: str) -> None:
+    spec = InputSpec((32, 32))
+    pixels = np.random.default_rng(0).integers(0, 256, size=(80, 100, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    made = Augment(AugmentConfig(preset=preset)).make_transforms(spec)  # type: ignore[arg-type]
+
+    views = [made.train(image) for _ in range(4)]
+
+    assert {(view.shape, view.dtype) for view in views} == {((3, 32, 32), torch.uint8)}
+    assert not torch.equal(views[0], views[1])
+    assert torch.equal(made.evaluate(image), PlainTransforms().make_transforms(spec).evaluate(image))
+
+
+def test_flips_can_be_switched_off_and_on() -> None:
+    config = AugmentConfig(preset="light", scale=1.0, mirror=False, upside_down=True)
+    image = Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint32).reshape(32, 32, 3).astype(np.uint8))
+    made = Augment(config).make_transforms(InputSpec((32, 32)))
+    crop = v2.Compose([step for step in made.train.to_tensor._steps.transforms if "Crop" in type(step).__name__])  # type: ignore[attr-defined]
+
+    found = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        view = made.train(image)
+        torch.manual_seed(seed)
+        plain = v2.functional.pil_to_tensor(crop(image))
+        found.add("as is" if torch.equal(view, plain) else "down" if torch.equal(view, plain.flip(1)) else "other")
+
+    assert found == {"as is", "down"}

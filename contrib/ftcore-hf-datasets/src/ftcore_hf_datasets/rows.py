@@ -29,7 +29,7 @@ _BATCH = 1000
 
 @frozen(eq=False)
 class RowImages:
-    """Images of all splits, one behind the other; see `ftcore.types.data.Images`.
+    """Images of all splits, one behind the other; see `ftcore.ImageSource`.
 
     Attributes:
         source: of the data set, as the user named it.

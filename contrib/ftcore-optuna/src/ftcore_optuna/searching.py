@@ -153,7 +153,7 @@ def monitored(arguments: Sequence[str], folder: Path) -> tuple[str, bool]:
     parts = prepare(
         load_config(given["config"], CliOverrides(given["model"], given["data"], **named)), folder
     ).assembly.parts
-    return parts.monitor, parts.higher_is_better
+    return parts.evaluation.monitor, parts.higher_is_better
 
 
 def value_of(trial: FrozenTrial) -> str:

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from ftcore import FreezePlan, RunConfig
     from torch import nn
 
-USUAL = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-"""The linear layers of attention and MLP in the vision transformers of timm; an MLP alone in its ConvNeXt."""
-
 CHOSEN_HERE = frozenset({"target_modules", "exclude_modules", "modules_to_save"})
 """Settings of PEFT that follow from the network: the head learns as a whole, and is saved with the rest."""
 

@@ -9,10 +9,11 @@ from ftcore import UserError, did_you_mean, format_names
 from ftcore.model import is_submodule_of
 from torch import nn
 
-from .plugins import USUAL
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+DEFAULT_TARGETS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+"""The linear layers of attention and MLP in the vision transformers of timm; an MLP alone in its ConvNeXt."""
 
 READ_INSIDE = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 """Modules that read the weights of their layers instead of calling them, at least in eval mode."""
@@ -24,18 +25,19 @@ def chosen(model: nn.Module, heads: Sequence[str], patterns: Sequence[str] | Non
     Args:
         model: the network.
         heads: paths of its heads, which learn as a whole and get no adapter.
-        patterns: as in `LoraOptions.target_modules`; each must match. None: what there is of `USUAL`.
+        patterns: as in `LoraOptions.target_modules`; each must match. None: what there is of `DEFAULT_TARGETS`.
         option: what the patterns were given to, for messages.
 
     Raises:
         UserError: nothing matches, or what matches cannot take an adapter.
     """
     layers = _layers(model, heads)
-    wanted = USUAL if patterns is None else patterns
+    wanted = DEFAULT_TARGETS if patterns is None else patterns
     found = {pattern: {name for name in layers if _ends(name, pattern)} for pattern in wanted}
     if patterns is None and not any(found.values()):
         raise UserError(
-            f"{option}: the network has none of {', '.join(USUAL)}, so say which layers are adapted; {_known(layers)}"
+            f"{option}: the network has none of {', '.join(DEFAULT_TARGETS)}, so say which layers are adapted; "
+            f"{_known(layers)}"
         )
     if patterns is not None:
         _check(model, heads, [pattern for pattern in patterns if not found[pattern]], layers, option)

@@ -34,7 +34,7 @@ _WAITS = (0.5, 2.0, 8.0)
 
 @frozen(eq=False)
 class ShardImages:
-    """Images in shards; see `ftcore.types.data.Images`.
+    """Images in shards; see `ftcore.ImageSource`.
 
     Attributes:
         urls: of the shards.

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from ftcore.checkpoints.atomic import write_file
 from ftcore.data.decoded_cache import DEFAULT_GB
 from ftcore.model import freezing
+from ftcore.plugins.libraries import library_versions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from .split_point import SplitPoint
 
 
-LIBRARIES = ("torch", "torchvision", "pillow")
+LIBRARIES = ("torch", "pillow")
+"""That any features are computed with, beside those of the plugins."""
 
 
 @frozen
@@ -75,6 +77,7 @@ def make_feature_cache(
         *sorted(freezing.tensor_digests(parts.frozen_at(0)).items()),
         *(cut.module, parts.precision.name, str(parts.placement.device), torch.get_num_threads()),
         *((name, metadata.version(name)) for name in LIBRARIES),
+        *library_versions(config).items(),
     )
     folder = platformdirs.user_cache_path("ftcore") / "features"
     return FeatureCache(depends, folder, is_augmented=parts.train_config.views is not None)

@@ -169,7 +169,7 @@ class FrozenFeatures:
         train, val = self.train.loader_for_epoch(epoch, on_boundary), self.val.loader_for_epoch(0, on_boundary)
         placed = placement.rewrap(tail(network)) if placement.rewrap else evolve(placement, model=tail(network))
         placed = evolve(placed, unwrap=lambda _: network)
-        return evolve(parts, train=train, val=val, to_trained_module=tail, placement=placed)
+        return evolve(parts, data=evolve(parts.data, train=train, val=val), to_trained_module=tail, placement=placed)
 
 
 def plan_precompute(
@@ -214,8 +214,8 @@ def _why_not(parts: TrainingParts, transforms: Transforms, cut: SplitPoint | Non
         and cut is not None
         and cut.recorded_outputs is None,
         "the network is nothing but its head": parts.heads == ("",),
-        "images are changed in batches": parts.batch_transforms,
-        f"the step looks at images: {', '.join(parts.step.terms)}": parts.step.terms,
+        "images are changed in batches": parts.data.batch_transforms,
+        f"the step looks at images: {', '.join(parts.objective.step.terms)}": parts.objective.step.terms,
         "training images are augmented; train.views = K learns from K views of each": random and not views,
         "training images are not augmented, so all views would be the same": views and not random,
     }
@@ -240,7 +240,7 @@ def _probe_features(parts: TrainingParts, spec: InputSpec, at: str) -> Tensor:
 
 def _size(parts: TrainingParts, spec: InputSpec, at: str) -> int:
     """Return the bytes of all that is kept."""
-    images = (parts.train_config.views or 1) * len(parts.train.samples) + len(parts.val.samples)
+    images = (parts.train_config.views or 1) * len(parts.data.train.samples) + len(parts.data.val.samples)
     return images * _probe_features(parts, spec, at).nbytes
 
 
@@ -253,7 +253,7 @@ def _build(
     )
     in_memory, compute = size <= MAX_IN_MEMORY_BYTES, partial(_evaluated, parts, at=cut.module)
     at_a_time = parts.train_config.effective_eval_batch_size
-    splits = (parts.train, parts.train_config.views or 1), (parts.val, 1)
+    splits = (parts.data.train, parts.train_config.views or 1), (parts.data.val, 1)
     later = cache(cut, size) if in_memory else None
     train, val = (
         FeatureStore(batches, compute, parts.placement, at_a_time, views, in_memory, later) for batches, views in splits

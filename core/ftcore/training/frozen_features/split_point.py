@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,10 @@ from ftcore.model import freezing
 from ftcore.model.freezing import is_submodule_of
 from ftcore.model.shape_inference import as_tuple
 
+from .module_calls import outermost, record_calls, record_outputs
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -134,7 +135,7 @@ def _randomise_zero_parameters(network: nn.Module) -> Iterator[None]:
 def _cuts(parts: TrainingParts, images: Tensor) -> Iterator[SplitPoint]:
     """Yield cuts before the first module that learns, and before those that it lies in, the innermost first."""
     parts.network.eval()
-    calls, replaceable = _calls(parts.network, images)
+    calls, replaceable = record_calls(parts.network, images)
     first = next((path for path, begins in calls if begins and not _is_fully_frozen(parts, path, 0, alone=True)), "")
     segments = first.split(".")
     paths = [".".join(segments[:depth]) for depth in range(len(segments) + 1)]
@@ -143,10 +144,10 @@ def _cuts(parts: TrainingParts, images: Tensor) -> Iterator[SplitPoint]:
         if (at, True) not in calls:  # a list of modules is never called
             continue
         done = [path for path, begins in calls[: calls.index((at, True))] if not begins]
-        moves = _first_unfrozen_epoch(parts, _outermost(done), paths[:depth])
-        before = _outermost([path for path in done if path in replaceable])
+        moves = _first_unfrozen_epoch(parts, outermost(done), paths[:depth])
+        before = outermost([path for path in done if path in replaceable])
         if before and moves:
-            yield SplitPoint(at, moves, _outputs(parts.network, images, before), images[:1])
+            yield SplitPoint(at, moves, record_outputs(parts.network, images, before), images[:1])
 
 
 def _first_unfrozen_epoch(parts: TrainingParts, done: list[str], around: list[str]) -> int:
@@ -157,64 +158,6 @@ def _first_unfrozen_epoch(parts: TrainingParts, done: list[str], around: list[st
         if not (all(own) and all(_is_fully_frozen(parts, path, epoch) for path in done)):
             return epoch
     return len(epochs)
-
-
-def _outermost(paths: list[str]) -> list[str]:
-    """Leave out what lies in another."""
-    known = set(paths)
-    return [path for path in dict.fromkeys(paths) if not is_submodule_of(path, known - {path})]
-
-
-def _calls(network: nn.Module, images: Tensor) -> tuple[list[tuple[str, bool]], set[str]]:
-    """Return the modules that a pass calls, as (path, True) where one begins and (path, False) where it is done.
-
-    And those that are called once and give a tensor: not such as an activation that is one module in many places.
-    """
-    calls: list[tuple[str, bool]] = []
-    tensors: set[str] = set()
-
-    def begins(path: str) -> None:
-        calls.append((path, True))
-
-    def ends(path: str, output: Any) -> None:
-        calls.append((path, False))
-        if isinstance(output, torch.Tensor) and output.dim():
-            tensors.add(path)
-
-    paths = [path for path, _ in network.named_modules() if path]
-    with _on_module_calls(network, paths, begins, ends):
-        network(images)
-    often = Counter(path for path, begins in calls if begins)
-    return calls, {path for path in tensors if often[path] == 1}
-
-
-def _outputs(network: nn.Module, images: Tensor, paths: list[str]) -> dict[str, Tensor]:
-    """Return what modules give for the first image, (1, ...)."""
-    found: dict[str, Tensor] = {}
-
-    def ends(path: str, output: Tensor) -> None:
-        found[path] = output[:1].clone()
-
-    with _on_module_calls(network, paths, lambda _: None, ends):
-        network(images)
-    return found
-
-
-@contextmanager
-def _on_module_calls(
-    network: nn.Module, paths: list[str], begins: Callable[[str], None], ends: Callable[[str, Any], None]
-) -> Iterator[None]:
-    """Call functions with the path where a module begins, and with path and output where it is done."""
-    handles = []
-    for path in paths:
-        module = network.get_submodule(path)
-        handles.append(module.register_forward_pre_hook(lambda _, __, path=path: begins(path)))
-        handles.append(module.register_forward_hook(lambda _, __, output, path=path: ends(path, output)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _is_fully_frozen(parts: TrainingParts, path: str, epoch: int, *, alone: bool = False) -> bool:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from .charts import Axis, Line, axis_for, lines, number, subsample
+from ftcore.charts import Axis, Line, axis_for, lines, number, subsample
+
 from .tables import Table
 
 if TYPE_CHECKING:

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 
+from ftcore.charts import Axis, Bar, Line, bars, lines, matrix, number, scatter
+
 from . import scores
-from .charts import Axis, Line, bars, lines, matrix, number, reliability, scatter
 from .curves import Figure
 from .tables import Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from markupsafe import Markup
+
     from .record import Record
-    from .scores import Scores, ThresholdPoint
+    from .scores import Bin, Scores, ThresholdPoint
 
 
 ROWS = 500
@@ -126,7 +129,24 @@ def _calibration(counts: Mapping[str, Any], error: float | None) -> Figure:
     )
     label = f"reliability diagram, expected calibration error {_four(error)}"
     table = Table("Calibration", ("confidence", "images", "mean confidence", "accuracy"), rows, label_columns=0)
-    return Figure("calibration", reliability(label, bins), remark=remark, table=table)
+    return Figure("calibration", _reliability(label, bins), remark=remark, table=table)
+
+
+def _reliability(label: str, bins: Sequence[Bin]) -> Markup:
+    """Draw the accuracy of each bin of confidence over the line where both are equal."""
+    there = [found for found in bins if found.images]
+    most = max([found.images for found in there] or [1])
+    drawn = [
+        Bar(
+            found.low,
+            found.high,
+            found.accuracy or 0.0,
+            f"{found.images:,} images, confidence {number(found.confidence)}, accuracy {number(found.accuracy)}",
+            shade=0.2 + 0.7 * (found.images / most) ** 0.5,
+        )
+        for found in there
+    ]
+    return bars(label, drawn, Axis(0.0, 1.0, "confidence"), Axis(0.0, 1.0, "accuracy"), even=True)
 
 
 def _matrix(counts: Mapping[str, Any], names: Sequence[str]) -> tuple[Figure, ...]:
@@ -216,14 +236,14 @@ def _means(cells: Sequence[tuple[float, float, int]]) -> tuple[tuple[str, ...], 
 def _residuals(name: str, bins: Mapping[str, Any], std: float) -> Figure:
     low, width, counts = bins["low"] * std, bins["width"] * std, bins["counts"]
     edges = [low + place * width for place in range(len(counts) + 1)]
-    heights = [
-        (left, right, float(n), f"{number(left)} to {number(right)}: {n:,} images")
+    drawn = [
+        Bar(left, right, float(n), f"{number(left)} to {number(right)}: {n:,} images")
         for left, right, n in zip(edges, edges[1:], counts, strict=False)
     ]
-    x = Axis(edges[0], edges[-1], "predicted - true")
-    rows = tuple((number(left), number(right), f"{n:.0f}") for left, right, n, _ in heights)
+    x, y = Axis(edges[0], edges[-1], "predicted - true"), Axis(0.0, max(counts, default=1) * 1.06 or 1.0, "images")
+    rows = tuple((number(bar.low), number(bar.high), f"{bar.height:.0f}") for bar in drawn)
     table = Table(f"{name}, residuals", ("from", "to", "images"), rows, label_columns=0)
-    drawing = bars(f"residuals of {name}: images by predicted minus true value", heights, x, "images")
+    drawing = bars(f"residuals of {name}: images by predicted minus true value", drawn, x, y)
     return Figure(f"{name}: residuals", drawing, remark="The first and the last hold what is beyond.", table=table)
 
 

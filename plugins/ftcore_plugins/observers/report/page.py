@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from ftcore.charts import number
 from ftcore.runs import read_warnings
 
 from . import curves, evaluation_sections
-from .charts import number
 from .tables import Table, made_of
 
 if TYPE_CHECKING:
@@ -154,19 +153,16 @@ def _figures(record: Record, epochs: Sequence[Mapping[str, Any]], best: int | No
         speed = epochs[-1]["samples_per_second"]
         found.append(("epochs", f"{len(epochs)}", f"of {record.epochs}, in {_time(seconds)}"))
         found.append(("images a second", number(speed), "training, last epoch"))
-    learning = record.facts.get("learning", "").removesuffix(" parameters").split(" of ")
-    if len(learning) == 2:
-        found.append(("learning", learning[0], f"of {learning[1]} parameters"))
+    if record.total_parameters:
+        found.append(("learning", f"{record.trainable_parameters:,}", f"of {record.total_parameters:,} parameters"))
     return found
 
 
 def _gain(record: Record, epochs: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Compare the best epoch with the best of those, at the beginning, in which the new head alone learnt: a probe."""
-    released: Any = next((table["rows"] for table in record.learning if table["title"] == "what is released later"), [])
-    head = re.search(r"\bhead (\S+),", record.facts.get("network", ""))
-    if len(released) < 2 or not head or released[0][1] != head[1]:
+    if len(record.releases) < 2 or record.releases[0][1] != sorted(record.heads):
         return []
-    more = int(released[1][0])
+    more: int = record.releases[1][0]
     probes = [epoch for epoch in record.best if epoch < more]
     if not probes or chosen["epoch"] < more:
         return []

@@ -31,6 +31,10 @@ class Record:
         tables: title, columns and rows of the tables of data and loss.
         learning: likewise, of what learns and of the parameter groups.
         groups: names of the parameter groups.
+        trainable_parameters: see `ftcore.RunStarted`; 0 in the record of an older version, as is the next.
+        total_parameters: likewise.
+        heads: likewise; empty in the record of an older version, as is the next.
+        releases: [epoch, names that start to learn there], in order.
         kind: of the task.
         names: of classes, labels or targets.
         mean: see `ftcore.Task`.
@@ -52,6 +56,10 @@ class Record:
     tables: list[Any] = field(factory=list)
     learning: list[Any] = field(factory=list)
     groups: list[str] = field(factory=list)
+    trainable_parameters: int = 0
+    total_parameters: int = 0
+    heads: list[str] = field(factory=list)
+    releases: list[Any] = field(factory=list)
     kind: str = "classification"
     names: list[str] = field(factory=list)
     mean: list[float] = field(factory=list)
@@ -73,6 +81,9 @@ class Record:
         self.facts = dict(event.summary)
         self.tables, self.learning = ([asdict(t) for t in tables] for tables in (event.tables, event.trainable_tables))
         self.groups, self.epochs, self.result = list(event.groups), event.epochs, {}
+        self.trainable_parameters, self.total_parameters = event.trainable_parameters, event.total_parameters
+        self.heads = list(event.heads)
+        self.releases = [[epoch, list(names)] for epoch, names in event.releases.items()]
         task = event.task
         self.kind, self.names, self.mean, self.std = task.kind, list(task.names), list(task.mean), list(task.std)
         self.best = [epoch for epoch in self.best if epoch <= event.epoch]

@@ -139,7 +139,7 @@ class Reporter:
 
         Args:
             folder: of the run.
-            heat: what draws where the run's model sees something, if wanted; see `ftcore.reports.redraw.redraw`.
+            heat: what draws where the run's model sees something, if wanted; see `ftcore.reports.rewrite_reports`.
 
         Raises:
             UserError: the folder has no record of the run, or the page cannot be written.

@@ -52,7 +52,7 @@ def explain(evaluation: dict[str, Any], heat: Callable[[int, str, str], Image.Im
     """Give each picture of an evaluation a drawing of where the network saw what it said first.
 
     Raises:
-        UserError: it cannot be drawn, see `ftcore.reports.redraw.redraw`; or there is no picture.
+        UserError: it cannot be drawn, see `ftcore.reports.rewrite_reports`; or there is no picture.
     """
     samples = [*evaluation.get("confident", ()), *evaluation.get("worst", ())]
     shown = [sample for sample in samples if sample["picture"]]

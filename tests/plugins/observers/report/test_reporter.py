@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -452,6 +453,39 @@ def test_the_gain_over_the_head_alone_is_told_where_that_was_trained_first(tmp_p
     assert not any("linear probe" in text.partition("<nav")[0] for text in shown[1:])
 
 
+def test_numbers_of_what_learns_are_told_and_kept_as_numbers(tmp_path: Path) -> None:
+    told: list[RunStarted] = []
+    job = config(tmp_path / "run", "train.epochs=2", "lp_ft.probe_epochs=1", plugins=("lp_ft",))
+
+    fit(job, [lambda event: told.append(event) if isinstance(event, RunStarted) else None])
+
+    (event,), kept = told, record.read(tmp_path / "run")
+    assert (event.trainable_parameters, event.total_parameters) == (325, 56_229)
+    assert (event.heads, event.releases) == (("head",), {1: ("head",), 2: ("",)})
+    assert (kept.trainable_parameters, kept.total_parameters) == (325, 56_229)
+    assert (kept.heads, kept.releases) == (["head"], [[1, ["head"]], [2, [""]]])
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert '<span class="value">325</span><span class="remark">of 56,229 parameters</span>' in page
+
+
+def test_a_record_of_a_version_that_kept_no_such_numbers_is_drawn_without_them(tmp_path: Path) -> None:
+    fit(config(tmp_path / "run", "train.epochs=3", "lp_ft.probe_epochs=1", plugins=("lp_ft",)))
+    new = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    file = tmp_path / "run" / "report.json"
+    newer = {"trainable_parameters", "total_parameters", "heads", "releases"}
+    kept = {name: value for name, value in json.loads(file.read_text()).items() if name not in newer}
+    file.write_text(json.dumps(kept), encoding="utf-8")
+
+    result = invoke("report", tmp_path / "run")
+
+    assert result.code == 0, result.err
+    old = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    tile = r'<li><span class="what">(?:learning|gain over a linear probe)</span>.*</li>\n'
+    assert len(re.findall(tile, new)) == 2
+    assert re.sub(tile, "", new) == old
+    assert "325 of 56,229 parameters learn when the run begins" in old
+
+
 @pytest.mark.parametrize("kind", ["classes", "labels", "numbers"])
 def test_the_command_writes_the_same_page_again(kind: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(kind).folder
@@ -543,6 +577,7 @@ def test_to_name_the_plugin_imports_neither_torch_nor_a_template_engine() -> Non
     assert said.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_two_processes_report_what_one_reports(tmp_path: Path) -> None:
     found = []
     for ranks in (1, 2):
@@ -690,7 +725,8 @@ def events(task: Task, folder: Path, val: SampleDataset, epochs: int, groups: in
     """Those of a run of many epochs, with what its metrics would be."""
     names = tuple(f"group {place}" for place in range(groups))
     table = Table("images", ("class", "train", "val"), tuple((name, "12", "3") for name in task.names))
-    yield RunStarted(folder, {"learning": "1 of 2 parameters"}, (table,), epochs, 50, 0, 0, (), names, task, val)
+    started = RunStarted(folder, {}, (table,), epochs, 50, groups=names, task=task, val=val)
+    yield attrs.evolve(started, trainable_parameters=1, total_parameters=2)
     for epoch in range(1, epochs + 1):
         for step in range(10, 60, 10):
             rates = tuple(0.1 / epoch / (place + 1) for place in range(groups))

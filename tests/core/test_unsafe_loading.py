@@ -16,7 +16,7 @@ SOURCES = sorted(
     path
     for folder in ("core", "plugins", "contrib")
     for path in (ROOT / folder).rglob("*.py")
-    if "tests" not in path.parts
+    if "tests" not in path.relative_to(ROOT).parts
 )
 MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
 DISTRIBUTED = "torch.distributed.checkpoint"

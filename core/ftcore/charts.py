@@ -1,4 +1,8 @@
-"""Charts as SVG, drawn once: no script. Colours are the page's; what is told by colour is also told by dashes."""
+"""Charts as SVG for pages, drawn once: no script. What is told by colour is also told by dashes.
+
+Colours and fonts are the page's, by the classes of the elements: ``grid``, ``tick``, ``axis``, ``name``, ``row``,
+``line``, ``dot``, ``mark``, ``bar``, ``even``, ``disc``, ``cell``, ``box``; of lines and dots also ``c1`` to ``c6``.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,6 @@ from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-    from .scores import Bin
 
 
 WIDTH, HEIGHT = 380, 220
@@ -40,6 +42,42 @@ class Line:
     points: Sequence[tuple[float, float | None]]
     colour: int = 1
     dashed: bool = False
+
+
+@frozen
+class Bar:
+    """A bar.
+
+    Attributes:
+        low: where it begins on the horizontal axis.
+        high: where it ends.
+        height: its value; >= 0.
+        text: what it means, shown when a pointer rests on it.
+        shade: from 0, not to be seen, to 1.
+    """
+
+    low: float
+    high: float
+    height: float
+    text: str
+    shade: float = 0.6
+
+
+@frozen
+class Interval:
+    """A value with what it may as well be.
+
+    Attributes:
+        name: at the left; of a long one, the end.
+        value: from `low` to `high`.
+        low: lower end of its interval.
+        high: upper end.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
 
 
 @frozen
@@ -115,13 +153,13 @@ def _y(axis: Axis, value: float) -> float:
     return HEIGHT - BOTTOM - axis.place(value) * (HEIGHT - TOP - BOTTOM)
 
 
-def svg(label: str, inside: str, height: int = HEIGHT) -> Markup:
+def _svg(label: str, inside: str, height: int = HEIGHT, width: int = WIDTH) -> Markup:
     """Put a drawing, which is SVG already, into an image with a description; the description is escaped here."""
-    head = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">'
+    head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
     return Markup(f"{head}{inside}</svg>")
 
 
-def frame(x: Axis, y: Axis) -> str:
+def _frame(x: Axis, y: Axis) -> str:
     """Draw grid lines, ticks and labels."""
     bottom, right, parts = HEIGHT - BOTTOM, WIDTH - RIGHT, []
     for value in y.ticks():
@@ -139,13 +177,13 @@ def frame(x: Axis, y: Axis) -> str:
 
 def lines(label: str, curves: Sequence[Line], x: Axis, y: Axis, marks: Sequence[tuple[float, str]] = ()) -> Markup:
     """Draw curves, and upright marks at some x with what they mean."""
-    parts = [frame(x, y)]
+    parts = [_frame(x, y)]
     for at, text in marks:
         parts.append(
             f'<path class="mark" d="M{_x(x, at):.1f} {TOP}V{HEIGHT - BOTTOM}"><title>{escape(text)}</title></path>'
         )
     parts += [_curve(curve, x, y) for curve in curves]
-    return svg(label, "".join(parts))
+    return _svg(label, "".join(parts))
 
 
 def subsample(points: Sequence[Any], most: int = POINTS) -> list[Any]:
@@ -174,50 +212,29 @@ def _curve(curve: Line, x: Axis, y: Axis) -> str:
     return "".join(drawn)
 
 
-def bars(label: str, heights: Sequence[tuple[float, float, float, str]], x: Axis, y_label: str) -> Markup:
-    """Draw bars (from, to, height, what it means), side by side."""
-    y = Axis(0.0, max([height for *_, height, _ in heights] or [1.0]) * 1.06 or 1.0, y_label)
-    return svg(label, frame(x, y) + _bars(heights, x, y))
-
-
-def _bars(heights: Sequence[tuple[float, float, float, str]], x: Axis, y: Axis, shades: Sequence[float] = ()) -> str:
-    parts = []
-    for (low, high, height, text), shade in zip(heights, shades or [0.6] * len(heights), strict=True):
-        left, right, top = _x(x, low) + 0.5, _x(x, high) - 0.5, _y(y, height)
+def bars(label: str, drawn: Sequence[Bar], x: Axis, y: Axis, *, even: bool = False) -> Markup:
+    """Draw bars side by side; if asked to, over them the line where both axes are equal."""
+    parts = [_frame(x, y)]
+    for bar in drawn:
+        left, right, top = _x(x, bar.low) + 0.5, _x(x, bar.high) - 0.5, _y(y, bar.height)
         box = f'x="{left:.1f}" y="{top:.1f}" width="{max(right - left, 0.5):.1f}" height="{_y(y, 0.0) - top:.1f}"'
-        parts.append(f'<rect class="bar" fill-opacity="{shade:.2f}" {box}><title>{escape(text)}</title></rect>')
-    return "".join(parts)
+        parts.append(f'<rect class="bar" fill-opacity="{bar.shade:.2f}" {box}><title>{escape(bar.text)}</title></rect>')
+    return _svg(label, "".join([*parts, _even(x, y)] if even else parts))
 
 
-def reliability(label: str, bins: Sequence[Bin]) -> Markup:
-    """Draw the accuracy of each bin of confidence over the line where both are equal."""
-    x, y = Axis(0.0, 1.0, "confidence"), Axis(0.0, 1.0, "accuracy")
-    there = [found for found in bins if found.images]
-    heights = [
-        (
-            found.low,
-            found.high,
-            found.accuracy or 0.0,
-            f"{found.images:,} images, confidence {number(found.confidence)}, accuracy {number(found.accuracy)}",
-        )
-        for found in there
-    ]
-    most = max([found.images for found in there] or [1])
-    shades = [0.2 + 0.7 * (found.images / most) ** 0.5 for found in there]
-    diagonal = f'<path class="even" d="M{_x(x, 0)} {_y(y, 0)}L{_x(x, 1)} {_y(y, 1)}"/>'
-    return svg(label, frame(x, y) + _bars(heights, x, y, shades) + diagonal)
+def _even(x: Axis, y: Axis) -> str:
+    return f'<path class="even" d="M{_x(x, x.low)} {_y(y, y.low)}L{_x(x, x.high)} {_y(y, y.high)}"/>'
 
 
 def scatter(label: str, cells: Sequence[tuple[float, float, int]], axis: Axis, x_label: str, y_label: str) -> Markup:
     """Draw counts (x, y, images) as discs, over the line where both are equal."""
     x, y = (Axis(axis.low, axis.high, text) for text in (x_label, y_label))
     most = max([images for *_, images in cells] or [1])
-    diagonal = f'<path class="even" d="M{_x(x, x.low)} {_y(y, y.low)}L{_x(x, x.high)} {_y(y, y.high)}"/>'
     sizes: dict[int, list[str]] = {}
     for at, value, n in cells:
         sizes.setdefault(round(6 * (n / most) ** 0.5), []).append(f"M{_x(x, at):.1f} {_y(y, value):.1f}h0")
     discs = [f'<path class="disc" stroke-width="{3 + size}" d="{"".join(dots)}"/>' for size, dots in sizes.items()]
-    return svg(label, frame(x, y) + diagonal + "".join(discs))
+    return _svg(label, _frame(x, y) + _even(x, y) + "".join(discs))
 
 
 SHADES = 8
@@ -238,4 +255,36 @@ def matrix(label: str, pairs: Sequence[tuple[int, int, int]], true: Sequence[int
     )
     scale = side / size
     box = f'<rect class="box" x="1" y="1" width="{side}" height="{side}"/>'
-    return svg(label, f'{box}<g transform="translate(1 1) scale({scale:.4f})">{drawn}</g>', WIDTH)
+    return _svg(label, f'{box}<g transform="translate(1 1) scale({scale:.4f})">{drawn}</g>', WIDTH)
+
+
+NAMES, ACROSS, ROW = 260, 440, 34
+"""Of a chart of intervals: the width of the names at its left and of the axis beside them, and the height of a row."""
+
+NAME_CHARS = 34
+"""Of a name, at most."""
+
+
+def intervals(label: str, drawn: Sequence[Interval], axis: Axis) -> Markup:
+    """Draw values with their intervals one below the other, and an upright mark at the first."""
+    bottom = ROW * len(drawn)
+
+    def at(value: float) -> str:
+        return f"{NAMES + axis.place(value) * ACROSS:.1f}"
+
+    parts = [
+        f'<path class="grid" d="M{at(tick)} 0V{bottom}"/>'
+        f'<text x="{at(tick)}" y="{bottom + 20}" text-anchor="middle">{number(tick)}</text>'
+        for tick in axis.ticks()
+    ]
+    parts += [f'<path class="mark" d="M{at(each.value)} 0V{bottom}"/>' for each in drawn[:1]]
+    for place, each in enumerate(drawn):
+        y = ROW * (place + 0.5)
+        name = each.name if len(each.name) <= NAME_CHARS else f"…{each.name[1 - NAME_CHARS :]}"
+        text = f"{each.name}: {number(each.value)}, {number(each.low)} to {number(each.high)}"
+        parts.append(f'<text x="0" y="{y + 4:g}" class="row">{escape(name)}</text>')
+        parts.append(f'<path class="line c1" d="M{at(each.low)} {y:g}H{at(each.high)}"/>')
+        parts.append(
+            f'<circle class="dot c1" cx="{at(each.value)}" cy="{y:g}" r="5"><title>{escape(text)}</title></circle>'
+        )
+    return _svg(label, "".join(parts), bottom + 28, NAMES + ACROSS + 20)

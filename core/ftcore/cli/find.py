@@ -1,0 +1,94 @@
+"""Look for settings by trying them: a learning rate, a batch size, what is faster."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import PATH, LoggedCommand, json_option, load, print_result, run_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+@click.group()
+def find() -> None:
+    """Try real steps of a run: for a learning rate, the largest batch, faster settings; nothing is kept of them."""
+
+
+@find.command(cls=LoggedCommand)
+@run_options
+@click.option("--from", "lowest", type=float, default=1e-7, show_default=True, help="first learning rate")
+@click.option("--to", "highest", type=float, default=10.0, show_default=True, help="last learning rate")
+@click.option("--steps", type=int, default=100, show_default=True, help="optimizer steps from the one to the other")
+@click.option("--png", type=PATH, metavar="FILE", help="also draw the curve to a PNG file")
+@json_option(help="print one JSON object, without the drawing")
+def lr(*, lowest: float, highest: float, steps: int, png: Path | None, as_json: bool, **options: Any) -> None:
+    """Let the learning rate grow from step to step and watch the loss (Smith 2017); same arguments as run.
+
+    The steps are those of the run, but for its schedule, and they end when the loss is 4 times its best.
+    """
+    from rich.progress import track
+
+    from ftcore import plots
+    from ftcore.console import console
+    from ftcore.tuning import lr_finder
+    from ftcore.tuning import trial as tuning_trial
+
+    lr_finder.check(lowest, highest, steps)
+    if png:
+        plots.check_png(png)
+    ready, err = tuning_trial.prepare(load(**options)), console(sys.stderr)
+    rates = lr_finder.exponential_lrs(lowest, highest, steps)
+    test = lr_finder.lr_range_test(
+        ready.assembly, rates, lambda rates: track(rates, "steps", console=err, disable=not err.is_terminal)
+    )
+    if png:
+        plots.save_png(lr_finder.plot(test), png)
+    said, values = f"{lr_finder.summary(ready, test)}\n", lr_finder.to_dict(ready, test)
+    tables = [lr_finder.table(ready, test)] if test.suggestions() else []
+    print_result(lr_finder.plot(test), said, *tables, values=values, as_json=as_json)
+
+
+@find.command(cls=LoggedCommand)
+@run_options
+@click.option("--max", "most", type=int, metavar="N", help="most images in a batch; by default the training split")
+@click.option("--memory", type=float, default=0.9, show_default=True, help="share of the free memory that may be used")
+@json_option()
+def batch(*, most: int | None, memory: float, as_json: bool, **options: Any) -> None:
+    """Double the batch until memory is full, and time a step with each size; same arguments as run.
+
+    On a CPU no size is tried that is expected to take more than --memory of what is free.
+    """
+    from ftcore.tuning import batch_size
+    from ftcore.tuning import trial as tuning_trial
+
+    ready = tuning_trial.prepare(load(**options))
+    found = batch_size.find_batch_size(ready.assembly, most, memory)
+    hint = batch_size.accumulation_hint(found, ready.assembly.parts.train_config)
+    print_result(*batch_size.tables(found), hint, values=batch_size.to_dict(found), as_json=as_json)
+
+
+@find.command(cls=LoggedCommand)
+@run_options
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="of steps")
+@json_option()
+def speed(*, seconds: float, as_json: bool, plugins: Sequence[str], sets: Sequence[str], **options: Any) -> None:
+    """Try settings that may be faster, each beside the best so far, and print the flags; same arguments as run.
+
+    channels_last, bf16, compile, threads and loader processes, with the run's own network and data.
+    """
+    from ftcore.tuning import speed as tuning_speed
+
+    trials = []
+    for trial in tuning_speed.find_faster_settings(
+        lambda more, others: load(**options, plugins=(*plugins, *more), sets=(*sets, *others)), seconds
+    ):
+        trials.append(trial)
+        click.echo(f"{trial.setting.name}: {tuning_speed.result_text(trial)}", err=True)
+    flags = " ".join(tuning_speed.flags(trials))
+    advice = f"to use: {flags}" if flags else "as it is, it is fastest"
+    print_result(tuning_speed.table(trials), advice, values=tuning_speed.to_dict(trials), as_json=as_json)

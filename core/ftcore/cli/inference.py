@@ -1,0 +1,171 @@
+"""Use what a run has learnt: predict, serve, export, measure, join."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ftcore.errors import UserError
+
+from .options import (
+    PATH,
+    LoggedCommand,
+    json_option,
+    out_option,
+    print_result,
+    run_argument,
+    runs_argument,
+    tta_option,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ftcore.inference.model import Model
+    from ftcore.inference.predict import Prediction
+
+
+@click.command(cls=LoggedCommand)
+@run_argument
+@click.argument("pictures", nargs=-1, required=True, type=PATH)
+@tta_option
+@click.option("--why", type=PATH, metavar="FOLDER", help="draw there where each was seen")
+@click.option("--top", type=click.IntRange(1), metavar="N", help="the N most probable classes of each picture")
+@json_option(help="print one JSON object a picture")
+@click.option("--csv", "as_csv", is_flag=True, help="print a table, a line a picture")
+def predict(
+    run: Path, pictures: tuple[Path, ...], *, tta: bool, why: Path | None, top: int | None, **forms: bool
+) -> None:
+    """Say what RUN (a run, an ensemble, a soup) sees in PICTURES (files and folders): class and probability."""
+    from ftcore.inference.load import load
+    from ftcore.inference.output import PredictionWriter
+    from ftcore.inference.predict import Prediction
+    from ftcore.inference.predict import predict as predict_all
+    from ftcore.system.cpu import retain_freed_memory
+
+    retain_freed_memory()
+    model, bad, good = load(run), [], 0
+    spelling = PredictionWriter(model.task, top, **forms)
+    drawings = _heatmap_writer(model, why)
+    if spelling.header:
+        click.echo(spelling.header)
+    for answer in predict_all(model, pictures, tta=tta):
+        if isinstance(answer, Prediction):
+            good += 1
+            click.echo(spelling.line(answer))
+            drawings(answer)
+        else:
+            bad.append(str(answer))
+    if bad:
+        raise UserError("\n".join([*bad, f"{len(bad)} of {good + len(bad)} could not be read"]))
+
+
+def _heatmap_writer(model: Model, folder: Path | None) -> Callable[[Prediction], None]:
+    """Return what draws why a prediction is what it is, into a folder, if one is given."""
+    if folder is None:
+        return lambda _: None
+    from ftcore.inference.gradcam import HeatMapWriter
+
+    return HeatMapWriter(model, folder).draw
+
+
+@click.command(cls=LoggedCommand)
+@run_argument
+@click.option("--host", default="127.0.0.1", show_default=True, help="where to listen; 0.0.0.0 is everywhere")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one")
+@click.option("--max-mb", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True, help="of a picture")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="pictures at a time, at most")
+@tta_option
+def serve(run: Path, *, host: str, port: int, max_mb: float, batch_size: int, tta: bool) -> None:
+    """Answer over HTTP what RUN (a run, an ensemble, a soup) sees: POST /predict, and a page to drop pictures on."""
+    from ftcore.inference.load import load
+    from ftcore.system.cpu import retain_freed_memory
+
+    missing = [name for name in ("starlette", "uvicorn", "prometheus_client") if not find_spec(name)]
+    if missing:
+        raise UserError(f"serving needs {', '.join(missing)}: pip install 'ftcore[serve]'")
+    from ftcore.inference import serve as inference_serve
+
+    retain_freed_memory()
+    model = load(run)
+    if tta and model.is_text_model:
+        raise UserError(f"--tta looks at the mirror image of each picture, and {run} reads texts")
+    listening = inference_serve.bind(host, port)
+    if not inference_serve.is_loopback(host):
+        click.echo(f"ftcore: warning: whoever reaches {host} can use this model, without a password", err=True)
+    shown = f"[{host}]" if ":" in host else host
+    click.echo(f"{run} answers at http://{shown}:{listening.getsockname()[1]}; Ctrl-C ends it", err=True)
+    limits = inference_serve.Limits(round(max_mb * 1_000_000), batch_size)
+    inference_serve.serve(inference_serve.application(model, limits, tta=tta), listening)
+
+
+@click.command(cls=LoggedCommand)
+@run_argument
+@click.option("--format", "kind", type=click.Choice(["safetensors", "torch", "onnx", "hf"]), required=True)
+@click.option("--out", type=PATH, metavar="FILE", help="by default named after the run")
+@click.option("--int8", is_flag=True, help="of an ONNX file: compute in 8-bit integers, and measure what that costs")
+def export(run: Path, kind: str, out: Path | None, *, int8: bool) -> None:
+    """Write the model of RUN into a file that needs no ftcore, and try it against the run's own."""
+    from ftcore.inference import export as exporting
+
+    file = out or Path(f"{run.resolve().name}{'.int8' * int8}{exporting.SUFFIXES[kind]}")
+    found = exporting.export(run, kind, file, int8=int8)
+    before = " before it was quantised" if int8 else ""
+    tried = f"{exporting.N_CHECK_INPUTS} inputs{before}"
+    click.echo(f"{found.file}: at most {found.difference:.1g} from the run's model on {tried}", err=True)
+    for line in found.quantisation_report:
+        click.echo(line, err=True)
+    for line in found.usage_code:
+        click.echo(line)
+
+
+@click.command(cls=LoggedCommand)
+@run_argument
+@click.option("--data", "source", metavar="SOURCE", help="measure on other data than the run's own")
+@click.option("--split", type=click.Choice(["train", "val", "all"]), default="val", show_default=True)
+@tta_option
+@json_option()
+def evaluate(run: Path, source: str | None, split: str, *, tta: bool, as_json: bool) -> None:
+    """Measure RUN (a run, an ensemble, a soup) with the loss and metrics of its config, on its validation split.
+
+    Other data may have fewer classes than RUN; one that RUN does not know is an error.
+    """
+    from ftcore.inference import evaluate as evaluating
+
+    evaluation = evaluating.prepare(run, source, split)
+    metrics = evaluating.compute_metrics(evaluation, tta=tta)
+    values = evaluating.to_dict(run, evaluation, metrics, tta=tta)
+    print_result(*evaluating.tables(evaluation, metrics), values=values, as_json=as_json)
+
+
+@click.command(cls=LoggedCommand)
+@runs_argument
+@out_option
+@click.option("--weights", metavar="W,W,...", help="how much each run counts, > 0; by default the same")
+def ensemble(runs: tuple[Path, ...], out: Path, weights: str | None) -> None:
+    """Join RUNS into one folder for predict and evaluate, whose answer is the mean of their probabilities.
+
+    They must know the same classes; networks, input sizes and normalisations may differ.
+    """
+    from ftcore.inference.ensemble import create_ensemble, parse_weights
+
+    create_ensemble(runs, out, None if weights is None else parse_weights(weights))
+    click.echo(str(out))
+
+
+@click.command(cls=LoggedCommand)
+@runs_argument
+@out_option
+@click.option("--uniform", is_flag=True, help="take every checkpoint; by default only those that do no harm")
+def soup(runs: tuple[Path, ...], out: Path, *, uniform: bool) -> None:
+    """Average the weights of the checkpoints of RUNS into one network, in a folder for predict and evaluate.
+
+    From the best checkpoint down, each stays if the mean with it is no worse on the validation split of the first
+    run. `run.keep` says how many checkpoints a run leaves.
+    """
+    from ftcore.inference.soup import make_soup
+
+    print_result(make_soup(runs, out, uniform=uniform))

@@ -1,0 +1,137 @@
+"""Train: a new run, one that goes on, a step of one; and what a run would be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ftcore.distributed.ranks import rank_and_world_size
+from ftcore.errors import UserError
+
+from .options import (
+    PATH,
+    LoggedCommand,
+    json_option,
+    load,
+    print_result,
+    quiet_option,
+    rank_options,
+    run_argument,
+    run_options,
+    set_option,
+    tables_json_option,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ftcore.runs.log import RunLog
+
+
+report_json_option = json_option(help="print the report as one JSON object on standard output")
+
+
+@click.command(cls=LoggedCommand)
+@run_options
+@click.option("--from", "source", type=PATH, metavar="RUN", help="repeat the run of this folder")
+@click.option("--resume", "resumed", type=PATH, metavar="RUN", help="as ftcore resume RUN")
+@click.option("--allow-drift", is_flag=True, help="with those: also where plugins, libraries or data have changed")
+@report_json_option
+@quiet_option
+@rank_options
+@click.pass_context
+def run(
+    ctx: click.Context,
+    /,
+    config: Path | None,
+    source: Path | None,
+    resumed: Path | None,
+    *,
+    allow_drift: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Fine-tune, as CONFIG (a TOML file) and the flags say; flags win.
+
+    With --from, as the config.toml of a run folder says, in a new folder.
+    """
+    if resumed:
+        given = [name for name, value in (options | {"config": config, "from": source}).items() if value]
+        if set(given) - {"sets"}:
+            raise UserError(f"--resume {resumed} goes on with that run as it was begun; leave out {', '.join(given)}")
+        sets = options["sets"]
+        ctx.invoke(resume, run=resumed, sets=sets, allow_drift=allow_drift, as_json=as_json)
+        return
+    from ftcore.runs.run import fit
+
+    if source and config:
+        raise UserError(f"--from {source} already says what to run; leave out {config}, or use flags to change it")
+    if allow_drift and not source:
+        raise UserError("--allow-drift needs --from RUN")
+    asked, like = load(source / "config.toml" if source else config, **options), None
+    if source:
+        from ftcore.config.load import refuse_code_in_run_folder
+        from ftcore.runs.manifest import drop_run_folder, read_manifest
+
+        refuse_code_in_run_folder(asked.plugins, source)
+        asked, like = drop_run_folder(asked, source), None if allow_drift else read_manifest(source)
+    _print_report(fit(asked, [ctx.obj.observe], expected_manifest=like), as_json=as_json)
+
+
+@click.command(cls=LoggedCommand)
+@run_argument
+@set_option(help="what changes no result, e.g. train.workers=4")
+@click.option("--allow-drift", is_flag=True, help="also where config, plugins, libraries or data have changed")
+@report_json_option
+@quiet_option
+@rank_options
+@click.pass_obj
+def resume(log: RunLog, /, run: Path, sets: tuple[str, ...], *, allow_drift: bool, as_json: bool) -> None:
+    """Go on with RUN, a run folder, where it was stopped or killed; it ends as it would have without that."""
+    from ftcore.runs.run import resume as resume_run
+
+    _print_report(resume_run(run, sets, [log.observe], allow_drift=allow_drift), as_json=as_json)
+
+
+def _print_report(report: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print a report as JSON, if asked to, in the first process alone."""
+    place = rank_and_world_size()
+    if place is None or place[0] == 0:
+        print_result(values=report, as_json=as_json)
+
+
+@click.command(cls=LoggedCommand)
+@run_argument
+@json_option()
+def replay(run: Path, *, as_json: bool) -> None:
+    """Do the step of RUN again that was not finite: say whether it is the same, and where it goes wrong first."""
+    from ftcore.runs.run import replay as replay_run
+    from ftcore.training import nonfinite
+
+    found = replay_run(run)
+    print_result(nonfinite.table(found), values=nonfinite.as_json(found), as_json=as_json)
+
+
+@click.command(cls=LoggedCommand)
+@run_options
+@click.option("--static", is_flag=True, help="only who would be asked: reads no data and builds no network")
+@click.option("--devices", type=click.IntRange(1), metavar="N", help="what a step takes of memory, on one and on N")
+@tables_json_option
+def explain(*, static: bool, devices: int | None, as_json: bool, **options: Any) -> None:
+    """Say who answers which hook and why, what is frozen, the parameter groups and their learning rates over the run.
+
+    Same arguments as run.
+    """
+    from ftcore.reports import explain as explaining
+
+    if static and devices:
+        raise UserError("--devices counts the memory of the network, which --static does not build; leave one out")
+    if static:
+        print_result(*explaining.explain_without_building(load(**options)), as_json=as_json)
+        return
+    from ftcore.reports.lr_preview import plot
+
+    tables, rates = explaining.explain(load(**options), devices)
+    print_result(*tables, plot(rates), as_json=as_json)

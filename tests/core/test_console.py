@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+
+from ftcore.console import WIDTH, console, escape_unencodable, print_key_values, print_table, suppress_output
+from ftcore.types.table import Table
+
+TABLE = Table("[bold]images", ("class", "train"), (("cat", "10"), ("[bold]dog", "7")))
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def printed(stream: StringIO, table: Table = TABLE) -> str:
+    print_table(console(stream), table)
+    return stream.getvalue()
+
+
+def test_a_table_is_its_title_its_columns_and_its_rows_as_they_are() -> None:
+    assert printed(StringIO()).splitlines() == ["[bold]images", "class      train", "cat        10", "[bold]dog  7"]
+
+
+def test_names_and_values_are_two_columns() -> None:
+    stream = StringIO()
+
+    print_key_values(console(stream), {"data": "digits", "learning rate": "0.1"})
+
+    assert stream.getvalue() == "data           digits\nlearning rate  0.1\n"
+
+
+def test_there_is_colour_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+    assert "\x1b[" in printed(Terminal())
+    assert "\x1b[" not in printed(StringIO())
+
+
+def test_where_there_is_no_terminal_lines_are_of_one_width_and_nothing_is_cut_off() -> None:
+    long = "x" * 3 * WIDTH
+
+    lines = printed(StringIO(), Table("long", ("value",), ((long,),))).splitlines()
+
+    assert max(map(len, lines)) == WIDTH
+    assert "".join(lines[2:]) == long
+
+
+def test_a_file_name_that_is_not_utf8_can_be_printed() -> None:
+    name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
+
+    assert escape_unencodable(name) == r"caf\udce9.jpg"
+    assert escape_unencodable("café.jpg") == "café.jpg"
+    assert r"caf\udce9.jpg" in printed(StringIO(), Table("files", ("name",), ((name,),)))
+
+
+@pytest.mark.parametrize("stream", [StringIO, Terminal])
+def test_what_is_made_while_output_is_suppressed_shows_nothing(stream: type[StringIO]) -> None:
+    with suppress_output(quiet=True), suppress_output(quiet=False):
+        silent = console(written := stream())
+    for out in (silent, console(stream())):
+        print_table(out, TABLE)
+        print_key_values(out, {"a": "b"})
+
+    assert written.getvalue() == ""
+    assert printed(stream())
+
+
+def test_nothing_is_suppressed_where_that_is_not_asked_for() -> None:
+    with suppress_output(quiet=False):
+        assert printed(StringIO())
