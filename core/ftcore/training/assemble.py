@@ -67,7 +67,6 @@ def assemble(config: RunConfig, calls: HookCalls, data: Data) -> Assembly:
     freezing.check_plan(partial(calls.make_error, "freeze"), plan, model, network.heads)
     freezing.apply_requires_grad(model, plan, epoch=0)
     placement = calls.wrap_devices(model, network.heads, network.backbone)
-    _check_oom_policy(config, placement)
     precision = calls.precision_context(placement)
     learning = freezing.ever_trainable_parameters(model, plan)
     groups = calls.param_groups(learning, model, network.heads, network.backbone)
@@ -85,13 +84,6 @@ def assemble(config: RunConfig, calls: HookCalls, data: Data) -> Assembly:
     schedule = calls.make_schedule(optimizer, config.train.epochs, steps, higher_is_better(monitor, metrics))
     regularizers = calls.make_regularizers(learning, model, network.heads)
     step = calls.make_step(model, network.heads, network.backbone, data.task, placement, precision)
-    if changes and isinstance(network.spec, TokenSpec):
-        mixing = ", ".join(plugin.name for plugin in calls.host.contributors("batch_transforms"))
-        raise UserError(f"{mixing} changes images, and {config.model.name} reads texts")
-    if data.task.kind == "classification" and not all(isinstance(change, BatchImageTransform) for change in changes):
-        _check_soft_targets(calls, "make_loss", taken=loss.soft_targets)
-        _check_soft_targets(calls, "make_step", taken=step.soft_targets)
-    _check_terms(calls, ["loss", *step.terms, *(regularizer.name for regularizer in regularizers)])
     average = calls.make_average(model, placement, config.train.epochs, steps)
     observers = calls.make_observers()
     parts = TrainingParts(
@@ -113,11 +105,26 @@ def assemble(config: RunConfig, calls: HookCalls, data: Data) -> Assembly:
         observers=observers,
         train_config=config.train,
     )
-    _check_used(calls)
+    _check_parts(calls, network, parts)
     once, why_not = plan_precompute(
         parts, network, config.origin, partial(make_feature_cache, config, data, parts, network.spec)
     )
     return Assembly(evolve(parts, frozen_features=once), network, tuple(groups), why_not)
+
+
+def _check_parts(calls: HookCalls, network: Network, parts: TrainingParts) -> None:
+    """Refuse parts that do not go together, and plugins or options that nothing in this run reads."""
+    config, changes, objective = calls.host.config, parts.data.batch_transforms, parts.objective
+    _check_oom_policy(config, parts.placement)
+    if changes and isinstance(network.spec, TokenSpec):
+        mixing = ", ".join(plugin.name for plugin in calls.host.contributors("batch_transforms"))
+        raise UserError(f"{mixing} changes images, and {config.model.name} reads texts")
+    mixes = not all(isinstance(change, BatchImageTransform) for change in changes)
+    if mixes and parts.data.task.kind == "classification":
+        _check_soft_targets(calls, "make_loss", taken=objective.loss.soft_targets)
+        _check_soft_targets(calls, "make_step", taken=objective.step.soft_targets)
+    _check_terms(calls, ["loss", *objective.step.terms, *(penalty.name for penalty in objective.regularizers)])
+    _check_used(calls)
 
 
 def _splits(calls: HookCalls, data: Data, transforms: Transforms, placement: Placement) -> Any:
