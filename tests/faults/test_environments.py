@@ -183,6 +183,7 @@ def test_a_process_whose_folder_is_gone_says_so(tmp_path: Path) -> None:
     assert answer == {"code": 2, "err": "ftcore: the folder that you are in is not there any more; go to another\n"}
 
 
+@pytest.mark.slow
 @AS_ROOT
 def test_without_a_network_every_command_works(expected: dict[str, Any], tmp_path: Path) -> None:
     run, picture = tmp_path / "run", tmp_path / "seven.png"

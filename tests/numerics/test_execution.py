@@ -346,7 +346,9 @@ def test_a_copy_of_a_network_computes_its_own_blocks_again() -> None:
     assert torch.equal(replica(images), images)
 
 
-@pytest.mark.parametrize("plugins", [("ema",), ("swa", "constant"), ("sam",), ("dp",), ("fp16",)])
+@pytest.mark.parametrize(
+    "plugins", [("ema",), ("swa", "constant"), ("sam",), ("dp",), pytest.param(("fp16",), marks=pytest.mark.slow)]
+)
 def test_checkpointing_goes_with(plugins: tuple[str, ...]) -> None:
     sets = ("ema.decay=0.5",) if "ema" in plugins else ()
     found, expected = (build(*sets, plugins=(*plugins, *more)) for more in (("checkpointing",), ()))

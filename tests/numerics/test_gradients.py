@@ -268,7 +268,7 @@ def test_a_step_that_is_not_finite_stops_the_run_and_says_all() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_skipping_leaves_an_update_out_with_all_that_goes_with_it(precision: str, optimizer: str) -> None:
     parts = build("train.on_nonfinite=skip", "cosine.warmup=0.5", plugins=(optimizer, "cosine", precision))
 
@@ -283,7 +283,7 @@ def test_skipping_leaves_an_update_out_with_all_that_goes_with_it(precision: str
     assert parts.optimization.schedule.scheduler.last_epoch == 7
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_what_was_skipped_is_as_if_its_batch_had_not_been_there(precision: str) -> None:
     """Batch norms aside, which saw it; so they are held."""
     still = ("freeze_modules", "sgd", "constant", precision)
@@ -301,6 +301,7 @@ def test_what_was_skipped_is_as_if_its_batch_had_not_been_there(precision: str) 
     torch.testing.assert_close(weights(skipping), weights(without), rtol=1e-3 if precision == "fp16" else 0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_scaler_that_skipped_lowers_its_scale_and_is_ready_for_the_next_step() -> None:
     parts = build("train.on_nonfinite=skip", plugins=("sgd", "constant", "fp16"))
 
@@ -344,6 +345,7 @@ def test_a_gradient_that_is_not_finite_is_found_behind_a_finite_loss(number: flo
     assert all(torch.equal(p, before[name]) for name, p in weights(parts).items())
 
 
+@pytest.mark.slow
 def test_a_small_scale_that_was_asked_for_is_none_that_nothing_helped() -> None:
     parts = build("fp16.init_scale=1e-5", plugins=("sgd", "constant", "fp16"))
 
@@ -353,6 +355,7 @@ def test_a_small_scale_that_was_asked_for_is_none_that_nothing_helped() -> None:
     assert parts.precision.scaler.get_scale() == pytest.approx(1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [lambda grad: grad * math.nan, lambda grad: grad * math.inf])
 def test_an_overflow_at_every_scale_stops_the_run_instead_of_learning_nothing(
     change: Callable[[Tensor], Tensor],

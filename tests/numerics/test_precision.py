@@ -43,7 +43,7 @@ def state_after_a_run(folder: Path, plugin: str) -> Any:
     return checkpoint.load_state(folder / "checkpoints" / "step-00000010")
 
 
-@pytest.mark.parametrize("plugin", ["fp16", "bf16", "fp32"])
+@pytest.mark.parametrize("plugin", [pytest.param("fp16", marks=pytest.mark.slow), "bf16", "fp32"])
 def test_each_precision_learns_on_a_cpu(plugin: str) -> None:
     parts = build("adamw.lr=0.003", plugins=(plugin,))
     events: list[Event] = []

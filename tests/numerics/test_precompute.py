@@ -101,7 +101,7 @@ def test_a_run_ends_where_it_ends_without(plugins: tuple[str, ...], sets: tuple[
     assert_same_ends(once, every_time)
 
 
-@pytest.mark.parametrize("model", ["timm/test_vit", "timm/test_vit_relpos"])
+@pytest.mark.parametrize("model", ["timm/test_vit", pytest.param("timm/test_vit_relpos", marks=pytest.mark.slow)])
 def test_a_vision_transformers_run_ends_where_it_ends_without(model: str, tmp_path: Path) -> None:
     few = (NO_WEIGHTS, "train.epochs=2", "train.batch_size=64", "train.threads=1")
     once, every_time = (

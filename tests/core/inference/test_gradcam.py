@@ -100,7 +100,7 @@ def test_maps_are_weighed_by_the_mean_of_their_gradients() -> None:
         ("timm/test_mambaout", "stages", (5, 5)),
         ("torchvision/squeezenet1_1", "classifier.2", (13, 13)),
         ("torchvision/mobilenet_v3_small", "features", (7, 7)),
-        ("torchvision/swin_t", "permute", (7, 7)),
+        pytest.param("torchvision/swin_t", "permute", (7, 7), marks=pytest.mark.slow),
     ],
 )
 def test_networks_of_maps_and_of_tokens_are_drawn(

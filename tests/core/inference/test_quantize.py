@@ -51,6 +51,7 @@ def validation(run: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack([steps(image) for image, _ in pairs]), torch.tensor([target for _, target in pairs])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "labels"), [("multilabel", ["1,0", "0,1"]), ("regression", ["1.5", "20"])], ids=["labels", "numbers"]
 )

@@ -90,7 +90,7 @@ TRIALS: dict[str, Callable[[PreparedRun], Any]] = {
 
 
 @pytest.mark.parametrize("trial", TRIALS)
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * ("fp16" in n)) for n in RUNS])
 def test_a_trial_leaves_everything_as_it_was(name: str, trial: str) -> None:
     plugins, sets = RUNS[name]
     run = ready(*plugins, sets=sets)
