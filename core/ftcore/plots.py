@@ -126,8 +126,8 @@ def _ticks(values: Sequence[float], *, log_x: bool) -> tuple[list[float], list[s
     if log_x:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         return [float(decade) for decade in decades], [f"1e{decade}" for decade in decades]
-    whole = range(math.ceil(low), math.floor(high) + 1, max(1, math.ceil((high - low) / 8)))
-    return ([float(x) for x in whole], [f"{x:,}" for x in whole]) if high - low >= 2 else ([], [])
+    integers = range(math.ceil(low), math.floor(high) + 1, max(1, math.ceil((high - low) / 8)))
+    return ([float(x) for x in integers], [f"{x:,}" for x in integers]) if high - low >= 2 else ([], [])
 
 
 def _points(line: Series, *, log_x: bool) -> tuple[list[float], list[float]]:

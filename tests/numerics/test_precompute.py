@@ -146,13 +146,13 @@ def test_a_network_of_which_the_first_blocks_are_frozen_is_cut_where_it_begins_t
 
     once = parts.frozen_features
     assert isinstance(once, FrozenFeatures)
-    assert once.cut.module == at
+    assert once.split_point.module == at
     with torch.no_grad():  # the head begins with zeros, and would say the same of anything
         parts.network.get_parameter(f"{parts.heads[0]}.weight").normal_()
     batch = next(parts.data.val.sequential(0, 2))
     features = once.val.compute(batch.images)
     with torch.inference_mode():
-        expected, found = parts.network.eval()(batch.images), once.cut.tail(parts.network)(features)
+        expected, found = parts.network.eval()(batch.images), once.split_point.tail(parts.network)(features)
     torch.testing.assert_close(found, expected)
     assert not any("forward" in vars(module) for module in parts.network.modules())
 
@@ -162,7 +162,7 @@ def test_nothing_before_the_cut_computes(tmp_path: Path) -> None:
     once = parts.frozen_features
     assert isinstance(once, FrozenFeatures)
     features = once.val.compute(next(parts.data.val.sequential(0, 2)).images)
-    behind, learning = once.cut.tail(parts.network), parts.network.get_submodule("blocks.5")
+    behind, learning = once.split_point.tail(parts.network), parts.network.get_submodule("blocks.5")
 
     flops = []
     for module in (behind, learning):
@@ -232,7 +232,7 @@ def test_a_module_that_is_called_again_behind_the_cut_is_not_passed_over(tmp_pat
 
     once = parts.frozen_features
     assert isinstance(once, FrozenFeatures)
-    assert (once.cut.module, [*(once.cut.recorded_outputs or ())]) == ("3", ["0", "1"])
+    assert (once.split_point.module, [*(once.split_point.recorded_outputs or ())]) == ("3", ["0", "1"])
 
 
 def test_a_network_is_not_cut_where_there_is_more_than_one_tensor(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def _resume(subject: PluginUnderTest) -> str:
     """A run that ends in mid-epoch and is gone on with ends in the same bits."""
     from ftcore.runs.run import fit, resume
 
-    whole, folder, at = (
+    complete, folder, at = (
         subject.full_run_digests,
         subject.folder / "cut",
         max(2, subject.ready.assembly.parts.steps_per_epoch // 2 + 1),
@@ -203,7 +203,7 @@ def _resume(subject: PluginUnderTest) -> str:
         resume(folder)
     else:
         raise NotApplicableError(f"the run was over before step {at}; a smaller train.batch_size makes it longer")
-    wrong = differences(run_digests(folder), whole)
+    wrong = differences(run_digests(folder), complete)
     if wrong:
         raise CheckFailedError(
             f"a run that was cut off in step {at} and gone on with ends in other bits: {wrong}; give the plugin, its "

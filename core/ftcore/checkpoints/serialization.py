@@ -54,11 +54,11 @@ def serialize(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _tensor(tensor: Tensor, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    spread = is_sharded(tensor)  # which is written where it is, by all processes
-    copy = tensor.detach() if spread else tensor.detach().to("cpu", copy=True)
+    sharded = is_sharded(tensor)  # which is written where it is, by all processes
+    copy = tensor.detach() if sharded else tensor.detach().to("cpu", copy=True)
     name = f"{name}#{len(tensors)}" if name in tensors else name  # {"a.b": ...} beside {"a": {"b": ...}}
     tensors[name] = copy.contiguous()
-    return {"$tensor": name} if spread or copy.is_contiguous() else {"$tensor": name, "stride": list(copy.stride())}
+    return {"$tensor": name} if sharded or copy.is_contiguous() else {"$tensor": name, "stride": list(copy.stride())}
 
 
 def deserialize(value: Any, tensors: Mapping[str, Tensor]) -> Any:

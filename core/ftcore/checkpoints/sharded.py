@@ -74,9 +74,9 @@ def _bytes(tensor: Tensor) -> Any:
 
 def local_shards(tensors: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return what this process has of the tensors that are spread, and metadata for their file: its first rows."""
-    spread = {name: tensor for name, tensor in tensors.items() if is_sharded(tensor)}
-    local = {name: local_tensor(tensor).detach().to("cpu", copy=True).contiguous() for name, tensor in spread.items()}
-    return local, {FIRST_ROW_KEY: json.dumps({name: local_row_range(tensor)[0] for name, tensor in spread.items()})}
+    sharded = {name: tensor for name, tensor in tensors.items() if is_sharded(tensor)}
+    local = {name: local_tensor(tensor).detach().to("cpu", copy=True).contiguous() for name, tensor in sharded.items()}
+    return local, {FIRST_ROW_KEY: json.dumps({name: local_row_range(tensor)[0] for name, tensor in sharded.items()})}
 
 
 @frozen

@@ -66,10 +66,10 @@ def epoch_order(seed: int, epoch: int, size: int, weights: Any = None) -> list[i
 
 def chunk(indices: list[int], size: int) -> list[list[int]]:
     """Cut into batches of `size`; a lone last sample joins the batch before it, for batch norm needs two."""
-    cut = [indices[start : start + size] for start in range(0, len(indices), size)]
-    if len(cut) > 1 and len(cut[-1]) == 1 < size:
-        cut[-2:] = [cut[-2] + cut[-1]]
-    return cut
+    chunks = [indices[start : start + size] for start in range(0, len(indices), size)]
+    if len(chunks) > 1 and len(chunks[-1]) == 1 < size:
+        chunks[-2:] = [chunks[-2] + chunks[-1]]
+    return chunks
 
 
 @define

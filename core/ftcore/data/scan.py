@@ -152,8 +152,8 @@ def near_duplicate_pairs(looks: Sequence[int]) -> Iterator[tuple[int, int]]:
     for band in range(4):
         keys = (codes >> np.uint64(16 * band)) & np.uint64(0xFFFF)
         order = np.argsort(keys, kind="stable")
-        cuts = np.flatnonzero(np.diff(keys[order])) + 1
-        for group in np.split(order, cuts):
+        boundaries = np.flatnonzero(np.diff(keys[order])) + 1
+        for group in np.split(order, boundaries):
             for place, first in enumerate(group[:-1]):
                 others = group[place + 1 :]
                 close = others[np.bitwise_count(codes[others] ^ codes[first]) <= MAX_HAMMING_DISTANCE]

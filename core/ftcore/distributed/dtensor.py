@@ -32,6 +32,6 @@ def local_row_range(tensor: Any) -> tuple[int, int | None]:
     if not is_sharded(tensor):
         return 0, None
     length, mesh = tensor.shape[0], tensor.device_mesh
-    share = -(-length // mesh.size())  # as `Shard(0)` cuts
-    start = min(mesh.get_local_rank() * share, length)
-    return start, min(start + share, length)
+    rows_per_rank = -(-length // mesh.size())  # as `Shard(0)` cuts
+    start = min(mesh.get_local_rank() * rows_per_rank, length)
+    return start, min(start + rows_per_rank, length)

@@ -53,8 +53,8 @@ def process_session() -> Iterator[ProcessInfo]:
 
     ranks = _rendezvous(*place)
     with forward_warnings_to_rank_zero(ranks) as heard:
-        beside = ranks.with_store(_connect(*place))
-        watch = threading.Thread(target=_watch, args=(beside, heard), name="ftcore-ranks", daemon=True)
+        session = ranks.with_store(_connect(*place))
+        watch = threading.Thread(target=_watch, args=(session, heard), name="ftcore-ranks", daemon=True)
         watch.start()
         try:
             yield ranks

@@ -158,11 +158,10 @@ def _loader(
     if given.names != model.task.names:
         samples = RemappedTargets(samples, tuple(map(model.task.names.index, given.names)), model.task)
     workers = default_workers(device) if config.train.workers is None else config.train.workers
-    share = -(-workers // len(model.members))
+    workers = -(-workers // len(model.members))
     prepared = TransformedDataset(samples, steps, model.task)
-    return make_batches(
-        prepared, config.train.effective_eval_batch_size, share, device, on_device_transform=member.transforms.on_device
-    )
+    size, on_device = config.train.effective_eval_batch_size, member.transforms.on_device
+    return make_batches(prepared, size, workers, device, on_device_transform=on_device)
 
 
 @frozen(eq=False)

@@ -150,13 +150,13 @@ def check_frozen_modules_in_eval(model: nn.Module, plan: FreezePlan, epoch: int)
         )
 
 
-def check_unchanged(sealed: Mapping[str, str], tensors: Mapping[str, Tensor], epoch: int) -> None:
+def check_unchanged(digests: Mapping[str, str], tensors: Mapping[str, Tensor], epoch: int) -> None:
     """Check at the end of an epoch that the frozen tensors are, bit for bit, what they were when the run began.
 
     Raises:
         UserError: one of them changed, or is new; the message names it.
     """
-    changed = [name for name, digest in tensor_digests(tensors).items() if digest != sealed.get(name)]
+    changed = [name for name, digest in tensor_digests(tensors).items() if digest != digests.get(name)]
     if changed:
         raise UserError(
             f"{len(changed)} of {len(tensors)} frozen tensors changed in epoch {epoch + 1}: {_first(changed)}; "

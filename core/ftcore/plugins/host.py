@@ -157,11 +157,11 @@ class Host:
     def _warn(self, hook: str) -> None:
         """Warn of what a spec says that it will lose, as pluggy would, which sees our functions, not the plugins'."""
         spec: Any = getattr(self._manager.hook, hook).spec
-        whole, of_arguments = spec.warn_on_impl, spec.warn_on_impl_args or {}
+        of_hook, of_arguments = spec.warn_on_impl, spec.warn_on_impl_args or {}
         spec.warn_on_impl = spec.warn_on_impl_args = None
         for plugin, impl in self._implementing(hook):
             file, _, line = impl.where.rpartition(":")
-            for warning in (whole, *(of_arguments.get(name) for name in impl.arguments)):
+            for warning in (of_hook, *(of_arguments.get(name) for name in impl.arguments)):
                 if warning and not plugin.is_default:
                     text = f"{plugin.name}.{hook} ({plugin.reference.source}): {warning}"
                     warnings.warn_explicit(text, type(warning), file, int(line))

@@ -168,8 +168,8 @@ def _flat(manifest: Mapping[str, Any]) -> dict[str, str]:
     sources = {f"plugin {name}": plugin["source"] for name, plugin in plugins.items()}
     data = {f"data {key}": value for key, value in manifest["data"].items()}
     others = {"libraries": manifest["libraries"], "machine": manifest["machine"]}
-    beside = {f"{part} {key}": value for part, values in others.items() for key, value in values.items()}
-    values = {**manifest["config"], **sources, **options, **data, "starting weights": manifest["weights"], **beside}
+    rest = {f"{part} {key}": value for part, values in others.items() for key, value in values.items()}
+    values = {**manifest["config"], **sources, **options, **data, "starting weights": manifest["weights"], **rest}
     return {key: str(value) for key, value in values.items()}
 
 

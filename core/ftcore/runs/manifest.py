@@ -68,8 +68,8 @@ def _libraries() -> tuple[str, ...]:
 
 
 def _weights(parts: TrainingParts) -> str:
-    spread = parts.placement.sharding
-    return spread.weights if spread else freezing.state_digest(parts.network)
+    sharding = parts.placement.sharding
+    return sharding.weights if sharding else freezing.state_digest(parts.network)
 
 
 def machine_info(placement: Placement) -> dict[str, Any]:

@@ -46,8 +46,8 @@ def retain_freed_memory() -> bool:
     with zeros, page by page: a third of a step of MobileNetV2 at 128 px. Who has told glibc something else in the
     environment (``MALLOC_MMAP_THRESHOLD_``, ``GLIBC_TUNABLES`` ...) is heeded.
     """
-    told, mallopt = {"GLIBC_TUNABLES", *(f"MALLOC_{name}_" for name in MALLOPT_OPTIONS)}, _of_glibc("mallopt")
-    if mallopt is None or told & os.environ.keys():
+    configured, mallopt = {"GLIBC_TUNABLES", *(f"MALLOC_{name}_" for name in MALLOPT_OPTIONS)}, _of_glibc("mallopt")
+    if mallopt is None or configured & os.environ.keys():
         return False
     return all(mallopt(number, size) for number, size in MALLOPT_OPTIONS.values())
 

@@ -131,14 +131,14 @@ def _splits(calls: HookCalls, data: Data, transforms: Transforms, placement: Pla
     """Make the loaders of both splits; only training is shuffled and augmented."""
     config = calls.host.config
     workers = default_workers(placement.device) if config.train.workers is None else config.train.workers
-    shares: Any = {"rank": placement.rank, "world_size": placement.world_size}
+    ranks: Any = {"rank": placement.rank, "world_size": placement.world_size}
     splits, origin = [], calls.host.origin_of("make_transforms")
     for split, steps, seed in (("train", transforms.train, config.train.seed), ("val", transforms.evaluate, None)):
         samples, cache = getattr(data, split), make_image_cache(config, data, split, steps)
         if isinstance(samples, ImageSplit):
             samples = evolve(samples, side=steps.min_decode_side)
         prepared = TransformedDataset(samples, steps, data.task, seed, cache, origin)
-        sampling = {**shares, "weights": data.weights if split == "train" else None}
+        sampling = {**ranks, "weights": data.weights if split == "train" else None}
         batch_size = config.train.batch_size if split == "train" else config.train.effective_eval_batch_size
         splits.append(
             make_batches(

@@ -135,9 +135,9 @@ def finite_or_none(number: Any) -> float | None:
     return float(number) if math.isfinite(number) else None
 
 
-def fraction(part: float, whole: float) -> float:
+def fraction(part: float, total: float) -> float:
     """Return how much of a time another is, from 0 to 1; 0 where a clock shows no time."""
-    return min(part / whole, 1.0) if whole > 0 else 0.0
+    return min(part / total, 1.0) if total > 0 else 0.0
 
 
 def timed_windows(windows: Iterator[list[Batch]], current: EpochProgress) -> Iterator[list[Batch]]:
@@ -215,12 +215,12 @@ def backward(parts: TrainingParts, progress: Progress, window: Sequence[Batch], 
     The mean is that over the whole window and all ranks, whatever the batches weigh: it is divided by `divisor`. Loss
     and terms are taken in float32, whatever the precision of the network.
     """
-    placement, apart = parts.placement, parts.train_config.on_oom == "halve"
+    placement, sync_later = parts.placement, parts.train_config.on_oom == "halve"
     pieces = split_micro_batches(window, progress.micro_batch_splits)
     samples = sum(len(batch.indices) for batch in pieces)
     totals: dict[str, Tensor] = {}
     for place, batch in enumerate(pieces, start=1):
-        with nullcontext() if place == len(pieces) and not apart else placement.no_sync():
+        with nullcontext() if place == len(pieces) and not sync_later else placement.no_sync():
             with parts.precision.autocast():
                 outputs = as_tuple(placement.model(batch.images))
             outputs = tuple(output.float() for output in outputs)
@@ -246,8 +246,8 @@ def step_terms(parts: TrainingParts, batch: Batch, outputs: Tensor, samples: int
     if not parts.objective.step.terms:
         return {}
     seen = ForwardPass(batch.images, batch.targets, outputs, partial(forward, parts, parts.placement.model))
-    share = len(batch.targets) / samples if parts.placement.rank < len(batch.indices) else 0.0
-    return {name: term(seen) * share for name, term in parts.objective.step.terms.items()}
+    proportion = len(batch.targets) / samples if parts.placement.rank < len(batch.indices) else 0.0
+    return {name: term(seen) * proportion for name, term in parts.objective.step.terms.items()}
 
 
 def penalties(parts: TrainingParts) -> dict[str, Tensor]:

@@ -89,15 +89,15 @@ def restore_state(parts: TrainingParts, folder: Path) -> Progress:
     Raises:
         UserError: the checkpoint is of other parts; the message names the first difference.
     """
-    spread = parts.placement.sharding is not None
-    state = checkpoint.load_state(folder, later=spread)
+    distributed = parts.placement.sharding is not None
+    state = checkpoint.load_state(folder, later=distributed)
     try:
         names = RENAMED.get(manifest.read_format(folder), {})
         progress = _progress({names.get(name, name): value for name, value in state["progress"].items()})
         _check_learning(state["learning"], trainable_names(parts, progress.epoch), folder)
         freezing.apply_requires_grad(parts.network, parts.plan, progress.epoch)
         for name, network in networks_to_save(parts, progress).items():
-            if spread or checkpoint.is_sharded(folder):
+            if distributed or checkpoint.is_sharded(folder):
                 ShardedReader(folder, name).fill(network.state_dict())
             else:
                 _load_network(network, folder / f"{name}.safetensors")
@@ -184,8 +184,8 @@ def _move_state_tensor(value: Any, key: str, parameter: nn.Parameter, group: Map
         value = value.materialise_like(parameter)
         if is_sharded(value):
             return value
-    beside = key != "step" or group.get("fused") or group.get("capturable")
-    return value.to(parameter.device) if isinstance(value, torch.Tensor) and beside else value
+    moves = key != "step" or group.get("fused") or group.get("capturable")
+    return value.to(parameter.device) if isinstance(value, torch.Tensor) and moves else value
 
 
 def _scheduler_state(scheduler: Any) -> dict[str, Any]:

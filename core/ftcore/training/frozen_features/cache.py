@@ -64,7 +64,7 @@ class FeatureCache:
 
 
 def make_feature_cache(
-    config: RunConfig, data: Data, parts: TrainingParts, spec: InputSpec, cut: SplitPoint, size: int
+    config: RunConfig, data: Data, parts: TrainingParts, spec: InputSpec, point: SplitPoint, size: int
 ) -> FeatureCache | None:
     """Make the cache that ``data.cache = "disk"`` asks for, if there is room in it for so many bytes."""
     if config.data.cache != "disk" or size > (config.data.cache_gb or DEFAULT_GB) * 1e9:
@@ -73,9 +73,9 @@ def make_feature_cache(
         data.fingerprint,
         config.model.name,
         spec,
-        *_structure(parts, cut),
+        *_structure(parts, point),
         *sorted(freezing.tensor_digests(parts.frozen_at(0)).items()),
-        *(cut.module, parts.precision.name, str(parts.placement.device), torch.get_num_threads()),
+        *(point.module, parts.precision.name, str(parts.placement.device), torch.get_num_threads()),
         *((name, metadata.version(name)) for name in LIBRARIES),
         *library_versions(config).items(),
     )
@@ -83,9 +83,9 @@ def make_feature_cache(
     return FeatureCache(depends, folder, is_augmented=parts.train_config.views is not None)
 
 
-def _structure(parts: TrainingParts, cut: SplitPoint) -> list[tuple[str, str]]:
+def _structure(parts: TrainingParts, point: SplitPoint) -> list[tuple[str, str]]:
     """Return the modules that are not behind the cut, as they show themselves."""
-    behind = parts.heads if cut.recorded_outputs is None else (cut.module, *parts.heads)
+    behind = parts.heads if point.recorded_outputs is None else (point.module, *parts.heads)
     named = parts.network.named_modules()
     return [
         (path, f"{type(module).__name__}({module.extra_repr()})")

@@ -76,11 +76,11 @@ class FeatureStore:
     cache: FeatureCache | None = None
     kept: dict[int, tuple[Tensor, Tensor]] = field(factory=dict)
 
-    def loader_for_epoch(self, epoch: int, between: Callable[[], None]) -> EpochLoader:
+    def loader_for_epoch(self, epoch: int, on_boundary: Callable[[], None]) -> EpochLoader:
         """Return the batches of an epoch (from 0), once its view is computed."""
         view = epoch % self.views
         if view not in self.kept:
-            self.kept[view] = self._found(view) or self._computed(view, between)
+            self.kept[view] = self._found(view) or self._computed(view, on_boundary)
         sampler = evolve(self.batches.sampler)
         loader: Any = FeatureLoader(sampler, *self.kept[view])
         return evolve(self.batches, loader=loader, sampler=sampler, on_device_transform=identity, pids=None)
@@ -110,12 +110,12 @@ class FeatureStore:
         same = torch.equal(targets[own], batch.targets.cpu()[: len(targets[own])])
         return same and allclose_norm(self.compute(batch.images).cpu()[: len(features[own])], features[own])
 
-    def _computed(self, view: int, between: Callable[[], None]) -> tuple[Tensor, Tensor]:
+    def _computed(self, view: int, on_boundary: Callable[[], None]) -> tuple[Tensor, Tensor]:
         """Compute a view in batches that are the same at any time, for a batch's size may show in the last bits."""
         count, start = len(self.batches.samples), 0
         kept: list[Tensor] = []
         for batch in self.batches.sequential(view, self.size):
-            between()
+            on_boundary()
             own = self.compute(batch.images), batch.targets
             rows = [gather_batch(tensor, len(batch.indices), self.placement).cpu() for tensor in own]
             kept = kept or [_allocate(tensor, count, in_memory=self.in_memory) for tensor in rows]
@@ -150,22 +150,22 @@ class FrozenFeatures:
     Attributes:
         train: what is kept of the images to learn from.
         val: likewise, of those to measure on.
-        cut: where.
+        split_point: where.
         note: for the user.
     """
 
     train: FeatureStore
     val: FeatureStore
-    cut: SplitPoint
+    split_point: SplitPoint
     note: str
 
     def parts_for_epoch(self, parts: TrainingParts, epoch: int, on_boundary: Callable[[], None]) -> TrainingParts:
         """Return the parts with which an epoch (from 0) is trained and evaluated: the same, or those behind the cut."""
-        if epoch >= self.cut.until_epoch:
+        if epoch >= self.split_point.until_epoch:
             self.train.kept.clear()  # nobody needs them any more
             self.val.kept.clear()
             return parts
-        network, placement, tail = parts.network, parts.placement, self.cut.tail
+        network, placement, tail = parts.network, parts.placement, self.split_point.tail
         train, val = self.train.loader_for_epoch(epoch, on_boundary), self.val.loader_for_epoch(0, on_boundary)
         placed = placement.rewrap(tail(network)) if placement.rewrap else evolve(placement, model=tail(network))
         placed = evolve(placed, unwrap=lambda _: network)
@@ -189,30 +189,30 @@ def plan_precompute(
     Raises:
         UserError: ``train.precompute`` or ``train.views`` asks for it, and it cannot be.
     """
-    settings, cut = parts.train_config, find_split_point(parts, network.spec)
+    settings, point = parts.train_config, find_split_point(parts, network.spec)
     asked = {"views": settings.views, "precompute": settings.precompute == "always"}
     keys = [key for key, value in asked.items() if value]
-    if settings.precompute == "never" or not (cut or keys):
+    if settings.precompute == "never" or not (point or keys):
         return None, ""
-    reason = _why_not(parts, network.transforms, cut) or _too_large_or_unstable(parts, network.spec, cut)
+    reason = _why_not(parts, network.transforms, point) or _too_large_or_unstable(parts, network.spec, point)
     if reason and keys:
         raise UserError(
             f"train.{keys[0]} = {getattr(settings, keys[0])!r} ({origin(f'train.{keys[0]}')}), but nothing can be "
             f"computed once: {reason}"
         )
-    return (None, reason) if reason or cut is None else (_build(parts, network.spec, cut, cache), "")
+    return (None, reason) if reason or point is None else (_build(parts, network.spec, point, cache), "")
 
 
-def _why_not(parts: TrainingParts, transforms: Transforms, cut: SplitPoint | None) -> str:
+def _why_not(parts: TrainingParts, transforms: Transforms, point: SplitPoint | None) -> str:
     if reason := why_not_splittable(parts):
         return reason
     views = parts.train_config.views
     random = transforms.train != transforms.evaluate
     reasons: dict[str, Any] = {
-        "something before the head learns from the first epoch on": not cut,
+        "something before the head learns from the first epoch on": not point,
         f"the network has {len(parts.heads)} heads": len(parts.heads) > 1
-        and cut is not None
-        and cut.recorded_outputs is None,
+        and point is not None
+        and point.recorded_outputs is None,
         "the network is nothing but its head": parts.heads == ("",),
         "images are changed in batches": parts.data.batch_transforms,
         f"the step looks at images: {', '.join(parts.objective.step.terms)}": parts.objective.step.terms,
@@ -222,14 +222,14 @@ def _why_not(parts: TrainingParts, transforms: Transforms, cut: SplitPoint | Non
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def _too_large_or_unstable(parts: TrainingParts, spec: InputSpec, cut: SplitPoint | None) -> str:
+def _too_large_or_unstable(parts: TrainingParts, spec: InputSpec, point: SplitPoint | None) -> str:
     """Say what else speaks against a cut: what is seen there is not the same at any time, or takes too much room."""
-    if cut is None:
+    if point is None:
         return ""
-    size = _size(parts, spec, cut.module)
-    if cut.recorded_outputs is None:
+    size = _size(parts, spec, point.module)
+    if point.recorded_outputs is None:
         return check_head_split(parts, spec) or _shortage(size)
-    return f"what {cut.module} sees takes {size / 1e9:.1f} GB" if size > MAX_IN_MEMORY_BYTES else ""
+    return f"what {point.module} sees takes {size / 1e9:.1f} GB" if size > MAX_IN_MEMORY_BYTES else ""
 
 
 def _probe_features(parts: TrainingParts, spec: InputSpec, at: str) -> Tensor:
@@ -245,24 +245,24 @@ def _size(parts: TrainingParts, spec: InputSpec, at: str) -> int:
 
 
 def _build(
-    parts: TrainingParts, spec: InputSpec, cut: SplitPoint, cache: Callable[[SplitPoint, int], FeatureCache | None]
+    parts: TrainingParts, spec: InputSpec, point: SplitPoint, cache: Callable[[SplitPoint, int], FeatureCache | None]
 ) -> FrozenFeatures:
     size, shape = (
-        _size(parts, spec, cut.module),
-        " x ".join(map(str, _probe_features(parts, spec, cut.module).shape[1:])),
+        _size(parts, spec, point.module),
+        " x ".join(map(str, _probe_features(parts, spec, point.module).shape[1:])),
     )
-    in_memory, compute = size <= MAX_IN_MEMORY_BYTES, partial(_evaluated, parts, at=cut.module)
+    in_memory, compute = size <= MAX_IN_MEMORY_BYTES, partial(_evaluated, parts, at=point.module)
     at_a_time = parts.train_config.effective_eval_batch_size
     splits = (parts.data.train, parts.train_config.views or 1), (parts.data.val, 1)
-    later = cache(cut, size) if in_memory else None
+    later = cache(point, size) if in_memory else None
     train, val = (
         FeatureStore(batches, compute, parts.placement, at_a_time, views, in_memory, later) for batches, views in splits
     )
-    epochs = f", up to epoch {cut.until_epoch}" if cut.until_epoch < parts.train_config.epochs else ""
-    note = f"what {cut.module} sees of each image, {shape} numbers, {size / 1e6:.1f} MB{epochs}"
+    epochs = f", up to epoch {point.until_epoch}" if point.until_epoch < parts.train_config.epochs else ""
+    note = f"what {point.module} sees of each image, {shape} numbers, {size / 1e6:.1f} MB{epochs}"
     if later:
         note += f"; kept for later runs in {later.folder}"
-    return FrozenFeatures(train, val, cut, note)
+    return FrozenFeatures(train, val, point, note)
 
 
 def _evaluated(parts: TrainingParts, images: Tensor, at: str) -> Tensor:

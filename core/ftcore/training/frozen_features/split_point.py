@@ -45,20 +45,20 @@ class TailNetwork(nn.Module):
     the features. Whether nothing else comes of it is tried before it is used.
     """
 
-    def __init__(self, cut: SplitPoint, network: nn.Module) -> None:
+    def __init__(self, point: SplitPoint, network: nn.Module) -> None:
         super().__init__()
-        self.cut, self.network = cut, network
+        self.point, self.network = point, network
 
     def forward(self, features: Tensor) -> Any:
         """Call the network, without what was computed already."""
-        rows, given = len(features), self.cut.recorded_outputs or {}
+        rows, given = len(features), self.point.recorded_outputs or {}
         passed: list[Any] = [self.network.get_submodule(path) for path in given]
         for module, output in zip(passed, given.values(), strict=True):
             module.forward = partial(_expand_rows, output, rows)  # in the place of the class's own
-        at = self.network.get_submodule(self.cut.module)
+        at = self.network.get_submodule(self.point.module)
         handle = at.register_forward_pre_hook(lambda _, inputs: (features, *inputs[1:]))
         try:
-            return self.network(_expand_rows(self.cut.image, rows))
+            return self.network(_expand_rows(self.point.image, rows))
         finally:
             handle.remove()
             for module in passed:
@@ -100,7 +100,7 @@ def find_split_point(parts: TrainingParts, spec: InputSpec) -> SplitPoint | None
         return None
     with preserve_module_state(parts), _randomise_zero_parameters(parts.network), parts.precision.autocast():
         images = spec.randn(2, parts.placement.device)
-        return next((cut for cut in _cuts(parts, images) if _is_sound(parts, cut, images)), None)
+        return next((point for point in _split_points(parts, images) if _is_sound(parts, point, images)), None)
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def _randomise_zero_parameters(network: nn.Module) -> Iterator[None]:
             parameter.zero_()
 
 
-def _cuts(parts: TrainingParts, images: Tensor) -> Iterator[SplitPoint]:
+def _split_points(parts: TrainingParts, images: Tensor) -> Iterator[SplitPoint]:
     """Yield cuts before the first module that learns, and before those that it lies in, the innermost first."""
     parts.network.eval()
     calls, replaceable = record_calls(parts.network, images)
@@ -177,25 +177,25 @@ def _differs_in_train_mode(module: nn.Module) -> bool:
     return "drop" in kind or next(module.buffers(), None) is not None
 
 
-def _is_sound(parts: TrainingParts, cut: SplitPoint, images: Tensor) -> bool:
+def _is_sound(parts: TrainingParts, point: SplitPoint, images: Tensor) -> bool:
     """Try whether what lies behind a cut gives what the network does, in eval mode and in train mode."""
     try:
-        return _gives_the_same(parts, cut, images)
+        return _gives_the_same(parts, point, images)
     except Exception:  # noqa: BLE001 - whatever a network says to what it was not made for
         return False
 
 
-def _gives_the_same(parts: TrainingParts, cut: SplitPoint, images: Tensor) -> bool:
+def _gives_the_same(parts: TrainingParts, point: SplitPoint, images: Tensor) -> bool:
     network = parts.network
     for mode in (False, True):
         network.train(mode)
         if mode:
             freezing.set_frozen_eval(network, parts.plan, 0)
-        features: Any = module_input(parts, images, cut.module)
+        features: Any = module_input(parts, images, point.module)
         if not isinstance(features, torch.Tensor):  # such as one a branch, in a list
             return False
         given = []
-        for model, fed in ((network, images), (cut.tail(network), features)):
+        for model, fed in ((network, images), (point.tail(network), features)):
             torch.manual_seed(0)
             given.append(as_tuple(model(fed)))
         if not all(torch.equal(one, other) for one, other in zip(*given, strict=True)):
