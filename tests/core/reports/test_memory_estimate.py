@@ -22,7 +22,7 @@ PARAMETERS, HEAD = 56_229 * 4, 325 * 4
 REAL = """
 import gc, sys
 import torch
-from ftcore import find
+from ftcore.tuning import trial
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.reports.memory_estimate import measure
 from ftcore.training.loop import train_step
@@ -40,8 +40,8 @@ def parts_of(name):
 
 
 def trained(parts):
-    find.begin(parts)
-    batches, progress = find.batches(parts), Progress()
+    trial.start_first_epoch(parts)
+    batches, progress = trial.batches(parts), Progress()
     for _ in range(2):
         train_step(parts, next(batches), progress)
     batches.close()
