@@ -33,7 +33,6 @@ EXCEPTIONS = {
     "core/checkpoints/distributed": "ranks/test_fsdp.py",
     "core/cli/data": COMMANDS,
     "core/cli/find": COMMANDS,
-    "core/cli/group": COMMANDS,
     "core/cli/inference": COMMANDS,
     "core/cli/models": COMMANDS,
     "core/cli/plugins": COMMANDS,

@@ -266,7 +266,8 @@ class GradualUnfreeze:
             released = {name for name in waiting if is_submodule_of(name, roots)}
             if epoch >= config.train.epochs:
                 raise UserError(
-                    f"gradual_unfreeze.at: epoch {epoch} (from 0) is beyond train.epochs = {config.train.epochs}"
+                    f"gradual_unfreeze.at: epoch {epoch} (from 0) is beyond train.epochs = {config.train.epochs} "
+                    f"({config.origin('plugin.gradual_unfreeze.at')}; {config.origin('train.epochs')})"
                 )
             if not released:
                 raise UserError(f"gradual_unfreeze.at: in epoch {epoch} everything that it names learns already")

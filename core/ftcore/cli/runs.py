@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 @click.option("--where", multiple=True, metavar="KEY=PATTERN", help="e.g. model.name=timm/*, plugins=ema, state=failed")
 @json_option(help="print a JSON list")
 def runs(folder: Path, where: tuple[str, ...], *, as_json: bool) -> None:
-    """List the runs in FOLDER and below it: how they stand, their best epoch, what they are."""
+    r"""List runs: status, best epoch, network, data, plugins.
+
+    FOLDER is searched with all folders in it.
+
+    \b
+    Examples:
+      ftcore runs
+      ftcore runs experiments/ --where "model.name=timm/*" --where state=finished
+    """
     from ftcore.runs import listing
 
     found = listing.find(folder, where)
@@ -34,7 +42,14 @@ def runs(folder: Path, where: tuple[str, ...], *, as_json: bool) -> None:
 @json_option(help="print a JSON object")
 @click.option("--html", type=PATH, metavar="FILE", help="write a page, beside what is printed")
 def compare(runs: tuple[Path, ...], source: str | None, *, as_json: bool, html: Path | None) -> None:
-    """Compare RUNS with the first: what differs in them, and whether their answers differ by more than chance."""
+    r"""Compare runs with the first: settings, metrics, significance.
+
+    Says what differs between them, and whether their predictions on the same images differ significantly.
+
+    \b
+    Examples:
+      ftcore compare runs/first runs/second --html comparison.html
+    """
     from ftcore.checkpoints.atomic import wrap_write_errors
     from ftcore.reports.comparison import compare as compare_runs
     from ftcore.reports.comparison_page import render_html
@@ -50,10 +65,18 @@ def compare(runs: tuple[Path, ...], source: str | None, *, as_json: bool, html: 
 
 @click.command(cls=LoggedCommand)
 @run_argument
-@click.option("--why", is_flag=True, help="draw where in each picture of the page the network saw what it said")
-def report(run: Path, *, why: bool) -> None:
-    """Write the report.html of RUN, a run folder, again: with what its epochs left, and this version of ftcore."""
+@click.option("--why", is_flag=True, help="add a Grad-CAM heat map to each image")
+@click.option("--open", "browse", is_flag=True, help="show it in the browser")
+def report(run: Path, *, why: bool, browse: bool) -> None:
+    r"""Write the report.html of a run again, with this version of ftcore.
+
+    \b
+    Examples:
+      ftcore report runs/first --open
+    """
     from ftcore.reports.redraw import rewrite_reports
 
     for page in rewrite_reports(run, why=why):
         click.echo(str(page))
+        if browse:
+            click.launch(str(page))

@@ -172,6 +172,22 @@ SECTIONS = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig, "run
 
 LIST_KEYS = ("plugins", "without")
 
+FLAGS = {
+    "model": "model.name",
+    "data": "data.source",
+    "epochs": "train.epochs",
+    "batch_size": "train.batch_size",
+    "image_size": "model.image_size",
+    "weights": "model.weights",
+    "seed": "train.seed",
+    "workers": "train.workers",
+    "out": "run.folder",
+}
+"""Flags of the command line with an option of their own -> the option."""
+
+HOOK_FLAGS = {"lr": "make_optimizer", "device": "wrap_devices"}
+"""Flags that are an option of that name -> the hook whose answer's plugin has it."""
+
 RESERVED = frozenset({*SECTIONS, "hooks", "plugin", *LIST_KEYS})
 """Words that `--set` takes for sections of the core, so no plugin may have them as its name."""
 
@@ -184,11 +200,30 @@ class PluginRef:
         text: e.g. ``weighted_ce`` or ``./hooks.py``.
         origin: e.g. ``run.toml plugins[0]`` or ``--plugin``.
         base: folder that a relative file is relative to.
+        recipe: name of the recipe that names it, if none of the user's words did.
     """
 
     text: str
     origin: str
     base: Path
+    recipe: str = ""
+
+
+@frozen
+class HookOption:
+    """An option of whichever plugin answers a hook, as `--lr` is one of the run's optimizer.
+
+    Attributes:
+        hook: e.g. ``make_optimizer``.
+        option: e.g. ``lr``.
+        value: as it was typed.
+        origin: e.g. ``--lr 0.01``.
+    """
+
+    hook: str
+    option: str
+    value: Any
+    origin: str
 
 
 @frozen
@@ -204,6 +239,7 @@ class RunConfig:
         without: names of default plugins that were switched off.
         hooks: hook -> names of plugins, in the order in which they are asked.
         options: plugin name -> option -> value as given.
+        hook_options: options of whichever plugins answer some hooks; among `options` once the plugins are known.
         origins: ``section.key`` or ``plugin.name.key`` -> where the value was set; absent means default.
         architecture: see `ftcore.Backbone`; of a model that is read from a run, else empty.
     """
@@ -216,6 +252,7 @@ class RunConfig:
     without: tuple[str, ...] = ()
     hooks: Mapping[str, tuple[str, ...]] = field(factory=dict)
     options: Mapping[str, Mapping[str, Any]] = field(factory=dict)
+    hook_options: tuple[HookOption, ...] = ()
     origins: Mapping[str, str] = field(factory=dict)
     architecture: Mapping[str, Any] = field(factory=dict)
 

@@ -191,7 +191,7 @@ def config_toml(config: RunConfig, plugins: Sequence[Plugin]) -> str:
     named = [plugin for plugin in plugins if not plugin.is_default]
     document["plugins"] = [plugin.reference.canonical for plugin in named]
     available = discover()
-    left_out = {resolve(named, available).name for named in config.plugins if not named.origin.startswith("recipe ")}
+    left_out = {resolve(named, available).name for named in config.plugins if not named.recipe}
     without = [name for name in config.without if name not in left_out]
     if without:
         document["without"] = without

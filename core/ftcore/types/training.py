@@ -64,10 +64,12 @@ class Recipe:
     Attributes:
         plugins: named as if by the user, behind his own; as in ``--plugin``.
         settings: as in ``--set``: ``train.epochs`` or ``sgd.lr`` -> value.
+        derived: of those, ones that follow from an option of the recipe -> that option, for messages.
     """
 
     plugins: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(factory=dict)
+    derived: Mapping[str, str] = field(factory=dict)
 
 
 @frozen(eq=False)

@@ -7,12 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from ftcore import UserError
-from ftcore.cli import main
-from ftcore.config import CliOverrides, load_config
+from ftcore.cli import run_config
 from ftcore.runs import prepare
 from optuna.trial import TrialState
 
@@ -148,11 +147,7 @@ def monitored(arguments: Sequence[str], folder: Path) -> tuple[str, bool]:
     Raises:
         UserError: the arguments are none of `ftcore run`, or no run.
     """
-    given = cast("Any", main.commands["run"]).make_context("ftcore run", [*arguments]).params
-    named = {name: given[name] for name in ("plugins", "without", "sets")}
-    parts = prepare(
-        load_config(given["config"], CliOverrides(given["model"], given["data"], **named)), folder
-    ).assembly.parts
+    parts = prepare(run_config(arguments), folder).assembly.parts
     return parts.evaluation.monitor, parts.higher_is_better
 
 

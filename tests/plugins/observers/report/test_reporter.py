@@ -55,10 +55,15 @@ MB = 1_000_000
 
 
 def config(
-    folder: Path, *sets: str, data: str = "digits:5-9", model: str = "digits/cnn", **flags: Sequence[str]
+    folder: Path,
+    *sets: str,
+    data: str = "digits:5-9",
+    model: str = "digits/cnn",
+    plugins: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> RunConfig:
     few = ("train.epochs=2", "train.batch_size=64", f"run.folder={folder}")
-    return load_config(None, CliOverrides(model, data, sets=(*few, *sets), **flags))
+    return load_config(None, CliOverrides(model, data, plugins, without, (*few, *sets)))
 
 
 def labels_table(folder: Path) -> Path:
