@@ -37,7 +37,7 @@ class EmaConfig:
 
 
 class Ema:
-    """An exponential moving average of parameters and running statistics, after each step."""
+    """Exponential moving average of parameters and running statistics, updated after each step."""
 
     Config = EmaConfig
 
@@ -83,7 +83,7 @@ class SwaConfig:
 
 
 class Swa:
-    """The plain mean of the network at the end of each of the last epochs (Izmailov et al. 2018, arXiv:1803.05407).
+    """Stochastic weight averaging: the mean over the last epochs (Izmailov et al. 2018, arXiv:1803.05407).
 
     Running statistics are measured anew for it, in one pass over the training images before each evaluation. It wants
     a rate that does not vanish: `constant`, or `cosine.final`.

@@ -28,7 +28,7 @@ class LinearProbeConfig:
 
 
 class LinearProbe:
-    """The new head alone, on a frozen network."""
+    """Linear probe: trains the new head alone, on a frozen network."""
 
     Config = LinearProbeConfig
 

@@ -30,7 +30,7 @@ class BalancedSamplingConfig:
 
 
 class BalancedSampling:
-    """Draws training images with replacement, so that classes come up evenly; goes round `build_data`."""
+    """Oversamples rare classes: draws training images with replacement, evenly over the classes; wraps `build_data`."""
 
     Config = BalancedSamplingConfig
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Folder:
-    """Answers for any existing folder: ``photos/cat/1.jpg`` or ``photos/train/cat/1.jpg``."""
+    """A folder of images, ``photos/cat/1.jpg``, or with splits, ``photos/train/cat/1.jpg``."""
 
     @hookimpl
     def build_data(self, source: str | None, config: RunConfig, ctx: Context) -> Data | None:

@@ -75,7 +75,7 @@ class WeightedCrossEntropyConfig:
 
 
 class WeightedCrossEntropy:
-    """Cross-entropy that counts some classes more than others."""
+    """Cross-entropy with class weights."""
 
     Config = WeightedCrossEntropyConfig
 

@@ -91,7 +91,7 @@ class AsymmetricConfig:
 
 
 class Asymmetric:
-    """Asymmetric loss (Ridnik et al. 2021, arXiv:2009.14119): what is not there is played down more than what is.
+    """Asymmetric loss (Ridnik et al. 2021, arXiv:2009.14119): down-weights easy negatives more than positives.
 
     For labels it is the mean over images and labels, where the authors' code takes the sum: that is larger by their
     number, and so is its learning rate. For classes it is the mean over images.

@@ -25,7 +25,7 @@ class OrdinalConfig:
 
 
 class Ordinal:
-    """Squared Earth Mover's Distance, which counts by how many places a class is missed.
+    """Squared Earth Mover's Distance for ordered classes: an error counts by how many ranks it is off.
 
     sum_k (CDF_k(p) - CDF_k(y))^2, a mean over images (Hou, Yu and Samaras 2016, arXiv:1611.05916).
     """

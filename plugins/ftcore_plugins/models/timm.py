@@ -33,7 +33,7 @@ class TimmConfig:
 
 
 class Timm:
-    """Answers for ``timm/NAME`` and ``timm/NAME.TAG``; a tag names pre-trained weights."""
+    """Networks of timm: ``timm/NAME``, or ``timm/NAME.TAG``, where a tag names pre-trained weights."""
 
     Config = TimmConfig
 

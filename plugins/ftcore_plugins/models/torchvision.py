@@ -52,7 +52,7 @@ class TorchvisionConfig:
 
 
 class Torchvision:
-    """Answers for ``torchvision/NAME``; `weights` may be an entry such as ``IMAGENET1K_V2``."""
+    """Networks of torchvision: ``torchvision/NAME``; `weights` may be an entry such as ``IMAGENET1K_V2``."""
 
     Config = TorchvisionConfig
 

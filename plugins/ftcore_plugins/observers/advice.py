@@ -37,7 +37,7 @@ SHOWN = 5
 
 
 class Advice:
-    """Warns of a loss that stays where guessing is, of waiting for images, of pictures learnt by heart, and of classes.
+    """Warns about chance-level loss, slow data loading, overfitting and classes that are never predicted.
 
     A class that is never predicted, and an accuracy that one class always said would have. In the log, and so in
     ``report.html``, too.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ProgressBar:
-    """Writes to standard error; where that is no terminal, there is no bar."""
+    """A line per epoch and, in a terminal, a progress bar, on standard error."""
 
     @hookimpl
     def make_observers(self) -> Sequence[Observer]:

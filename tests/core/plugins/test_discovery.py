@@ -223,7 +223,7 @@ def test_an_unknown_name_shows_the_nearest_and_where_all_are_listed() -> None:
     with pytest.raises(UserError, match=r"no plugin named 'wieghted_ce'; did you mean 'weighted_ce'\?") as caught:
         find_installed("wieghted_ce", None, discover())
 
-    assert "\n  weighted_ce: Cross-entropy that counts" in str(caught.value)
+    assert "\n  weighted_ce: Cross-entropy with class" in str(caught.value)
     assert "`ftcore plugins` lists all" in str(caught.value)
     assert "a file ./hooks.py" in str(caught.value)
 
