@@ -18,6 +18,7 @@ from .options import (
     print_result,
     run_argument,
     runs_argument,
+    split_option,
     tta_option,
 )
 
@@ -125,13 +126,14 @@ def export(run: Path, kind: str, out: Path | None, *, int8: bool) -> None:
 @click.command(cls=LoggedCommand)
 @run_argument
 @click.option("--data", "source", metavar="SOURCE", help="measure on other data than the run's own")
-@click.option("--split", type=click.Choice(["train", "val", "all"]), default="val", show_default=True)
+@split_option
 @tta_option
 @json_option()
-def evaluate(run: Path, source: str | None, split: str, *, tta: bool, as_json: bool) -> None:
+def evaluate(run: Path, source: str | None, split: str | None, *, tta: bool, as_json: bool) -> None:
     """Measure RUN (a run, an ensemble, a soup) with the loss and metrics of its config, on its validation split.
 
-    Other data may have fewer classes than RUN; one that RUN does not know is an error.
+    Other data without splits is measured whole; of several splits, val, test or train, the first that is there. It
+    may have fewer classes than RUN; one that RUN does not know is an error.
     """
     from ftcore.inference import evaluate as evaluating
 

@@ -76,6 +76,13 @@ def run_options(command: F) -> F:
     return command
 
 
+split_option = click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test", "all"]),
+    help="measure on this; by default the run's own val, and all of other data without splits",
+)
+
+
 def rank_options(command: F) -> F:
     """Add the options that start several processes; they are started with the same arguments, and train."""
 

@@ -206,6 +206,9 @@ class RunConfig:
         options: plugin name -> option -> value as given.
         origins: ``section.key`` or ``plugin.name.key`` -> where the value was set; absent means default.
         architecture: see `ftcore.Backbone`; of a model that is read from a run, else empty.
+        class_names: of a run that is read back, its classes or labels in the order of its outputs, empty for a run that
+            did not write them down; None for a new run.
+        measuring: whether nothing is learnt from the data, so that all of it counts as it is, and nothing is held out.
     """
 
     model: ModelConfig = ModelConfig()
@@ -218,6 +221,8 @@ class RunConfig:
     options: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     origins: Mapping[str, str] = field(factory=dict)
     architecture: Mapping[str, Any] = field(factory=dict)
+    class_names: tuple[str, ...] | None = None
+    measuring: bool = False
 
     def origin(self, key: str) -> str:
         """Say where a value was set, for messages and the written config."""

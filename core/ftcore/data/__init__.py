@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from .decoding import decode_image, find_images, read_image
     from .files import SHOWN, ImageFiles, ScannedFolder, check_headers, file_version, scan_folders
     from .loader import Batch, EpochLoader, make_batches
-    from .splits import TRAIN_NAMES, VAL_NAMES
+    from .splits import TEST_NAMES, TRAIN_NAMES, VAL_NAMES
 
 __all__ = [
     "SHOWN",
+    "TEST_NAMES",
     "TRAIN_NAMES",
     "VAL_NAMES",
     "Batch",
@@ -41,6 +42,6 @@ __getattr__ = lazy(
         "decoding": "decode_image find_images read_image",
         "files": "SHOWN ImageFiles ScannedFolder check_headers file_version scan_folders",
         "loader": "Batch EpochLoader make_batches",
-        "splits": "TRAIN_NAMES VAL_NAMES",
+        "splits": "TEST_NAMES TRAIN_NAMES VAL_NAMES",
     },
 )

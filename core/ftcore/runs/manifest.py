@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ftcore.plugins.activation import Plugin
     from ftcore.plugins.references import PluginReference
     from ftcore.training.state import TrainingParts
+    from ftcore.types.data import Data
     from ftcore.types.distributed import Placement
 
     from .prepared import PreparedRun
@@ -55,6 +56,8 @@ def manifest(ready: PreparedRun) -> dict[str, Any]:
             "fingerprint": data.fingerprint,
             "train": len(data.train),
             "val": len(data.val),
+            "test": 0 if data.test is None else len(data.test),
+            "names": list(data.task.names),
         },
         "config": {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()},
         "weights": _weights(ready.assembly.parts),
@@ -159,6 +162,17 @@ def read_manifest(run: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{file} has no {', '.join(missing)}; another version of ftcore wrote it")
     return found
+
+
+def is_validated_on_test(written: Mapping[str, Any], data: Data) -> bool:
+    """Whether a run of an older ftcore validated on the test split of this data, and learnt what is held out now.
+
+    Args:
+        written: what its manifest says of its data.
+        data: the same data, split as it is now.
+    """
+    lengths = (len(data.train), len(data.val))
+    return "test" not in written and data.test is not None and (written["train"], written["val"]) != lengths
 
 
 def drop_run_folder(config: RunConfig, run: Path) -> RunConfig:
