@@ -142,6 +142,17 @@ def class_called_test(root: Path) -> Path:
     return image_folder(root, ("test", "cat"), per_class=4)
 
 
+def train_alone(root: Path) -> Path:
+    two(root / "train")
+    return root
+
+
+def split_without_pictures(root: Path) -> Path:
+    two(root / "train")
+    (root / "val").mkdir()
+    return root
+
+
 def a_class_in_a_test_split_alone(root: Path) -> Path:
     for split in ("train", "val", "test"):
         two(root / split, per_class=2)
@@ -230,20 +241,9 @@ def class_in_validation_alone(root: Path) -> Path:
     return root
 
 
-def train_alone(root: Path) -> Path:
-    two(root / "train")
-    return root
-
-
 def validation_alone(root: Path) -> Path:
     two(root / "val")
     two(root / "test")
-    return root
-
-
-def split_without_pictures(root: Path) -> Path:
-    two(root / "train")
-    (root / "val").mkdir()
     return root
 
 

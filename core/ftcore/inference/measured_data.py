@@ -11,7 +11,7 @@ from ftcore.config.schema import DataConfig
 from ftcore.data.dataset import ImageSplit
 from ftcore.data.task import images_per_name
 from ftcore.errors import UserError, format_names
-from ftcore.runs.manifest import is_validated_on_test, read_manifest
+from ftcore.runs.manifest import data_record, read_manifest, validated_on_test
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -128,21 +128,18 @@ def check_names(folder: Path, task: Task, source: str | None, measured: Measured
 def check_learnt(folder: Path, data: Data, measured: MeasuredData, source: str | None) -> None:
     """Say where a run's own data is no longer what it was, and where other data is what the run has learnt.
 
-    Refuse to call validation what an older run has learnt: ftcore used to validate on a split called test where there
-    was no other, and to learn all of the training split.
+    Raises:
+        UserError: what is validation now was learnt, by a run of an ftcore that validated on the test split.
     """
     known, log = _written(folder), structlog.get_logger()
     is_same = known.get("fingerprint") == data.fingerprint
     if not known or source is not None:
-        if is_same and (measured.split in {"train", "all"}):
+        if is_same and measured.split in {"train", "all"}:
             log.warning("the run has learnt from this data; without --data, its validation split is measured")
     elif not is_same:
         log.warning("the data has changed since the run", folder=str(folder))
-    elif measured.split == "val" and is_validated_on_test(known, data):
-        raise UserError(
-            f"{folder} learnt all of its training split and validated on its test split, as ftcore did before; what is "
-            "held out of training now is no validation split of it. --split test measures what it validated on"
-        )
+    elif measured.split == "val" and (reason := validated_on_test(known, data_record(data))):
+        raise UserError(f"{folder} has no validation split: {reason}; --split test measures what it validated on")
 
 
 def _written(folder: Path) -> Mapping[str, Any]:

@@ -95,14 +95,9 @@ def measure(folder: Path, source: str | None, split: str | None) -> tuple[RunSco
             scores.append(per_sample_scores(outputs, batches[0].targets, model.task).cpu())
     names = [batches.samples.name(index) for batches in evaluation.loaders[0] for index in range(len(batches.samples))]
     numbers = {name: value for name, value in found.items() if isinstance(value, float)}
-    return RunScores(
-        folder,
-        tuple(names),
-        evaluation.measured.total,
-        evaluation.measured_on,
-        torch.cat(scores).double().numpy(),
-        numbers,
-    ), model.task
+    per_image = torch.cat(scores).double().numpy()
+    total, measured_on = evaluation.measured.total, evaluation.measured_on
+    return RunScores(folder, tuple(names), total, measured_on, per_image, numbers), model.task
 
 
 def per_sample_scores(outputs: Tensor, targets: Tensor, task: Task) -> Tensor:
