@@ -349,7 +349,7 @@ def test_ordinal_shows_the_order_and_takes_that_of_the_names_if_none_is_given() 
 )
 def test_a_wrong_order_is_refused(order: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Ordinal(OrdinalConfig(order)).make_loss(CLASSES)
+        Ordinal(OrdinalConfig(order)).make_loss(CLASSES, Context(Path(), structlog.get_logger()))
 
 
 # in a run

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 from ftcore.lazy import lazy
 
 if TYPE_CHECKING:
-    from .dataset import ImageSplit, Kind, LabelledImages, PackedStrings, fingerprint, make_data
+    from .dataset import ImageSplit, PackedStrings, fingerprint, make_data
     from .decoding import decode_image, find_images, read_image
     from .files import SHOWN, ImageFiles, ScannedFolder, check_headers, file_version, scan_folders
+    from .labels import Kind, LabelledImages
     from .loader import Batch, EpochLoader, make_batches
     from .splits import TEST_NAMES, TRAIN_NAMES, VAL_NAMES
 
@@ -38,9 +39,10 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
-        "dataset": "ImageSplit Kind LabelledImages PackedStrings fingerprint make_data",
+        "dataset": "ImageSplit PackedStrings fingerprint make_data",
         "decoding": "decode_image find_images read_image",
         "files": "SHOWN ImageFiles ScannedFolder check_headers file_version scan_folders",
+        "labels": "Kind LabelledImages",
         "loader": "Batch EpochLoader make_batches",
         "splits": "TEST_NAMES TRAIN_NAMES VAL_NAMES",
     },

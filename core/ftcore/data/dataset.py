@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import structlog
@@ -13,7 +13,7 @@ from attrs import frozen
 from ftcore.errors import UserError
 from ftcore.types.data import Data
 
-from .class_names import encode_all, encode_labels, without_unknown
+from .labels import encode_all, encode_labels, without_unknown
 from .splits import fraction_held_out, split_indices
 from .task import make_task, target_table
 
@@ -26,36 +26,10 @@ if TYPE_CHECKING:
     from ftcore.types.data import ImageSource
     from ftcore.types.table import Table
 
+    from .labels import LabelledImages
     from .splits import SplitRows
 
     Numbers = np.ndarray[Any, np.dtype[Any]]
-
-Kind = Literal["classification", "multilabel", "regression"]
-"""What a target is: one class per image, any number of labels, or numbers."""
-
-
-@frozen(eq=False)
-class LabelledImages:
-    """What a source knows.
-
-    Attributes:
-        images: all of them.
-        kind: of the task.
-        values: of each image: its class, its labels, a row with 0 or 1 for each of `names`, or one with numbers.
-        fingerprint: see `ftcore.Data`.
-        names: of labels or regression targets; empty for classes, and where `values` are labels: then they are those
-            of the training split.
-        splits: name of each image's split, where the source has its own.
-        groups: of each image, e.g. the patient; a group is never cut by a split.
-    """
-
-    images: ImageSource
-    kind: Kind
-    values: Sequence[Any] | Numbers
-    fingerprint: str
-    names: tuple[str, ...] = ()
-    splits: Sequence[str] | None = None
-    groups: Sequence[str] | None = None
 
 
 @frozen(eq=False)

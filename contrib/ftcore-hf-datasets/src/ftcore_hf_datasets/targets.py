@@ -76,7 +76,7 @@ def find_target(features: Mapping[str, Any]) -> str:
 
 
 def targets(column: Column, config: RunConfig) -> Targets:
-    """Return kind of task, names and values; see `ftcore.data.dataset.Labelled`.
+    """Return kind of task, names and values; see `ftcore.data.LabelledImages`.
 
     Raises:
         UserError: the column cannot be learnt, or not as ``data.task`` says.

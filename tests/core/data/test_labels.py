@@ -18,7 +18,7 @@ from torchvision.datasets import ImageFolder
 
 from ftcore import StepLogged
 from ftcore.config.load import CliOverrides, load_config, load_run_config
-from ftcore.data.class_names import order_names
+from ftcore.data.labels import order_names
 from ftcore.inference.load import load
 from ftcore.plugins.calls import HookCalls
 from ftcore.plugins.startup import activate
@@ -94,6 +94,20 @@ def test_ordinal_grades_from_low_to_high_by_their_numbers(kind: str, tmp_path: P
     outputs = 20 * torch.nn.functional.one_hot(said, 12).float()
     assert loss.function(outputs, far).item() == pytest.approx(8, rel=1e-3)  # places between 2 and 10
     assert loss.function(outputs, near).item() == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("names", "warned"), [(("grade 2", "grade 10"), True), (("grade 02", "grade 10"), False), (("2", "10"), False)]
+)
+def test_ordinal_says_where_numbers_in_names_do_not_count(
+    *, names: tuple[str, ...], warned: bool, tmp_path: Path
+) -> None:
+    data = image_folder(tmp_path / "data", names, per_class=6)
+
+    said = invoke("explain", "--data", data, "--model", "digits/cnn", "--plugin", "ordinal").err
+
+    assert ("classes are in the order of texts; ordinal.order names another" in said) is warned
+    assert ("order=grade 10, grade 2)" in said) is warned
 
 
 def stop_after_a_step(event: Event) -> None:

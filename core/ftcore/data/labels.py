@@ -1,13 +1,14 @@
-"""The names of classes and labels, their order, and targets as numbers."""
+"""What a source knows of its images; the names of classes and labels, their order, and targets as numbers."""
 
 from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import structlog
+from attrs import frozen
 
 from ftcore.errors import UserError
 from ftcore.types.data import Task
@@ -18,10 +19,37 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ftcore.config.schema import RunConfig
-
-    from .dataset import LabelledImages
+    from ftcore.types.data import ImageSource
 
     Numbers = np.ndarray[Any, np.dtype[Any]]
+
+
+Kind = Literal["classification", "multilabel", "regression"]
+"""What a target is: one class per image, any number of labels, or numbers."""
+
+
+@frozen(eq=False)
+class LabelledImages:
+    """What a source knows.
+
+    Attributes:
+        images: all of them.
+        kind: of the task.
+        values: of each image: its class, its labels, a row with 0 or 1 for each of `names`, or one with numbers.
+        fingerprint: see `ftcore.Data`.
+        names: of labels or regression targets; empty for classes, and where `values` are labels: then they are those
+            of the training split.
+        splits: name of each image's split, where the source has its own.
+        groups: of each image, e.g. the patient; a group is never cut by a split.
+    """
+
+    images: ImageSource
+    kind: Kind
+    values: Sequence[Any] | Numbers
+    fingerprint: str
+    names: tuple[str, ...] = ()
+    splits: Sequence[str] | None = None
+    groups: Sequence[str] | None = None
 
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
