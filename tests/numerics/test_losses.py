@@ -45,7 +45,7 @@ def outputs(kind: str = "classification", images: int = 48) -> tuple[Tensor, Ten
 def answer(plugin: Any, task: Task = CLASSES) -> Loss:
     """The plugin's loss, which must be one."""
     named = Context(Path(), structlog.get_logger(), named=True)  # for classification it answers only then
-    loss = plugin.make_loss(task, named) if isinstance(plugin, BinaryCrossEntropy) else plugin.make_loss(task)
+    loss = plugin.make_loss(task, named) if isinstance(plugin, BinaryCrossEntropy | Ordinal) else plugin.make_loss(task)
     assert isinstance(loss, Loss)
     return loss
 

@@ -115,12 +115,13 @@ def _say_held_out(split: SplitRows, kept: int, config: RunConfig) -> None:
     """Say that a source with a training split and no validation split has images of the one held out for the other."""
     if not split.held_out:
         return
-    how = f"fold {config.data.fold or 0} of {config.data.folds}" if config.data.folds else fraction_held_out(config)
+    folds, fold = config.data.folds, config.data.fold or 0
+    how = {"data.fold": f"{fold} of {folds}"} if folds else {"data.val_fraction": fraction_held_out(config)}
     test = f"; its {kept} test images are kept for the end" if kept else ""
     structlog.get_logger().warning(
         f"{config.data.source} has no validation split: {len(split.val)} of its {len(split.train) + len(split.val)} "
         f"training images are held out{test}",
-        **{"data.folds" if config.data.folds else "data.val_fraction": how},
+        **how,
     )
 
 

@@ -36,6 +36,7 @@ class MeasuredData:
         split: one of `SPLIT_NAMES`.
         total: number of pictures in the data.
         other_splits: what else could have been measured, where nobody said what to.
+        unreadable: number of pictures of these splits that were left out, for they cannot be read.
     """
 
     samples: tuple[SampleDataset, ...]
@@ -44,12 +45,14 @@ class MeasuredData:
     split: str
     total: int
     other_splits: tuple[str, ...] = ()
+    unreadable: int = 0
 
     @property
     def which(self) -> str:
-        """Say which split of the data these are, if it is not all; to be put behind the name of the data."""
+        """Say which split of the data these are, and what is left out of it; to be put behind the name of the data."""
         split = "" if self.split == "all" else f", split {self.split}"
-        return split + (f" (also: --split {', '.join(self.other_splits)})" if self.other_splits else "")
+        unreadable = f", {self.unreadable} cannot be read" if self.unreadable else ""
+        return split + unreadable + (f" (also: --split {', '.join(self.other_splits)})" if self.other_splits else "")
 
 
 def config_to_measure(config: RunConfig, source: str | None, split: str | None, task: Task) -> RunConfig:
@@ -95,6 +98,7 @@ def choose_split(data: Data, split: str | None, config: RunConfig) -> MeasuredDa
         split=chosen,
         total=sum(map(len, there.values())) if data.total is None else data.total,
         other_splits=tuple(others) if len(there) > 1 else (),
+        unreadable=sum(chosen in {name, "all"} for name, _ in data.skipped),
     )
 
 

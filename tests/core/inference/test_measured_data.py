@@ -199,6 +199,21 @@ def test_a_test_class_that_was_never_learnt_does_not_stop_a_run_and_is_named_whe
     assert "unknown: owl" in result.err
 
 
+def test_pictures_that_cannot_be_read_are_counted_apart_and_a_sampler_of_the_run_has_no_say(
+    splits: Path, tmp_path: Path
+) -> None:
+    sets = (f"run.folder={tmp_path / 'run'}", "train.epochs=1", "data.on_corrupt=skip")
+    flags = [word for text in sets for word in ("--set", text)]
+    given = ("--data", splits, "--model", "digits/cnn", "--plugin", "balanced_sampling")
+    assert invoke("run", *given, *flags).code == 0
+    data = image_folder(tmp_path / "test", ("red",), 3)
+    (data / "red" / "1.jpg").write_bytes((data / "red" / "1.jpg").read_bytes()[:300])
+
+    first = invoke("evaluate", tmp_path / "run", "--data", data).out.splitlines()[0]
+
+    assert first == f"2 of 3 pictures of {data}, 1 cannot be read"
+
+
 def test_what_a_run_has_learnt_from_is_said_where_it_is_measured_as_other_data(tmp_path: Path) -> None:
     data = image_folder(tmp_path / "data", COLOURS, 5)
     run = train(tmp_path / "run", data)
