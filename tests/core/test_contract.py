@@ -186,7 +186,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "resume": ["run", "--set", "--allow-drift", *trained],
         "replay": ["run", "--json", "--traceback"],
         "runs": ["folder", "--where", "--json"],
-        "compare": ["runs", "--data", "--json", "--html", "--traceback"],
+        "compare": ["runs", "--data", "--split", "--json", "--html", "--traceback"],
         "serve": ["run", "--host", "--port", "--max-mb", "--batch-size", "--tta", "--traceback"],
         "export": ["run", "--format", "--out", "--int8", "--traceback"],
         "explain": [*what_to_run, "--static", "--devices", "--json", "--traceback"],

@@ -45,7 +45,7 @@ def outputs(kind: str = "classification", images: int = 48) -> tuple[Tensor, Ten
 def answer(plugin: Any, task: Task = CLASSES) -> Loss:
     """The plugin's loss, which must be one."""
     named = Context(Path(), structlog.get_logger(), named=True)  # for classification it answers only then
-    loss = plugin.make_loss(task, named) if isinstance(plugin, BinaryCrossEntropy) else plugin.make_loss(task)
+    loss = plugin.make_loss(task, named) if isinstance(plugin, BinaryCrossEntropy | Ordinal) else plugin.make_loss(task)
     assert isinstance(loss, Loss)
     return loss
 
@@ -349,7 +349,7 @@ def test_ordinal_shows_the_order_and_takes_that_of_the_names_if_none_is_given() 
 )
 def test_a_wrong_order_is_refused(order: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Ordinal(OrdinalConfig(order)).make_loss(CLASSES)
+        Ordinal(OrdinalConfig(order)).make_loss(CLASSES, Context(Path(), structlog.get_logger()))
 
 
 # in a run

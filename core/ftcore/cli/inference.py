@@ -18,6 +18,7 @@ from .options import (
     print_result,
     run_argument,
     runs_argument,
+    split_option,
     tta_option,
 )
 
@@ -153,14 +154,19 @@ def export(run: Path, kind: str, out: Path | None, *, int8: bool) -> None:
 @click.command(cls=LoggedCommand)
 @run_argument
 @click.option("--data", "source", metavar="SOURCE", help="measure on other data than the run's own")
-@click.option("--split", type=click.Choice(["train", "val", "all"]), default="val", show_default=True)
+@split_option
 @tta_option
 @json_option()
-def evaluate(run: Path, source: str | None, split: str, *, tta: bool, as_json: bool) -> None:
-    """Compute the loss and metrics of a run on a split or other data.
+def evaluate(run: Path, source: str | None, split: str | None, *, tta: bool, as_json: bool) -> None:
+    r"""Compute the loss and metrics of a run on a split or other data.
 
-    RUN is a run, an ensemble or a soup.
-    Other data may have fewer classes than RUN; one that RUN does not know is an error.
+    RUN is a run, an ensemble or a soup. Other data without splits is measured whole; of several splits, val, test or
+    train, the first that is there. It may have fewer classes than RUN; one that RUN does not know is an error.
+
+    \b
+    Examples:
+      ftcore evaluate runs/first --split test
+      ftcore evaluate runs/first --data test/ --json
     """
     from ftcore.inference import evaluate as evaluating
 

@@ -120,6 +120,12 @@ _FLAGS = (
     ("out", "FOLDER", "run folder, a new one; by default runs/TIME-..."),
 )
 
+split_option = click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test", "all"]),
+    help="by default val of the run's own data, and all of other data without splits",
+)
+
 
 def rank_options(command: F) -> F:
     """Add the options that start several processes; they are started with the same arguments, and train."""

@@ -81,11 +81,14 @@ def run(
         raise UserError("--allow-drift needs --from RUN")
     asked, like = load(source / "config.toml" if source else config, **options), None
     if source:
-        from ftcore.config.load import refuse_code_in_run_folder
+        from attrs import evolve
+
+        from ftcore.config.load import recorded_class_names, refuse_code_in_run_folder
         from ftcore.runs.manifest import drop_run_folder, read_manifest
 
         refuse_code_in_run_folder(asked.plugins, source)
-        asked, like = drop_run_folder(asked, source), None if allow_drift else read_manifest(source)
+        asked = evolve(drop_run_folder(asked, source), class_names=recorded_class_names(source))
+        like = None if allow_drift else read_manifest(source)
     _print_report(fit(asked, [ctx.obj.observe], expected_manifest=like), as_json=as_json)
 
 

@@ -8,7 +8,7 @@ import click
 
 from ftcore.errors import UserError
 
-from .options import PATH, LoggedCommand, json_option, print_result, run_argument, runs_argument
+from .options import PATH, LoggedCommand, json_option, print_result, run_argument, runs_argument, split_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,12 +39,14 @@ def runs(folder: Path, where: tuple[str, ...], *, as_json: bool) -> None:
 @click.option(
     "--data", "source", metavar="SOURCE", help="measure all on this; by default on their own validation split"
 )
+@split_option
 @json_option(help="print a JSON object")
 @click.option("--html", type=PATH, metavar="FILE", help="write a page, beside what is printed")
-def compare(runs: tuple[Path, ...], source: str | None, *, as_json: bool, html: Path | None) -> None:
+def compare(runs: tuple[Path, ...], source: str | None, split: str | None, *, as_json: bool, html: Path | None) -> None:
     r"""Compare runs with the first: settings, metrics, significance.
 
-    Says what differs between them, and whether their predictions on the same images differ significantly.
+    Says what differs between them, and whether their predictions on the same images differ significantly. They are
+    measured as `evaluate` measures them.
 
     \b
     Examples:
@@ -56,7 +58,7 @@ def compare(runs: tuple[Path, ...], source: str | None, *, as_json: bool, html: 
 
     if html and html.exists():
         raise UserError(f"{html} exists, and nothing is overwritten; --html names another file")
-    tables, values = compare_runs(runs, source)
+    tables, values = compare_runs(runs, source, split)
     if html:
         with wrap_write_errors(html.parent):
             html.write_text(render_html(values), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,10 +72,26 @@ def load_config(file: Path | None = None, flags: CliOverrides | None = None) -> 
 
 
 def load_run_config(run: Path, flags: CliOverrides | None = None) -> RunConfig:
-    """Read the configuration that a run wrote; see `load_config`."""
+    """Read the configuration that a run wrote, and the order of its classes; see `load_config`."""
     config = load_config(run / "config.toml", flags)
     refuse_code_in_run_folder(config.plugins, run)
-    return config
+    return attrs.evolve(config, class_names=recorded_class_names(run))
+
+
+def recorded_class_names(run: Path) -> tuple[str, ...]:
+    """Return a run's classes or labels in the order of its outputs; none of a run that did not write them down.
+
+    Raises:
+        UserError: its manifest cannot be read.
+    """
+    file = run / "manifest.json"
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))["data"].get("names", [])
+        return tuple(str(name) for name in names)
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
 
 
 def refuse_code_in_run_folder(plugins: Iterable[PluginRef], run: Path) -> None:

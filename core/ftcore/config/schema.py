@@ -242,6 +242,9 @@ class RunConfig:
         hook_options: options of whichever plugins answer some hooks; among `options` once the plugins are known.
         origins: ``section.key`` or ``plugin.name.key`` -> where the value was set; absent means default.
         architecture: see `ftcore.Backbone`; of a model that is read from a run, else empty.
+        class_names: of a run that is read back, its classes or labels in the order of its outputs, empty for a run that
+            did not write them down; None for a new run.
+        measuring: whether nothing is learnt from the data, so that all of it counts as it is, and nothing is held out.
     """
 
     model: ModelConfig = ModelConfig()
@@ -255,6 +258,8 @@ class RunConfig:
     hook_options: tuple[HookOption, ...] = ()
     origins: Mapping[str, str] = field(factory=dict)
     architecture: Mapping[str, Any] = field(factory=dict)
+    class_names: tuple[str, ...] | None = None
+    measuring: bool = False
 
     def origin(self, key: str) -> str:
         """Say where a value was set, for messages and the written config."""

@@ -39,7 +39,7 @@ class HookCalls:
     def build_data(self, source: str | None) -> Data:
         """See `ftcore.hooks.build_data`."""
         data = self._call_one("build_data", Data, _no_data_message(source), source=source)
-        if data.weights is not None and not (len(data.weights) == len(data.train) and min(data.weights) > 0):
+        if data.weights is not None and not (len(data.weights) == len(data.train) and min(data.weights, default=1) > 0):
             raise self.make_error(
                 "build_data",
                 f": Data.weights must be a number > 0 for each of {len(data.train)} training samples; "

@@ -73,6 +73,7 @@ def run_summary(ready: PreparedRun) -> dict[str, str]:
     settings, task = parts.train_config, parts.data.task
     return {
         "data": f"{config.data.source}: {len(ready.data.train)} images to train on, {len(ready.data.val)} to validate"
+        f"{_kept(ready.data)}"
         f"{_unchecked(ready.data, config)}",
         **_skipped(ready.data),
         "task": f"{task.kind}: {', '.join(task.names[:12])}{' ...' if task.outputs > 12 else ''}",
@@ -88,6 +89,11 @@ def run_summary(ready: PreparedRun) -> dict[str, str]:
         f"{parts.steps_per_epoch} steps an epoch, {settings.epochs} epochs, best by {parts.evaluation.monitor}",
         "folder": str(ready.folder),
     }
+
+
+def _kept(data: Data) -> str:
+    """Say how many samples neither teach nor choose."""
+    return f", {len(data.test)} kept for the test" if data.test is not None else ""
 
 
 def _unchecked(data: Data, config: RunConfig) -> str:

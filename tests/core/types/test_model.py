@@ -12,7 +12,8 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from ftcore import Backbone, FreezePlan, HeadSlot, InputSpec, TokenSpec, Transforms, UserError, hookimpl
-from ftcore.data.dataset import LabelledImages, make_data
+from ftcore.data.dataset import make_data
+from ftcore.data.labels import LabelledImages
 from ftcore.testing import invoke
 from ftcore.types.model import input_spec_from_dict
 
