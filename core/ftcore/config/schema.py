@@ -18,7 +18,7 @@ _not_negative: Any = validators.ge(0)
 
 
 def _check_sides(_instance: Any, attribute: Any, size: int | tuple[int, int]) -> None:
-    if min(size if isinstance(size, tuple) else (size,)) <= 0:
+    if min((size,) if isinstance(size, int) else size) <= 0:
         raise ValueError(f"'{attribute.name}' must be > 0: {size}")
 
 

@@ -142,7 +142,8 @@ def accepted_image_sizes(
     """
     if isinstance(asked, tuple):
         near = [size for size in _near_rectangles(asked) if accepts_image_size(build, size, channels)]
-        return [*map(list, near), *accepted_image_sizes(build, max(asked), usual, channels)]
+        own = {side for side in asked if accepts_image_size(build, side, channels)}
+        return [*map(list, near), *sorted({*own, *accepted_image_sizes(build, max(asked), usual, channels)})]
     nearby = {asked // step * step + offset for step in _STEPS for offset in (0, step)}
     tried = sorted(nearby - {asked, 0}, key=lambda side: abs(side - asked))[:6]
     tried += [usual // 2, usual * 2]

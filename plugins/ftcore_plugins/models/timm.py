@@ -157,8 +157,8 @@ def _for_image_size(build: partial[nn.Module], network: str, size: int | tuple[i
         return partial(build, img_size=size)
     if accepts_image_size(lambda _: build(), size, channels):
         return build
-    sizes = accepted_image_sizes(lambda size: build(img_size=size), size, usual[1], channels)
-    asked = list(size) if isinstance(size, tuple) else size
+    sizes = ", ".join(map(str, accepted_image_sizes(lambda size: build(img_size=size), size, usual[1], channels)))
+    asked = size if isinstance(size, int) else list(size)
     raise UserError(f"timm/{network} does not take model.image_size = {asked}; sizes it takes: {sizes}")
 
 

@@ -244,8 +244,8 @@ def _resized(module: nn.Module, network: str, size: int | tuple[int, int]) -> nn
 
     build = partial(_for_size, network)
     if not accepts_image_size(build, size, channels=3):
-        sizes = accepted_image_sizes(build, size, _input(network, None).size[0], channels=3)
-        asked = list(size) if isinstance(size, tuple) else size
+        sizes = ", ".join(map(str, accepted_image_sizes(build, size, _input(network, None).size[0], channels=3)))
+        asked = size if isinstance(size, int) else list(size)
         raise UserError(f"torchvision/{network} does not take model.image_size = {asked}; sizes it takes: {sizes}")
     if not network.startswith(("vit", "maxvit")):
         return module
