@@ -17,6 +17,11 @@ _positive = validators.gt(0)
 _not_negative: Any = validators.ge(0)
 
 
+def _check_sides(_instance: Any, attribute: Any, size: int | tuple[int, int]) -> None:
+    if min((size,) if isinstance(size, int) else size) <= 0:
+        raise ValueError(f"'{attribute.name}' must be > 0: {size}")
+
+
 @frozen
 class ModelConfig:
     """The ``[model]`` section.
@@ -25,7 +30,9 @@ class ModelConfig:
         name: ``provider/network``, e.g. ``timm/resnet50``.
         weights: ``default``, ``none``, an entry that the provider names, or a .safetensors or .pth file.
         head: path of the module to replace, where ftcore cannot find it by itself.
-        image_size: pixels, height and width; by default the weights' own.
+        image_size: pixels, one number for height and width, or ``[height, width]``; by default the weights' own.
+        crop: how an image of other proportions comes to that size: ``center`` cuts off what sticks out, ``squash``
+            distorts the whole image, ``pad`` adds margins to it; by default as with the weights.
         channels: colour channels of the input; by default the network's own.
         mean: per channel or one for all, of pixel values in [0, 1]; by default the weights' own.
         std: as `mean`.
@@ -34,10 +41,16 @@ class ModelConfig:
     name: str | None = None
     weights: str = "default"
     head: str | None = None
-    image_size: int | None = field(default=None, validator=validators.optional(_positive))
+    image_size: int | tuple[int, int] | None = field(default=None, validator=validators.optional(_check_sides))
+    crop: Literal["center", "squash", "pad"] | None = None
     channels: int | None = field(default=None, validator=validators.optional(_positive))
     mean: float | tuple[float, ...] | None = None
     std: float | tuple[float, ...] | None = None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels, where it was set."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
 
 @frozen

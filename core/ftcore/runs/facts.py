@@ -78,7 +78,7 @@ def run_summary(ready: PreparedRun) -> dict[str, str]:
         **_skipped(ready.data),
         "task": f"{task.kind}: {', '.join(task.names[:12])}{' ...' if task.outputs > 12 else ''}",
         "network": f"{config.model.name}, weights {config.model.weights}, head {', '.join(network.heads)}, "
-        f"input {network.spec}",
+        f"input {network.spec.preprocessing}",
         "learning": "{:,} of {:,} parameters".format(*_parameter_counts(parts)),
         **_precompute_fact(ready.assembly),
         "plugins": ", ".join(f"{p.name} ({p.reference.source})" for p in named) or "none named, all defaults",

@@ -40,6 +40,10 @@ RESULT_NEUTRAL_KEYS = frozenset({"data.cache", "data.cache_gb", "train.workers",
 """Keys of the config that change no result."""
 
 
+_INPUT_BEFORE = {"crop_mode": "center"}
+"""What was so in every run whose manifest does not describe the input."""
+
+
 def manifest(ready: PreparedRun) -> dict[str, Any]:
     """Say what answered, with which versions of everything, and what the run starts from."""
     host, data = ready.host, ready.data
@@ -53,6 +57,7 @@ def manifest(ready: PreparedRun) -> dict[str, Any]:
         "libraries": {name: metadata.version(name) for name in _libraries()},
         "data": {"source": host.config.data.source, **data_record(data)},
         "config": {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()},
+        "input": asdict(ready.assembly.network.spec),
         "weights": _weights(ready.assembly.parts),
         "machine": machine_info(ready.assembly.parts.placement),
         "git_commit": _git_commit(),
@@ -192,6 +197,7 @@ def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Say in what a resumed run is not the one that was begun: versions, its config, and who answers."""
     pairs = [(f"config {key}", value, new["config"].get(key)) for key, value in old["config"].items()]
     pairs = [pair for pair in pairs if pair[0].removeprefix("config ") not in RESULT_NEUTRAL_KEYS]
+    pairs += [(f"input {key}", value, new["input"].get(key)) for key, value in old.get("input", _INPUT_BEFORE).items()]
     pairs += [(f"hook {hook}", answer, new["hooks"].get(hook)) for hook, answer in old["hooks"].items()]
     then, now = ({p["name"]: p["options"] or {} for p in one["plugins"]} for one in (old, new))
     for name in sorted(then.keys() & now.keys()):

@@ -72,12 +72,4 @@ def _leave_to_transformers(config: Path) -> None:
 def _pretrained_cfg(network: Any, spec: InputSpec) -> dict[str, Any]:
     """Return timm's description of the network, with the run's own input."""
     known = {key: value for key, value in dict(network.pretrained_cfg).items() if key not in LEFT_OUT}
-    ours = {
-        "input_size": (spec.channels, *spec.size),
-        "mean": spec.mean,
-        "std": spec.std,
-        "interpolation": spec.interpolation,
-        "crop_pct": spec.crop_fraction,
-        "crop_mode": "center",
-    }
-    return {**known, **ours}
+    return {**known, **spec.data_config()}
