@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,14 +20,25 @@ def encode_targets(targets: tuple[Any, ...], task: Task) -> Tensor:
     if task.kind == "multilabel":
         return torch.tensor(targets, dtype=torch.float32)
     numbers = torch.tensor(targets, dtype=torch.float64).reshape(len(targets), -1)
-    return ((numbers - torch.tensor(task.mean)) / torch.tensor(task.std)).float()
+    mean, std = (torch.tensor(given, dtype=torch.float64) for given in (task.mean, task.std))
+    return ((numbers - mean) / std).float()
 
 
 def decode_targets(values: Tensor, task: Task) -> Tensor:
-    """Standardised outputs or targets (N, T) -> the target's own unit; scores of classes and labels stay."""
+    """Standardised outputs or targets (N, T) -> the target's own unit, float64; scores of classes and labels stay.
+
+    float32 has seven digits: of 1,000,000 +- 1 it would leave one.
+    """
     if task.kind != "regression":
         return values
-    return values * torch.tensor(task.std, device=values.device) + torch.tensor(task.mean, device=values.device)
+    wide = torch.float32 if values.device.type == "mps" else torch.float64  # Apple's devices have no float64
+    mean, std = (torch.tensor(given, dtype=wide, device=values.device) for given in (task.mean, task.std))
+    return values.to(wide) * std + mean
+
+
+def significant_digits(mean: float, std: float) -> int:
+    """Return with how many digits to spell a target so that six of them are within its spread, 15 at most."""
+    return 6 + min(max(0, math.floor(math.log10(max(abs(mean), std) / std))), 9)
 
 
 def probabilities(outputs: Tensor, task: Task) -> Tensor:
