@@ -78,6 +78,8 @@ def test_metrics_and_the_report_of_one_target_are_scikit_learns(offset: float, s
     }
     assert found == pytest.approx(expected, rel=1e-8)
     assert {name: getattr(shown, name) for name in expected} == pytest.approx(expected, rel=1e-8)
+    worst = counts.result()["worst"][0]
+    assert float(worst["said"][0][1]) == pytest.approx(float(predicted[worst["index"]]), rel=0, abs=1e-3 * spread)
 
 
 @pytest.mark.parametrize("predicted", [[3.0, 3.0], [3.0, 3.5]])

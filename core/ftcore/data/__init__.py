@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .files import SHOWN, ImageFiles, ScannedFolder, check_headers, file_version, scan_folders
     from .loader import Batch, EpochLoader, make_batches
     from .splits import TRAIN_NAMES, VAL_NAMES
+    from .task import significant_digits
 
 __all__ = [
     "SHOWN",
@@ -32,6 +33,7 @@ __all__ = [
     "make_data",
     "read_image",
     "scan_folders",
+    "significant_digits",
 ]
 
 __getattr__ = lazy(
@@ -42,5 +44,6 @@ __getattr__ = lazy(
         "files": "SHOWN ImageFiles ScannedFolder check_headers file_version scan_folders",
         "loader": "Batch EpochLoader make_batches",
         "splits": "TRAIN_NAMES VAL_NAMES",
+        "task": "significant_digits",
     },
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,11 +33,6 @@ def decode_targets(values: Tensor, task: Task) -> Tensor:
     wide = torch.float32 if values.device.type == "mps" else torch.float64  # Apple's devices have no float64
     mean, std = (torch.tensor(given, dtype=wide, device=values.device) for given in (task.mean, task.std))
     return values.to(wide) * std + mean
-
-
-def significant_digits(mean: float, std: float) -> int:
-    """Return with how many digits to spell a target so that six of them are within its spread, 15 at most."""
-    return 6 + min(max(0, math.floor(math.log10(max(abs(mean), std) / std))), 9)
 
 
 def probabilities(outputs: Tensor, task: Task) -> Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from ftcore.data.targets import significant_digits
+from ftcore.data.task import significant_digits
 from ftcore.errors import UserError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftcore import Task
-from ftcore.data.targets import decode_targets, encode_targets, probabilities, significant_digits
+from ftcore.data.targets import decode_targets, encode_targets, probabilities
 
 CLASSES = Task("classification", ("even", "odd"), (5, 5))
 
@@ -40,12 +40,6 @@ def test_a_target_far_from_zero_keeps_its_spread(offset: float, spread: float) -
 
     assert encoded[:, 0].tolist() == pytest.approx([-1.4, 0.0, 0.023456, 1.9], abs=2e-6)
     assert decode_targets(encoded, task)[:, 0].tolist() == pytest.approx(targets, rel=0, abs=1e-6 * spread)
-
-
-def test_a_number_is_spelled_so_that_six_digits_are_within_its_spread() -> None:
-    assert [significant_digits(*given) for given in ((0, 1), (5.0, 2), (40, 10), (1e4, 1), (-1e6, 1e-3), (1e9, 1e-9))] == [
-        *(6, 6, 6, 10, 15, 15)
-    ]
 
 
 def test_class_scores_are_not_decoded() -> None:
