@@ -8,7 +8,7 @@ from attrs import field, frozen
 
 from ftcore import Loss, hookimpl
 
-from .cross_entropy import SHARE, class_counts, class_table, per_class_values
+from .cross_entropy import SHARE, check_smoothing_weights, class_counts, class_table, per_class_values
 
 if TYPE_CHECKING:
     from ftcore import Context, Task
@@ -24,10 +24,17 @@ class BinaryCrossEntropyConfig:
             1; every factor > 0. For classes likewise: the class of the image is there, the others are not.
         label_smoothing: share of each target that is spread evenly, in [0, 1): of a label over there and not there, of
             a class over all classes.
+        smoothing_weights: whose factor the spread share has: ``"true_class"``, that of what the image is, so that what
+            is absent cannot win by it; or ``"torch"``, `positive` wherever the smoothed target is above 0, as
+            `torch.nn.BCEWithLogitsLoss(pos_weight=...)` of smoothed targets.
     """
 
     positive: Literal["equal", "balanced"] | dict[str, float] = "equal"
     label_smoothing: float = field(default=0.0, validator=SHARE)
+    smoothing_weights: Literal["true_class", "torch"] = "true_class"
+
+    def __attrs_post_init__(self) -> None:
+        check_smoothing_weights(self.smoothing_weights, self.label_smoothing)
 
 
 class BinaryCrossEntropy:
@@ -49,9 +56,17 @@ class BinaryCrossEntropy:
             return None
         from .modules import BinaryCrossEntropyLoss
 
-        factors = self._factors(task)
-        among = 2 if task.kind == "multilabel" else task.outputs
-        loss = BinaryCrossEntropyLoss(factors, self.config.label_smoothing, among)
+        factors, smoothing = self._factors(task), self.config.label_smoothing
+        among, as_torch = 2 if task.kind == "multilabel" else task.outputs, self.config.smoothing_weights == "torch"
+        loss = BinaryCrossEntropyLoss(factors, smoothing, among, smooth_as_torch=as_torch)
+        low, most = smoothing / among, max(factors)
+        if as_torch and most * low > 1 - low:
+            name, side = task.names[factors.index(most)], 1 - low
+            ctx.log.warning(
+                f"with factors and label smoothing by torch's rule an image without {name!r} costs least where it is "
+                f"answered: f e/{among} = {most:g} x {smoothing:g} / {among} = {most * low:.4g} > 1 - e/{among} = "
+                f'{side:.4g}; bce.smoothing_weights = "true_class" has no such case'
+            )
         tables = () if self.config.positive == "equal" else (class_table("bce", task, "factor", factors),)
         return Loss(loss, tables=tables, soft_targets=True)
 
