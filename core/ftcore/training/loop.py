@@ -57,8 +57,10 @@ def fit(
     """
     frozen_digests = frozen_digests or freezing.tensor_digests(parts.frozen_at(progress.epoch))
     while progress.epoch < parts.train_config.epochs and not should_stop_early(parts, progress):
+        began = time.monotonic()
         now = parts.for_epoch(progress.epoch, on_boundary)
         if not progress.current.trained:
+            progress.current.seconds += time.monotonic() - began  # what is computed once is computed to train on it
             train_epoch(now, progress, on_boundary)
         started = time.monotonic()
         val = evaluate(now, model_for_evaluation(now, progress.epoch), on_boundary)
@@ -90,6 +92,7 @@ def end_epoch(parts: TrainingParts, progress: Progress, val: dict[str, Any], eva
         seconds=done.seconds + evaluated,
         samples_per_second=per_second(done.samples, done.seconds),
         data_wait=fraction(done.data_wait_s, done.seconds),
+        training_seconds=done.seconds,
     )
 
 

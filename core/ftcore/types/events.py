@@ -135,9 +135,10 @@ class EpochEnded:
         val: ``loss`` and every metric.
         best: whether the monitored metric is the best so far.
         monitor: name of the monitored metric.
-        seconds: training and evaluation of this epoch.
-        samples_per_second: of training.
+        seconds: training and evaluation of this epoch, with what was computed for it before its first step.
+        samples_per_second: samples that were trained on, by `training_seconds`.
         data_wait: share of the training's time in which steps waited for their images, from 0 to 1.
+        training_seconds: of `seconds`, all but those of the evaluation.
     """
 
     epoch: int
@@ -149,6 +150,7 @@ class EpochEnded:
     seconds: float
     samples_per_second: float
     data_wait: float = 0.0
+    training_seconds: float = 0.0
 
 
 @frozen
