@@ -308,6 +308,16 @@ def test_bce_with_factors_and_label_smoothing_is_its_formula(rule: Any, kind: st
     assert_close(found, -each.mean(), rtol=1e-6, atol=1e-6)
 
 
+def least_probability(loss: Loss) -> float:
+    """Probability of the first label at which an image without any costs least, found by going downhill."""
+    logits, absent = torch.zeros(1, 3, dtype=torch.float64), torch.zeros(1, 3, dtype=torch.float64)
+    for _ in range(2000):
+        logits.requires_grad_()
+        (gradient,) = torch.autograd.grad(loss.function(logits, absent), logits)
+        logits = logits.detach() - 2 * gradient
+    return float(logits.sigmoid()[0, 0])
+
+
 @pytest.mark.parametrize(("factor", "said"), [(20.0, True), (18.0, False)])
 def test_an_absent_label_wins_by_torchs_rule_alone_and_where_it_does_it_is_said(
     factor: float,
@@ -315,21 +325,11 @@ def test_an_absent_label_wins_by_torchs_rule_alone_and_where_it_does_it_is_said(
 ) -> None:
     """f s/2 > 1 - s/2: for s = 0.1 from 19 on."""
     probability = {}
-    for rule in ("true_class", "torch"):
-        config: Any = BinaryCrossEntropyConfig({LABELS.names[0]: factor}, 0.1, rule)
-        logits = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
-        with capture_logs() as logs:
+    with capture_logs() as logs:
+        for rule in ("true_class", "torch"):
+            config: Any = BinaryCrossEntropyConfig({LABELS.names[0]: factor}, 0.1, rule)
             loss = answer(BinaryCrossEntropy(config), LABELS)
-        optimizer = torch.optim.LBFGS([logits], max_iter=100, tolerance_grad=1e-9)
-
-        def closure() -> Any:
-            optimizer.zero_grad()
-            cost = loss.function(logits, torch.zeros(1, 3, dtype=torch.float64))
-            cost.backward()
-            return cost
-
-        optimizer.step(closure)
-        probability[rule] = float(logits.sigmoid()[0, 0].detach())
+            probability[rule] = least_probability(loss)
 
     assert probability["true_class"] == pytest.approx(0.05, abs=1e-3)
     assert probability["torch"] == pytest.approx(factor * 0.05 / (factor * 0.05 + 0.95), abs=1e-3)

@@ -64,12 +64,12 @@ def significant_digits(mean: float, std: float) -> int:
 def target_table(train: Numbers, val: Numbers, task: Task) -> Table:
     """Show how many images each class or label has in each split, or how each regression target is spread."""
     if task.kind == "regression":
-        rows = []
+        spreads = []
         for name, c in zip(task.names, train.T, strict=True):
             mean, std, low, high = map(float, (c.mean(), c.std(), c.min(), c.max()))
             digits = significant_digits(mean, std) - 2
-            rows.append((name, f"{mean:.{digits}g}", f"{std:.4g}", f"{low:.{digits}g}", f"{high:.{digits}g}"))
-        return Table(f"targets of {len(train)} images", ("target", "mean", "std", "min", "max"), tuple(rows))
+            spreads.append((name, f"{mean:.{digits}g}", f"{std:.4g}", f"{low:.{digits}g}", f"{high:.{digits}g}"))
+        return Table(f"targets of {len(train)} images", ("target", "mean", "std", "min", "max"), tuple(spreads))
     there = images_per_name(val, task.kind, task.outputs)
     title = "images" if task.kind == "classification" else f"images with each label, of {len(train)} and {len(val)}"
     numbers = zip(task.names, task.counts, there.tolist(), strict=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 from attrs import field, frozen
 
 from ftcore import Loss, hookimpl
 
-from .cross_entropy import SHARE, check_smoothing_weights, class_counts, class_table, per_class_values
+from .cross_entropy import SHARE, check_smoothing_weights, class_counts, class_table, favours_rare, per_class_values
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ftcore import Context, Task
 
 
@@ -59,16 +62,17 @@ class BinaryCrossEntropy:
         factors, smoothing = self._factors(task), self.config.label_smoothing
         among, as_torch = 2 if task.kind == "multilabel" else task.outputs, self.config.smoothing_weights == "torch"
         loss = BinaryCrossEntropyLoss(factors, smoothing, among, smooth_as_torch=as_torch)
-        low, most = smoothing / among, max(factors)
-        if as_torch and most * low > 1 - low:
-            name, side = task.names[factors.index(most)], 1 - low
-            ctx.log.warning(
-                f"with factors and label smoothing by torch's rule an image without {name!r} costs least where it is "
-                f"answered: f e/{among} = {most:g} x {smoothing:g} / {among} = {most * low:.4g} > 1 - e/{among} = "
-                f'{side:.4g}; bce.smoothing_weights = "true_class" has no such case'
-            )
+        if as_torch and (how := how_smoothing_inverts(task.names, factors, smoothing, among)):
+            ctx.log.warning(how)
         tables = () if self.config.positive == "equal" else (class_table("bce", task, "factor", factors),)
-        return Loss(loss, tables=tables, soft_targets=True)
+        even = self.config.positive == "equal" and task.kind == "multilabel"
+        return Loss(
+            loss,
+            tables=tables,
+            soft_targets=True,
+            favours_rare=favours_rare(task, factors),
+            chance_level=math.log(2) if even else None,
+        )
 
     def _factors(self, task: Task) -> list[float]:
         given = self.config.positive
@@ -78,3 +82,15 @@ class BinaryCrossEntropy:
             images = sum(task.counts) if task.kind == "classification" else task.images
             return [(images - count) / count or 1.0 for count in class_counts("bce.positive", task)]
         return per_class_values("bce.positive", given, task)
+
+
+def how_smoothing_inverts(names: Sequence[str], factors: Sequence[float], smoothing: float, among: int) -> str:
+    """Say which name wins by torch's rule where it is absent; nothing if none: f s / among > 1 - s / among."""
+    most, low = max(factors), smoothing / among
+    if most * low <= 1 - low:
+        return ""
+    return (
+        f"with factors and label smoothing by torch's rule an image without {names[factors.index(most)]!r} costs least "
+        f"where it is answered: f e/{among} = {most:g} x {smoothing:g} / {among} = {most * low:.4g} > "
+        f'1 - e/{among} = {1 - low:.4g}; bce.smoothing_weights = "true_class" has no such case'
+    )

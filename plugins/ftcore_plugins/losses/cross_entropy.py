@@ -45,7 +45,8 @@ class CrossEntropy:
             return None
         import torch
 
-        return Loss(torch.nn.CrossEntropyLoss(label_smoothing=self.config.label_smoothing), soft_targets=True)
+        loss = torch.nn.CrossEntropyLoss(label_smoothing=self.config.label_smoothing)
+        return Loss(loss, soft_targets=True, chance_level=math.log(task.outputs))
 
 
 @frozen
@@ -111,7 +112,14 @@ class WeightedCrossEntropy:
         if as_torch and (how := how_smoothing_inverts(task.names, weights, self.config.label_smoothing)):
             ctx.log.warning(how)
         title = f"weighted_ce, divided by the {'number' if mean_over_samples else 'weights'} of the samples"
-        return Loss(loss, loss.denominator, (class_table(title, task, "weight", weights),), soft_targets=True)
+        return Loss(
+            loss,
+            loss.denominator,
+            (class_table(title, task, "weight", weights),),
+            soft_targets=True,
+            favours_rare=favours_rare(task, weights),
+            chance_level=None if mean_over_samples else math.log(task.outputs),
+        )
 
 
 def how_smoothing_inverts(names: Sequence[str], weights: Sequence[float], smoothing: float) -> str:
@@ -181,7 +189,12 @@ class LogitAdjustment:
         counts = class_counts("logit_adjustment", task)
         priors = [count / sum(counts) for count in counts]
         loss = LogitAdjustedLoss([self.config.tau * math.log(prior) for prior in priors])
-        return Loss(loss, tables=(class_table("logit_adjustment", task, "prior", priors),), soft_targets=True)
+        return Loss(
+            loss,
+            tables=(class_table("logit_adjustment", task, "prior", priors),),
+            soft_targets=True,
+            favours_rare=self.config.tau > 0 and min(counts) < max(counts),
+        )
 
 
 def class_counts(option: str, task: Task) -> tuple[int, ...]:
@@ -212,6 +225,12 @@ def per_class_values(option: str, given: tuple[float, ...] | dict[str, float], t
         if not (number > 0 and math.isfinite(number)):
             raise UserError(f"{option}: that of {name!r} must be a positive number, got {number}")
     return [given.get(name, 1.0) for name in task.names]
+
+
+def favours_rare(task: Task, factors: Sequence[float]) -> bool:
+    """Whether the rarest class or label counts more than the most frequent one."""
+    counts = task.counts
+    return bool(counts) and factors[counts.index(min(counts))] > factors[counts.index(max(counts))]
 
 
 def class_table(title: str, task: Task, what: str, numbers: Sequence[float]) -> Table:

@@ -115,9 +115,9 @@ class BinaryCrossEntropyLoss(nn.Module):
     """Mean over images and outputs of f y B(1) + (1 - y) B(0), p the sigmoid, s the smoothing, B the cross-entropy.
 
     B(y) = -y' log(p) - (1 - y') log(1 - p) with y' = (1 - s) y + s / among: what is there weighs f, with its smoothed
-    target as a whole. `smooth_as_torch` is torch's `pos_weight` on smoothed targets, -f y' log(p) - (1 - y') log(1 - p):
-    there the share s / among of what is absent weighs f, too, and wins where f s / among > 1 - s / among. `among` is 2
-    for labels, each of which is there or not, and K for classes, one of which is.
+    target as a whole. `smooth_as_torch` is torch's `pos_weight` on smoothed targets, of which it is the mean of
+    -f y' log(p) - (1 - y') log(1 - p): there the share s / among of what is absent weighs f, too, and wins where
+    f s / among > 1 - s / among. `among` is 2 for labels, each of which is there or not, and K for classes.
     """
 
     factors: Tensor
