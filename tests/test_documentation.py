@@ -15,7 +15,7 @@ from .test_readme import check_names
 
 DOCS = Path(__file__).parents[1] / "contrib" / "docs"
 BLOCK = re.compile(r"```(?:\{code-block\} python\n:caption: (\S+)\n\n|(sh)\n)(.*?)```", re.DOTALL)
-PAGES = ("tutorial.md", "coming-from.md", "architecture.md", "compatibility.md")
+PAGES = ("tutorial.md", "coming-from.md", "losses.md", "advice.md", "architecture.md", "compatibility.md")
 
 
 def called(command: list[str], folder: Path, **variables: str) -> str:

@@ -120,7 +120,7 @@ ADVICE = {
     "batch norm": "freeze_norm",
     "float16": "bf16 or fp32 instead of fp16",
     "hub": "the hub's format is for networks of timm, and of transformers by ftcore-hf",
-    "memory": "bf16, checkpointing",
+    "memory": "bf16, checkpointing (where not in use)",
     "processes": "--plugin ddp lets them share each batch",
     "sharding": "another optimizer or setting, or ddp, may do",
     "whole batch": "A loss that is meant to be one of a whole batch, as soft_f1 is: --but ranks",

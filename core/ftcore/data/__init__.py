@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .labels import Kind, LabelledImages
     from .loader import Batch, EpochLoader, make_batches
     from .splits import TEST_NAMES, TRAIN_NAMES, VAL_NAMES
+    from .task import significant_digits
 
 __all__ = [
     "SHOWN",
@@ -34,6 +35,7 @@ __all__ = [
     "make_data",
     "read_image",
     "scan_folders",
+    "significant_digits",
 ]
 
 __getattr__ = lazy(
@@ -45,5 +47,6 @@ __getattr__ = lazy(
         "labels": "Kind LabelledImages",
         "loader": "Batch EpochLoader make_batches",
         "splits": "TEST_NAMES TRAIN_NAMES VAL_NAMES",
+        "task": "significant_digits",
     },
 )

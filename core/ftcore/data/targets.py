@@ -19,14 +19,20 @@ def encode_targets(targets: tuple[Any, ...], task: Task) -> Tensor:
     if task.kind == "multilabel":
         return torch.tensor(targets, dtype=torch.float32)
     numbers = torch.tensor(targets, dtype=torch.float64).reshape(len(targets), -1)
-    return ((numbers - torch.tensor(task.mean)) / torch.tensor(task.std)).float()
+    mean, std = (torch.tensor(given, dtype=torch.float64) for given in (task.mean, task.std))
+    return ((numbers - mean) / std).float()
 
 
 def decode_targets(values: Tensor, task: Task) -> Tensor:
-    """Standardised outputs or targets (N, T) -> the target's own unit; scores of classes and labels stay."""
+    """Standardised outputs or targets (N, T) -> the target's own unit, float64; scores of classes and labels stay.
+
+    float32 has seven digits: of 1,000,000 +- 1 it would leave one.
+    """
     if task.kind != "regression":
         return values
-    return values * torch.tensor(task.std, device=values.device) + torch.tensor(task.mean, device=values.device)
+    wide = torch.float32 if values.device.type == "mps" else torch.float64  # Apple's devices have no float64
+    mean, std = (torch.tensor(given, dtype=wide, device=values.device) for given in (task.mean, task.std))
+    return values.to(wide) * std + mean
 
 
 def probabilities(outputs: Tensor, task: Task) -> Tensor:

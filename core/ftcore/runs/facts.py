@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftcore.plugins.host import summary
 from ftcore.types.events import RunStarted
+from ftcore.types.model import TokenSpec
 
 if TYPE_CHECKING:
     from ftcore.config.schema import RunConfig
@@ -43,6 +44,7 @@ def make_run_started(ready: PreparedRun, progress: Progress) -> RunStarted:
 
     assembly, parts = ready.assembly, ready.assembly.parts
     trainable, total = _parameter_counts(parts)
+    transforms = assembly.network.transforms
     return RunStarted(
         folder=ready.folder,
         summary=run_summary(ready) | _resumed(progress),
@@ -59,6 +61,10 @@ def make_run_started(ready: PreparedRun, progress: Progress) -> RunStarted:
         releases={epoch + 1: tuple(sorted(names)) for epoch, names in sorted(parts.plan.unfreeze_at.items())},
         task=parts.data.task,
         val=ready.data.val,
+        augmented=transforms.train != transforms.evaluate or bool(parts.data.batch_transforms),
+        rebalanced=parts.objective.loss.favours_rare or ready.data.weights is not None,
+        chance_level=parts.objective.loss.chance_level,
+        reads_text=isinstance(assembly.network.spec, TokenSpec),
     )
 
 

@@ -114,9 +114,16 @@ def all_finite(
         f"precision {parts.precision.name}, learning rates "
         f"{[g['lr'] for g in parts.optimization.optimizer.param_groups]}, "
         f"samples {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}\n"
-        f"a lower learning rate, train.clip_norm, or {load_defaults().ADVICE['float16']} usually helps"
+        f"{_ways_out(parts)} usually helps"
     )
     raise NotFiniteError(message, {name: float(term) for name, term in terms.items()}, float(norm), indices)
+
+
+def _ways_out(parts: TrainingParts) -> str:
+    """Say what keeps a gradient finite and is not in use."""
+    clip = [] if parts.train_config.clip_norm else ["train.clip_norm"]
+    precision = [load_defaults().ADVICE["float16"]] if parts.precision.scaler.is_enabled() else []
+    return " or ".join(["a lower learning rate", *clip, *precision])
 
 
 def optimizer_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer, progress: Progress) -> bool:

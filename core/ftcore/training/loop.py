@@ -25,7 +25,7 @@ from .evaluation import evaluate, forward, should_stop_early, update_best
 from .gradients import all_finite, clip, optimizer_step, sum_terms
 from .oom import split_micro_batches
 from .state import EpochProgress
-from .weight_averaging import model_for_evaluation, update_average
+from .weight_averaging import initial_share, model_for_evaluation, update_average
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,8 +57,10 @@ def fit(
     """
     frozen_digests = frozen_digests or freezing.tensor_digests(parts.frozen_at(progress.epoch))
     while progress.epoch < parts.train_config.epochs and not should_stop_early(parts, progress):
+        began = time.monotonic()
         now = parts.for_epoch(progress.epoch, on_boundary)
         if not progress.current.trained:
+            progress.current.seconds += time.monotonic() - began  # what is computed once is computed to train on it
             train_epoch(now, progress, on_boundary)
         started = time.monotonic()
         val = evaluate(now, model_for_evaluation(now, progress.epoch), on_boundary)
@@ -72,7 +74,7 @@ def fit(
 def end_epoch(parts: TrainingParts, progress: Progress, val: dict[str, Any], evaluated: float) -> EpochEnded:
     """Count an epoch that was trained, and evaluated in so many seconds, as done."""
     done, progress.current = progress.current, EpochProgress()
-    losses = done.means()
+    losses, share = done.means(), initial_share(parts, progress)
     progress.epoch += 1
     progress.samples += done.samples
     progress.training_seconds += done.seconds
@@ -90,6 +92,8 @@ def end_epoch(parts: TrainingParts, progress: Progress, val: dict[str, Any], eva
         seconds=done.seconds + evaluated,
         samples_per_second=per_second(done.samples, done.seconds),
         data_wait=fraction(done.data_wait_s, done.seconds),
+        training_seconds=done.seconds,
+        initial_share=share,
     )
 
 

@@ -202,7 +202,7 @@ class EpochProgress:
     Attributes:
         step: optimizer steps.
         samples: trained on, repeats counted.
-        seconds: in training.
+        seconds: in training, and in what was computed for it before the first step.
         trained: whether the training of this epoch is over; its evaluation may be not.
         totals: name -> (sum, what it is divided by), of the loss and of what was added to it, on the device.
         last_grad_norm: () float32 on the device, of the last step's gradient before it was clipped; not saved with a

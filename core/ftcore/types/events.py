@@ -47,6 +47,10 @@ class RunStarted:
         total_parameters: how many the network has.
         heads: paths of the new heads.
         releases: epoch (from 1) -> names of modules and parameters that start to learn there, in order; "" is all.
+        augmented: whether training samples are changed at random: by their transform, or in batches.
+        rebalanced: whether rare classes or labels count for more in the loss, or are drawn more often.
+        chance_level: see `ftcore.Loss`.
+        reads_text: whether the samples are texts.
     """
 
     folder: Path
@@ -64,6 +68,10 @@ class RunStarted:
     total_parameters: int = 0
     heads: tuple[str, ...] = ()
     releases: Mapping[int, tuple[str, ...]] = field(factory=dict)
+    augmented: bool = False
+    rebalanced: bool = False
+    chance_level: float | None = None
+    reads_text: bool = False
 
 
 @frozen
@@ -135,9 +143,12 @@ class EpochEnded:
         val: ``loss`` and every metric.
         best: whether the monitored metric is the best so far.
         monitor: name of the monitored metric.
-        seconds: training and evaluation of this epoch.
-        samples_per_second: of training.
+        seconds: training and evaluation of this epoch, with what was computed for it before its first step.
+        samples_per_second: samples that were trained on, by `training_seconds`.
         data_wait: share of the training's time in which steps waited for their images, from 0 to 1.
+        training_seconds: of `seconds`, all but those of the evaluation.
+        initial_share: how much of the network that was evaluated is still that of an average's first update, from 0 to
+            1; 0 where no average was evaluated.
     """
 
     epoch: int
@@ -149,6 +160,8 @@ class EpochEnded:
     seconds: float
     samples_per_second: float
     data_wait: float = 0.0
+    training_seconds: float = 0.0
+    initial_share: float = 0.0
 
 
 @frozen

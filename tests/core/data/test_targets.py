@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,14 +20,26 @@ def test_decoding_gives_a_target_back_in_its_own_unit(targets: list[float], mean
     encoded = encode_targets(tuple(targets), task)
 
     assert (encoded.shape, encoded.dtype) == ((len(targets), 1), torch.float32)
-    expected = torch.tensor(targets).reshape(-1, 1)
-    torch.testing.assert_close(decode_targets(encoded, task), expected, rtol=1e-5, atol=1e-5 * (abs(mean) + std))
+    expected = torch.tensor(targets, dtype=torch.float64).reshape(-1, 1)
+    spread = (expected - mean).abs()  # float32 holds the distance to the mean, and float64 the rest
+    assert bool(((decode_targets(encoded, task) - expected).abs() <= 1e-7 * spread + 1e-12 * abs(mean) + 1e-30).all())
 
 
 def test_targets_are_standardised() -> None:
     task = Task("regression", ("age", "weight"), mean=(40.0, 70.0), std=(10.0, 5.0))
 
     assert encode_targets(((50.0, 60.0), (40.0, 70.0)), task).tolist() == [[1.0, -2.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize(("offset", "spread"), [(1e2, 1.0), (1e6, 1.0), (1e6, 1e-3)])
+def test_a_target_far_from_zero_keeps_its_spread(offset: float, spread: float) -> None:
+    task = Task("regression", ("year",), mean=(offset + 0.1 * spread,), std=(spread,))
+    targets = tuple(offset + spread * z for z in (-1.3, 0.1, 0.123456, 2.0))
+
+    encoded = encode_targets(targets, task)
+
+    assert encoded[:, 0].tolist() == pytest.approx([-1.4, 0.0, 0.023456, 1.9], abs=2e-6)
+    assert decode_targets(encoded, task)[:, 0].tolist() == pytest.approx(targets, rel=0, abs=1e-6 * spread)
 
 
 def test_class_scores_are_not_decoded() -> None:

@@ -150,12 +150,20 @@ def _figures(record: Record, epochs: Sequence[Mapping[str, Any]], best: int | No
         found += _gain(record, epochs, chosen)
     if epochs:
         seconds = sum(epoch["seconds"] for epoch in epochs)
-        speed = epochs[-1]["samples_per_second"]
         found.append(("epochs", f"{len(epochs)}", f"of {record.epochs}, in {_time(seconds)}"))
-        found.append(("images a second", number(speed), "training, last epoch"))
+        found += _speed(epochs)
     if record.total_parameters:
         found.append(("learning", f"{record.trainable_parameters:,}", f"of {record.total_parameters:,} parameters"))
     return found
+
+
+def _speed(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Return the images that all epochs trained on by the seconds in which they did, evaluation left out."""
+    seconds = sum(epoch["training_seconds"] for epoch in epochs)
+    if not seconds:
+        return []
+    images = sum(epoch["samples_per_second"] * epoch["training_seconds"] for epoch in epochs)
+    return [("images a second", number(images / seconds), f"{images:,.0f} trained on, in {_time(seconds)} of training")]
 
 
 def _gain(record: Record, epochs: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -146,6 +146,7 @@ def epoch_of(line: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a page shows of a line of ``metrics.jsonl``: its single numbers, and the thresholds of labels."""
     val = {name: value for name, value in line["val"].items() if not isinstance(value, list) or name == "thresholds"}
     same = {name: line[name] for name in ("epoch", "step", "train", "seconds", "samples_per_second")}
+    same["training_seconds"] = line.get("training_seconds", 0.0)  # which no older version wrote down
     shown: dict[str, Any] = plain(same | {"val": val})
     return shown
 

@@ -112,7 +112,7 @@ class Reporter:
             evaluation |= {"confident": [], "worst": []}
         self.record.end_epoch(event, evaluation)
         line = {"epoch": event.epoch, "step": event.step, "train": event.train, "val": event.val}
-        speed = {"seconds": event.seconds, "samples_per_second": event.samples_per_second}
+        speed = {name: getattr(event, name) for name in ("seconds", "training_seconds", "samples_per_second")}
         self.epochs.append(record.epoch_of(line | speed))
         self.write()
 
