@@ -13,7 +13,7 @@ import tomlkit
 import torch
 from attrs import asdict, define, field
 
-from ftcore.checkpoints import atomic, checkpoint, distributed, manifest
+from ftcore.checkpoints import atomic, checkpoint, distributed, manifest, to_json
 from ftcore.distributed.ranks import ProcessInfo
 from ftcore.errors import UserError
 from ftcore.plugins.discovery import discover
@@ -75,7 +75,7 @@ class RunFolder:
 
     def _append_metrics(self, line: dict[str, Any]) -> None:
         with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(atomic.to_json(line) + "\n")
+            file.write(to_json(line) + "\n")
             file.flush()
             os.fsync(file.fileno())  # the next checkpoint counts on it
 

@@ -226,7 +226,7 @@ def _supervised(
 
 def _check_ranks(ready: PreparedRun, versions: Mapping[str, Any]) -> None:
     """Refuse processes that would not train one network together."""
-    from ftcore.checkpoints import atomic
+    from ftcore.checkpoints import to_json
 
     from . import manifest
 
@@ -239,7 +239,7 @@ def _check_ranks(ready: PreparedRun, versions: Mapping[str, Any]) -> None:
             f"{ranks.world_size} processes were started, and wrap_devices of {who} is for {placement.world_size}; "
             f"{load_defaults().ADVICE['processes']}"
         )
-    here = atomic.to_json({name: value for name, value in versions.items() if name not in {"machine", "git_commit"}})
+    here = to_json({name: value for name, value in versions.items() if name not in {"machine", "git_commit"}})
     first, *others = ranks.gather("manifest", here) or [here]
     for rank, there in enumerate(others, start=1):
         changes = manifest.config_changes(json.loads(first), json.loads(there))
