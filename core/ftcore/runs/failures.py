@@ -88,7 +88,7 @@ def _callers() -> dict[tuple[str, str], tuple[str, str]]:
         (loop.step_terms, "make_step", ""),
         (loop.penalties, "make_regularizers", "r"),
         (gradients.optimizer_step, "make_optimizer", ""),
-        (loop.step_scheduler, "make_schedule", ""),
+        (gradients.step_scheduler, "make_schedule", ""),
         (weight_averaging.update_average, "make_average", ""),
         (evaluation.update_metrics, "make_metrics", "metric"),
         (evaluation.computed_metrics, "make_metrics", "metric"),

@@ -63,11 +63,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def save_epoch(self, event: EpochEnded, progress: Progress) -> None:
-        """Append to ``metrics.jsonl``, and save the model if this epoch is the best."""
+        """Append to ``metrics.jsonl``, and save the model if this epoch is the best, or while none is."""
         with atomic.wrap_write_errors(self.path):
             if self.ranks.is_main:
                 self._append_metrics({k: v for k, v in asdict(event).items() if k not in {"best", "monitor"}})
-            if event.best and self.writer:
+            if (event.best or not progress.best) and self.writer:
                 description = {**self.model, "epoch": event.epoch, "monitor": event.monitor, "metrics": dict(event.val)}
                 network = self.assembly.parts.model_at(progress.epoch - 1)
                 captured = checkpoint.CapturedState({"model": network}, {"model": description}, is_checkpoint=False)

@@ -21,6 +21,7 @@ from ftcore.types.model import TokenSpec
 from .frozen_features.cache import make_feature_cache
 from .frozen_features.features import plan_precompute
 from .loop import backward
+from .monitoring import check_metrics_are_defined
 from .oom import halve_on_oom
 from .state import EvaluationParts, Objective, Optimization, TrainingData, TrainingParts, higher_is_better
 
@@ -81,6 +82,7 @@ def assemble(config: RunConfig, calls: HookCalls, data: Data) -> Assembly:
         for name, metric in calls.make_metrics(data.task).items()
     }
     monitor = select_monitor(config, metrics)
+    check_metrics_are_defined(metrics, monitor, val.samples, data.task)
     schedule = calls.make_schedule(optimizer, config.train.epochs, steps, higher_is_better(monitor, metrics))
     regularizers = calls.make_regularizers(learning, model, network.heads)
     step = calls.make_step(model, network.heads, network.backbone, data.task, placement, precision)

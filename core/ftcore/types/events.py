@@ -79,6 +79,7 @@ class StepLogged:
         loss_terms: what was added to the loss, by name.
         gradient_norm: L2 norm of the whole gradient before it was clipped; None where it is not finite or not known.
         data_wait: share of the time since the epoch began in which steps waited for their images, from 0 to 1.
+        skipped: of the steps in this epoch so far, those that made no update, for the gradient was not finite.
     """
 
     epoch: int
@@ -89,6 +90,7 @@ class StepLogged:
     loss_terms: Mapping[str, float] = field(factory=dict)
     gradient_norm: float | None = None
     data_wait: float = 0.0
+    skipped: int = 0
 
 
 @frozen(eq=False)
@@ -133,11 +135,13 @@ class EpochEnded:
         step: optimizer steps in the whole run so far.
         train: ``loss``, the mean over the epoch, and each term that was added to it, the mean over its steps.
         val: ``loss`` and every metric.
-        best: whether the monitored metric is the best so far.
+        best: whether the monitored metric is the best so far; a value that is not finite never is.
         monitor: name of the monitored metric.
         seconds: training and evaluation of this epoch.
         samples_per_second: of training.
         data_wait: share of the training's time in which steps waited for their images, from 0 to 1.
+        updates: optimizer steps of this epoch that changed the network.
+        skipped: those that did not, for the gradient was not finite; in float16, also with its loss scaled up.
     """
 
     epoch: int
@@ -149,6 +153,8 @@ class EpochEnded:
     seconds: float
     samples_per_second: float
     data_wait: float = 0.0
+    updates: int = 0
+    skipped: int = 0
 
 
 @frozen
