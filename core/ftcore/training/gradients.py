@@ -132,6 +132,8 @@ def optimizer_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimize
     if not scaler.is_enabled():
         optimizer.step()
         return True
+    # So that it is not called to skip: torch's fused SGD would take its momentum from memory that nobody has written.
+    vars(optimizer)["_step_supports_amp_scaling"] = False
     before = scaler.get_scale()
     scaler.step(optimizer)
     scaler.update()
