@@ -14,6 +14,7 @@ import torch
 from attrs import asdict, define, field
 
 from ftcore.checkpoints import atomic, checkpoint, distributed, manifest, to_json
+from ftcore.config.schema import SECTIONS
 from ftcore.distributed.ranks import ProcessInfo
 from ftcore.errors import UserError
 from ftcore.plugins.discovery import discover
@@ -195,7 +196,7 @@ def config_toml(config: RunConfig, plugins: Sequence[Plugin]) -> str:
     without = [name for name in config.without if name not in left_out]
     if without:
         document["without"] = without
-    for section in ("model", "data", "train", "run"):
+    for section in SECTIONS:
         document[section] = _table(asdict(getattr(config, section)), section, config)
     if config.hooks:
         document["hooks"] = {hook: list(names) for hook, names in config.hooks.items()}

@@ -51,7 +51,8 @@ def fit(
     Args:
         parts: of the run.
         progress: where it is.
-        save: called once after each epoch, before the observers are told.
+        save: called once after each epoch, before the observers are told; a checkpoint, which holds their state, comes
+            behind that.
         on_boundary: called after each optimizer step, before each validation batch, and after each epoch: the moments
             at which a run can be left, by an exception, and gone on with.
         frozen_digests: digest of each tensor that was frozen when the run began; by default that of now.

@@ -4,7 +4,9 @@
         match event:
             case EpochEnded(epoch=epoch, val=val): ...
 
-New kinds of events may be added: an observer ignores what it does not know.
+New kinds of events may be added: an observer ignores what it does not know. What an observer raises is a warning, said
+once, with its plugin and its traceback in the log, and the run goes on; with ``observers.on_error = "stop"`` it ends
+the run, which is saved first. KeyboardInterrupt and SystemExit always do.
 """
 
 from __future__ import annotations
