@@ -53,7 +53,7 @@ def run(hooks: Path, *sets: str) -> Any:
     return invoke("run", *words(hooks, *sets), "--json")
 
 
-def words(hooks: Path, *sets: str) -> list[object]:
+def words(hooks: Path, *sets: str) -> list[str | Path]:
     texts = (*SETS, f"run.folder={hooks.parent / 'run'}", *sets)
     return [*RUN, "--plugin", hooks, *(word for text in texts for word in ("--set", text))]
 

@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score
 from torchmetrics import Metric
 
 from ftcore import UserError, hookimpl
-from ftcore.checkpoints import checkpoint
+from ftcore.checkpoints import write_manifest
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.data.dataset import ImageSplit
 from ftcore.runs import fit, resume
@@ -230,7 +230,7 @@ def test_a_run_whose_best_was_none_goes_on_and_forgets_it(tmp_path: Path) -> Non
         del state["progress"][name]
     del state["progress"]["current"]["skipped"]
     (saved / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    checkpoint.write_manifest(saved)
+    write_manifest(saved)
     assert state["progress"]["best"]["score"] == {"$float": "nan"}
 
     report = resume(tmp_path / "run", ["train.epochs=3"], allow_drift=True)
