@@ -464,6 +464,8 @@ def test_a_run_that_fails_waits_for_what_it_was_writing(tmp_path: Path) -> None:
         fit(config(tmp_path / "run", (), ("run.async_save=true", "run.save_every=1 step")), [break_down])
 
     assert max(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == "step-00000003"
+    for thread in [thread for thread in threading.enumerate() if thread.name.startswith(THREAD)]:
+        thread.join(5)  # it has written, and is about to end
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(THREAD)]
 
 

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from torch import nn
 
 from ftcore import UserError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 TOP = """
 from functools import partial
+import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, linear, normalize
 from ftcore import Loss, Regularizer, Step, hookimpl
