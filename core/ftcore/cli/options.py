@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from functools import partial, wraps
@@ -227,7 +226,9 @@ def print_result(*shown: Table | Plot | str, values: Any = None, as_json: bool =
         as_json: print the values instead.
     """
     if as_json:
-        click.echo(_to_json(_table_values(shown) if values is None else values))
+        from ftcore.checkpoints import to_json
+
+        click.echo(to_json(_table_values(shown) if values is None else values))
         return
     for part in shown:
         click.echo(part) if isinstance(part, str) else _print_table(part) if isinstance(part, Table) else _draw(part)
@@ -236,15 +237,6 @@ def print_result(*shown: Table | Plot | str, values: Any = None, as_json: bool =
 def _table_values(shown: tuple[Table | Plot | str, ...]) -> dict[str, list[dict[str, str]]]:
     tables = [part for part in shown if isinstance(part, Table)]
     return {table.title: [dict(zip(table.columns, row, strict=True)) for row in table.rows] for table in tables}
-
-
-def _to_json(values: Any) -> str:
-    try:
-        return json.dumps(values, allow_nan=False)
-    except (TypeError, ValueError):  # mappings, numbers that are not finite: what spells those imports safetensors
-        from ftcore.checkpoints.atomic import to_json
-
-        return to_json(values)
 
 
 def _print_table(table: Table) -> None:

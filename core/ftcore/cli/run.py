@@ -146,7 +146,7 @@ def replay(run: Path, *, as_json: bool) -> None:
     from ftcore.training import nonfinite
 
     found = replay_run(run)
-    print_result(nonfinite.table(found), values=nonfinite.as_json(found), as_json=as_json)
+    print_result(nonfinite.table(found), values=nonfinite.to_dict(found), as_json=as_json)
 
 
 @click.command(cls=LoggedCommand)

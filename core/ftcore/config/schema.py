@@ -181,7 +181,25 @@ class RunSection:
     async_save: bool = False
 
 
-SECTIONS = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig, "run": RunSection}
+@frozen
+class ObserversConfig:
+    """The ``[observers]`` section.
+
+    Attributes:
+        on_error: what an exception of an observer costs: ``warn``, once, with its plugin, and the run goes on without
+            what that observer was to do; or ``stop`` the run, saved first.
+    """
+
+    on_error: Literal["warn", "stop"] = "warn"
+
+
+SECTIONS = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "train": TrainConfig,
+    "run": RunSection,
+    "observers": ObserversConfig,
+}
 
 LIST_KEYS = ("plugins", "without")
 
@@ -248,6 +266,7 @@ class RunConfig:
         data: see `DataConfig`.
         train: see `TrainConfig`.
         run: see `RunSection`.
+        observers: see `ObserversConfig`.
         plugins: in the order in which they were named.
         without: names of default plugins that were switched off.
         hooks: hook -> names of plugins, in the order in which they are asked.
@@ -264,6 +283,7 @@ class RunConfig:
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     run: RunSection = RunSection()
+    observers: ObserversConfig = ObserversConfig()
     plugins: tuple[PluginRef, ...] = ()
     without: tuple[str, ...] = ()
     hooks: Mapping[str, tuple[str, ...]] = field(factory=dict)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from ftcore.checkpoints.strict_json import to_json
 from ftcore.data.task import significant_digits
 from ftcore.errors import UserError
 
@@ -60,7 +60,7 @@ class PredictionWriter:
     def line(self, found: Prediction) -> str:
         """Return one prediction."""
         if self.as_json:
-            return json.dumps(prediction_to_dict(found, self.task, self.top))
+            return to_json(prediction_to_dict(found, self.task, self.top))
         return _csv(self._row(found)) if self.as_csv else "\t".join(self._text_cells(found))
 
     def _row(self, found: Prediction) -> list[str]:

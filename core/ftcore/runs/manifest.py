@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, evolve
 
-from ftcore.checkpoints import atomic
 from ftcore.checkpoints import manifest as checkpoints_manifest
+from ftcore.checkpoints import to_json
 from ftcore.errors import UserError
 from ftcore.hooks import HOOK_API
 from ftcore.model import freezing
@@ -202,7 +202,7 @@ def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     then, now = ({p["name"]: p["options"] or {} for p in one["plugins"]} for one in (old, new))
     for name in sorted(then.keys() & now.keys()):
         pairs += [(f"option {name}.{key}", value, now[name].get(key)) for key, value in then[name].items()]
-    plain = [(name, was, json.loads(atomic.to_json(value))) for name, was, value in pairs]
+    plain = [(name, was, json.loads(to_json(value))) for name, was, value in pairs]
     changes = (f"{name}: {was} then, {value} now" for name, was, value in plain if was != value)
     return [*version_changes(old, new), *changes]
 

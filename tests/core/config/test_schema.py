@@ -74,7 +74,7 @@ def test_a_value_knows_where_it_was_set() -> None:
 
 
 def test_sections_and_what_else_a_config_holds_are_no_names_of_plugins() -> None:
-    assert set(SECTIONS) == {"model", "data", "train", "run"}
+    assert set(SECTIONS) == {"model", "data", "train", "run", "observers"}
     assert {*SECTIONS, "hooks", "plugin", "plugins", "without"} == RESERVED
 
 

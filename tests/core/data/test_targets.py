@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ftcore import Task
-from ftcore.data.targets import decode_targets, encode_targets, probabilities
+from ftcore.data.targets import TargetError, checked_target, decode_targets, encode_targets, probabilities
 
 CLASSES = Task("classification", ("even", "odd"), (5, 5))
 
@@ -68,3 +72,58 @@ def test_outputs_of_a_regression_say_numbers_in_their_own_unit() -> None:
     task = Task("regression", ("age", "weight"), mean=(40.0, 70.0), std=(10.0, 5.0))
 
     assert probabilities(torch.tensor([[1.0, -2.0]]), task).tolist() == [[50.0, 60.0]]
+
+
+LABELS = Task("multilabel", ("red", "big", "old"))
+AGE, SIZES = Task("regression", ("age",)), Task("regression", ("width", "height"))
+
+
+@pytest.mark.parametrize(
+    ("target", "task", "plain"),
+    [
+        (1, CLASSES, 1),
+        (True, CLASSES, 1),
+        (np.int64(1), CLASSES, 1),
+        (np.array(0), CLASSES, 0),
+        (torch.tensor(1), CLASSES, 1),
+        ((1, 0, 1), LABELS, (1, 0, 1)),
+        ([True, False, 1.0], LABELS, (1, 0, 1)),
+        (np.array([0, 1, 1], dtype=np.uint8), LABELS, (0, 1, 1)),
+        (torch.tensor([0.0, 1.0, 0.0]), LABELS, (0, 1, 0)),
+        (3.5, AGE, 3.5),
+        (3, AGE, 3),
+        ((3.5,), AGE, 3.5),
+        (np.float32(0.5), AGE, 0.5),
+        (torch.tensor([1.5, 2.5]), SIZES, (1.5, 2.5)),
+    ],
+)
+def test_what_means_the_same_is_taken(target: Any, task: Task, plain: Any) -> None:
+    assert checked_target(target, task, "acme", "3") == plain
+
+
+@pytest.mark.parametrize(
+    ("target", "task", "message"),
+    [
+        (0.5, CLASSES, r"0\.5, a float; a class is a whole number from 0 to 1"),
+        (1.0, CLASSES, r"1\.0, a float; a class is"),
+        (torch.tensor(0.5), CLASSES, r"tensor\(0\.5.*, a Tensor; a class is"),
+        (np.float64(1), CLASSES, r"a float64; a class is"),
+        (2, CLASSES, r"2, a int; a class is a whole number from 0 to 1"),
+        (-1, CLASSES, "-1, a int; a class is"),
+        ((1, 0.5), CLASSES, r"\(1, 0\.5\), a tuple; a class is"),
+        ("odd", CLASSES, "'odd', a str; a class is"),
+        (None, CLASSES, "None, a NoneType; a class is"),
+        ((1, 0), LABELS, r"\(1, 0\), a tuple; labels are 3 numbers, each 0 or 1"),
+        ((1, 0, 0.3), LABELS, "labels are 3 numbers"),
+        (2, LABELS, "labels are 3 numbers"),
+        (math.nan, AGE, "nan, a float; a target is 1 finite number$"),
+        (("old",), AGE, "a target is 1 finite number$"),
+        ((1.0, math.inf), SIZES, "a target is 2 finite numbers$"),
+        (1.0, SIZES, "a target is 2 finite numbers$"),
+    ],
+)
+def test_a_target_that_is_none_of_the_tasks_is_refused_with_who_gave_it_and_where(
+    target: Any, task: Task, message: str
+) -> None:
+    with pytest.raises(TargetError, match=rf"^acme: the target of sample 3 is .*{message}"):
+        checked_target(target, task, "acme", "3")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from ftcore import UserError
 from ftcore.cli import run_config
-from ftcore.runs import prepare
+from ftcore.runs import prepare, to_json
 from optuna.trial import TrialState
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Search:
         asked = {"arguments": list(self.arguments), "search": {s.key: str(s.distribution) for s in self.spaces}}
         before = self.study.user_attrs or asked
         if before != asked or (self.study.direction.name == "MAXIMIZE") != up:
-            raise UserError(f"{self.folder} is a search for something else: {json.dumps(before)}; name another folder")
+            raise UserError(f"{self.folder} is a search for something else: {to_json(before)}; name another folder")
         for key, value in asked.items():
             self.study.set_user_attr(key, value)
         for trial in self.study.get_trials(states=[TrialState.RUNNING]):
@@ -112,10 +112,11 @@ class Search:
                 raise
             log.seek(0)
             said = log.read().strip()
-        if process.returncode == 0:
-            self.study.tell(trial, json.loads(said.splitlines()[-1])["best"][self.monitor])
-        else:
+        reached = json.loads(said.splitlines()[-1])["best"].get(self.monitor) if process.returncode == 0 else None
+        if reached is None:  # it failed, or what is monitored was a number in none of its epochs
             self.study.tell(trial, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+        else:
+            self.study.tell(trial, reached)
         return process.returncode, said
 
     def _watch(self, trial: Trial, process: subprocess.Popen[bytes], metrics: Path) -> bool:
@@ -125,7 +126,8 @@ class Search:
             time.sleep(EVERY)
             for epoch in _epochs(metrics)[told:]:
                 told += 1
-                trial.report(epoch["val"][self.monitor], epoch["epoch"])
+                if epoch["val"][self.monitor] is not None:  # not finite, so no better than any
+                    trial.report(epoch["val"][self.monitor], epoch["epoch"])
                 if self.prune and not pruned and trial.should_prune():
                     pruned = True
                     process.send_signal(signal.SIGTERM)

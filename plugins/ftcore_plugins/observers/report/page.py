@@ -134,8 +134,9 @@ def _state(record: Record, epochs: Sequence[Mapping[str, Any]]) -> tuple[str, st
     if end is None:
         return "training", f"{done} so far"
     if end == "finished":
-        early = record.result.get("stopped_early")
-        return "finished", f"{done}, for {record.monitor} got no better" if early else f"{done}"
+        early, skipped = record.result.get("stopped_early"), record.result.get("skipped_steps")
+        why = f", for {record.monitor} got no better" if early else ""
+        return "finished", f"{done}{why}" + (f"; {skipped:,} optimizer steps made no update" if skipped else "")
     return "stopped", f"{done}; {end}"
 
 

@@ -74,7 +74,7 @@ class Reporter:
                 self.write_record()
             case RunEnded(report=result):
                 self.record.result = {
-                    name: result[name] for name in ("epochs", "stopped_early", "seconds", "skipped_steps")
+                    name: result[name] for name in ("epochs", "stopped_early", "seconds", "updates", "skipped_steps")
                 }
                 self.end("finished")
             case RunFailed(error=text) | RunStopped(message=text):

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -24,8 +25,9 @@ from sklearn import metrics
 from sklearn.calibration import calibration_curve
 from tests.ranks.starting import messages
 from tests.ranks.starting import run as run_in_processes
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from ftcore import BatchEvaluated, EpochEnded, RunFailed, RunStarted, StepLogged, Table, Task
+from ftcore import BatchEvaluated, EpochEnded, RunFailed, RunStarted, StepLogged, Table, Task, UserError
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.data.targets import probabilities
 from ftcore.inference import load as inference_load
@@ -651,9 +653,12 @@ def test_a_run_that_is_killed_and_gone_on_with_counts_no_epoch_twice(tmp_path: P
         pass
 
     def kill() -> None:
+        stack.callback(register_module_forward_pre_hook(die).remove)
+
+    def die(*_: Any) -> None:
         raise KilledError
 
-    with pytest.raises(KilledError):
+    with ExitStack() as stack, pytest.raises(KilledError):
         fit(job, [at_step(7, kill)])  # in epoch 4, two steps of an epoch are logged
     assert record.read(tmp_path / "run").last_evaluation["epoch"] == 3
     resume(tmp_path / "run")
@@ -667,8 +672,8 @@ def test_a_run_that_failed_says_why(tmp_path: Path) -> None:
     def fail() -> None:
         raise RuntimeError("<b>no</b> more")
 
-    with pytest.raises(RuntimeError, match="more"):
-        fit(config(tmp_path / "run", "train.log_every=1"), [at_step(14, fail)])
+    with pytest.raises(UserError, match="more"):
+        fit(config(tmp_path / "run", "train.log_every=1", "observers.on_error=stop"), [at_step(14, fail)])
 
     text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "RuntimeError: &lt;b&gt;no&lt;/b&gt; more" in text
