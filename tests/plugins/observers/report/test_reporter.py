@@ -644,6 +644,7 @@ def test_a_run_that_was_stopped_and_gone_on_with_shows_its_whole_history(tmp_pat
     assert "finished" in text
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_and_gone_on_with_counts_no_epoch_twice(tmp_path: Path) -> None:
     """What the observers heard after the checkpoint from which a run goes on is trained again."""
     job = config(tmp_path / "run", "train.epochs=4", "run.save_every=2 epochs", "train.log_every=6")
