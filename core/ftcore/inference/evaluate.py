@@ -90,7 +90,8 @@ def prepare(folder: Path, source: str | None = None, split: str = "val") -> Eval
     Raises:
         UserError: the folder holds no model, or the data is of another kind or has names that the model does not know.
     """
-    model = load.load(folder)
+    saved = load.read_saved(folder)
+    model = load.build(saved)
     asked = load_run_config(folder)
     set_threads(asked.train.threads)
     retain_freed_memory()
@@ -101,6 +102,9 @@ def prepare(folder: Path, source: str | None = None, split: str = "val") -> Eval
     if source is None:
         _warn_of_change(folder, data)
     placements = [calls.wrap_devices(m.module, m.network.heads, m.network.backbone) for m in model.members]
+    precision = calls.precision_context(placements[0])
+    for one, placed in zip(saved, placements, strict=True):  # what wraps a network may be what was measured
+        load.check_reference(one, placed.model, precision.autocast)
     device = placements[0].device
     splits = [getattr(data, name) for name in SPLIT_NAMES[split]]
     loaders = tuple(
@@ -110,7 +114,7 @@ def prepare(folder: Path, source: str | None = None, split: str = "val") -> Eval
     return Evaluation(
         model=_move_to_devices(model, placements),
         loaders=loaders,
-        precision=calls.precision_context(placements[0]),
+        precision=precision,
         loss=_loss(calls, model.task, device),
         metrics={name: metric.to(device) for name, metric in calls.make_metrics(model.task).items()},
         config=host.config,

@@ -203,6 +203,7 @@ def _supervised(
             background=options.async_save,
         )
         saver.saved = saver.position() if progress.step else None
+        ready.host.on_boundary = saver
         try:
             parts.notify(make_run_started(ready, progress))
             with name_lost_samples(lambda: [*parts.data.train.names_in_flight(), *parts.data.val.names_in_flight()]):
