@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import IO, TYPE_CHECKING
@@ -43,6 +44,11 @@ def console(stream: IO[str]) -> Console:
         markup=False,
         quiet=_quiet.get(),
     )
+
+
+def print_progress(text: str) -> None:
+    """Print a line on standard error that says how far something is; `suppress_output` keeps it back."""
+    console(sys.stderr).print(text, soft_wrap=True)
 
 
 def escape_unencodable(text: str) -> str:

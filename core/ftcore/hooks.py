@@ -87,7 +87,8 @@ def batch_transforms(
 def build_head(slot: HeadSlot, backbone: Backbone, task: Task, config: RunConfig, ctx: Context) -> nn.Module | None:
     """Build the new head: features as `slot` describes them -> `task.outputs` numbers.
 
-    Called once for each slot of the backbone; the host puts the module in place. The initial scale is yours: small.
+    Called once for each slot of the backbone; the host puts the module in place. The initial scale is yours: small, and
+    under a ReLU (`slot.rectifier`) above zero.
     """
 
 
@@ -109,7 +110,8 @@ def wrap_devices(
 
     Where several processes were started, which `ctx.ranks` says, they share each micro-batch, or the run is refused.
 
-    A wrapper of this hook may change the network before it yields: its dtype, its memory format, how it is executed.
+    A wrapper of this hook may change the network before it yields: its dtype, its memory format, how it is executed;
+    but not what it computes, for only a run and ``evaluate`` call this hook, and all else refuses such a network.
     """
 
 

@@ -14,9 +14,22 @@ if TYPE_CHECKING:
     from ftcore import HeadSlot, Task
 
 
+RECTIFIED_BIAS = 30.0
+"""Bias of a new layer under a ReLU. Softmax does not see what all classes share, and a ReLU passes on what is above
+zero: so the layer starts as one without a ReLU would, and no step of a usual size puts a class out for good. On the
+features of SqueezeNet, whose norm is near 300, SGD with a rate of 0.001 moves outputs by some 40 in one step: with a
+bias of 1 two of six runs on two classes ended with a dead class, with 30 none, all with a loss below 1; with 100 the
+loss came near that of a layer without a ReLU."""
+
+
+RECTIFIED_STD = 0.01
+"""Least standard deviation of its weights where it has no bias, as in torchvision's own SqueezeNet."""
+
+
 def _small_last_layer(slot: HeadSlot, features: int, outputs: int, std: float) -> nn.Module:
     """Make the last layer with normal weights of `std` and zero bias, or none where the old head had none.
 
+    Under a ReLU the bias is `RECTIFIED_BIAS`; without one, weights are random: a ReLU passes nothing at zero.
     With the default, 0, as in BiT (arXiv:1912.11370) and big_vision, the first loss is exactly that of guessing,
     whatever the scale of the features: the libraries' own initial values are off by orders of magnitude in some
     families, from which a short run on a frozen network does not recover.
@@ -28,9 +41,9 @@ def _small_last_layer(slot: HeadSlot, features: int, outputs: int, std: float) -
         if slot.convolutional
         else nn.Linear(features, outputs, bias=slot.bias)
     )
-    nn.init.normal_(last.weight, std=std)
+    nn.init.normal_(last.weight, std=std if slot.bias or not slot.rectifier else max(std, RECTIFIED_STD))
     if slot.bias:
-        nn.init.zeros_(cast("nn.Parameter", last.bias))
+        nn.init.constant_(cast("nn.Parameter", last.bias), RECTIFIED_BIAS if slot.rectifier else 0.0)
     return last
 
 

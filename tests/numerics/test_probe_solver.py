@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
+from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression, Ridge
+from tests.faults.killing import end, start
 from torch import nn
 
+from ftcore import Loss, hookimpl
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.inference.load import load as load_model
 from ftcore.plugins.calls import HookCalls
 from ftcore.plugins.startup import activate
-from ftcore.testing import invoke
+from ftcore.testing import image_folder, invoke
+from ftcore_plugins.optimizers import lbfgs_probe
 from ftcore_plugins.optimizers.lbfgs_probe import minimise_lbfgs
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
     from ftcore.testing import Result
 
 
 def run(folder: Path, *arguments: str) -> Result:
-    flags = ("--model", "digits/cnn", "--plugin", "probe_solver", "--set", f"run.folder={folder}")
+    network = () if "--model" in arguments else ("--model", "digits/cnn")
+    flags = (*network, "--plugin", "probe_solver", "--set", f"run.folder={folder}")
     given = arguments if "--data" in arguments else (*arguments, "--data", "digits:5-9")
     return invoke("run", *flags, *given, "--json")
 
@@ -121,3 +132,69 @@ def test_what_it_does_not_solve_is_refused(arguments: tuple[str, ...], message: 
 
     assert result.code == 2
     assert message in result.err
+
+
+SQUEEZENET = ("--model", "torchvision/squeezenet1_1", "--set", "model.weights=none", "--set", "model.image_size=64")
+
+
+def test_a_network_that_goes_on_behind_its_head_is_computed_once_up_to_it(tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "pictures")
+    seen = {}
+    for mode in ("auto", "never"):
+        sets = (*SQUEEZENET, "--set", f"train.precompute={mode}", "--set", "probe_solver.tol=1e-5")
+        result = run(tmp_path / mode, *sets, "--data", str(data))
+        assert result.code == 0, result.err
+        assert ("what classifier.1 sees of each image, 512 x 3 x 3 numbers" in result.err) == (mode == "auto")
+        seen[mode] = result.report["best"]
+
+    assert seen["auto"]["loss"] == pytest.approx(seen["never"]["loss"], abs=1e-3)
+    assert seen["auto"]["train_loss"] == pytest.approx(seen["never"]["train_loss"], abs=1e-3)
+
+
+def test_it_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lbfgs_probe, "PROGRESS_S", 0.0)
+
+    result = run(tmp_path / "run")
+
+    losses = [
+        float(loss)
+        for loss in re.findall(r"solving for the head: \d+ passes over the images, loss ([\d.]+)", result.err)
+    ]
+    assert len(losses) > 5
+    assert losses[-1] < losses[0]
+
+
+class TakesLong:
+    """A loss that takes a quarter of a second, as one over many images does."""
+
+    @hookimpl(wrapper=True)
+    def make_loss(self) -> Generator[None, Loss, Loss]:
+        loss = yield
+
+        def slowly(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            time.sleep(0.25)
+            return loss.function(outputs, targets)
+
+        return evolve(loss, function=slowly)
+
+
+def test_a_signal_ends_it_between_two_passes_and_the_head_that_it_began_with_is_saved(tmp_path: Path) -> None:
+    data, folder, log = image_folder(tmp_path / "pictures"), tmp_path / "run", tmp_path / "log"
+    plugins = ("--plugin", "probe_solver", "--plugin", "tests.numerics.test_probe_solver:TakesLong")
+    sets = ("--set", "probe_solver.tol=1e-30", "--set", f"run.folder={folder}")
+    process = start("run", *SQUEEZENET, *plugins, *sets, "--data", str(data), log=log)
+    try:
+        while not (folder / "log.jsonl").exists():
+            assert process.is_alive(), log.read_text()
+            time.sleep(0.05)
+        time.sleep(1.5)
+        sent = time.monotonic()
+        os.kill(process.pid or 0, signal.SIGTERM)
+        assert end(process, 60) == 128 + signal.SIGTERM, log.read_text()
+    finally:
+        process.kill()
+
+    assert time.monotonic() - sent < 10
+    assert f"stopped by SIGTERM after step 0, in epoch 1; `ftcore resume {folder}` goes on" in log.read_text()
+    saved = load_file(folder / "checkpoints" / "step-00000000" / "model.safetensors")
+    assert not saved["classifier.1.weight"].any()

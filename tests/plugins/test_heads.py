@@ -85,6 +85,24 @@ def test_the_last_layer_has_weights_of_std_and_a_zero_bias(slot: HeadSlot, std: 
         assert not last.bias.any()
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_a_head_under_a_relu_begins_with_the_loss_of_guessing_and_learns_every_class(
+    plugin: LinearHead | MlpHead,
+    bias: bool,  # noqa: FBT001 - a table
+) -> None:
+    torch.manual_seed(0)
+    slot = HeadSlot("head", 64, convolutional=True, bias=bias, rectifier="relu")
+    head = plugin.build_head(slot, TASK)
+
+    outputs = functional.relu(head(torch.randn(50, 64, 6, 6).relu())).mean((2, 3))
+    loss = functional.cross_entropy(outputs, torch.arange(50) % 5)
+    (gradient,) = torch.autograd.grad(loss, [last_layer(head).weight])
+
+    assert loss.item() == pytest.approx(math.log(5), abs=0.05)
+    assert gradient.flatten(1).any(dim=1).all()
+
+
 def test_the_hidden_layers_are_not_small() -> None:
     torch.manual_seed(0)
     head = MlpHead(MlpHeadConfig((64,))).build_head(FLAT, TASK)

@@ -143,8 +143,8 @@ def export(run: Path, kind: str, out: Path | None, *, int8: bool) -> None:
     file = out or Path(f"{run.resolve().name}{'.int8' * int8}{exporting.SUFFIXES[kind]}")
     found = exporting.export(run, kind, file, int8=int8)
     before = " before it was quantised" if int8 else ""
-    tried = f"{exporting.N_CHECK_INPUTS} inputs{before}"
-    click.echo(f"{found.file}: at most {found.difference:.1g} from the run's model on {tried}", err=True)
+    said = f"at most {found.difference:.1g} from the run's model on {exporting.N_CHECK_INPUTS} inputs{before}"
+    click.echo(f"{found.file}: {found.note or said}", err=True)
     for line in found.quantisation_report:
         click.echo(line, err=True)
     for line in found.usage_code:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,7 +26,6 @@ from .options import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from ftcore.config.schema import RunConfig
     from ftcore.runs.log import RunLog
@@ -131,7 +131,19 @@ def _print_report(report: Mapping[str, Any], *, as_json: bool) -> None:
     """Print a report as JSON, if asked to, in the first process alone."""
     place = rank_and_world_size()
     if place is None or place[0] == 0:
+        _warn_if_not_loadable(Path(report["folder"]))
         print_result(values=report, as_json=as_json)
+
+
+def _warn_if_not_loadable(folder: Path) -> None:
+    """Say at the end of a run, and not when it is used, that a plugin that wrapped its network keeps it from that."""
+    from ftcore.inference import load as loading
+
+    if any(saved.description.get("wrapped_by") for saved in loading.read_saved(folder)):
+        try:
+            loading.load(folder)
+        except UserError as error:
+            click.echo(f"ftcore: warning: predict, serve and export will refuse this run: {error}", err=True)
 
 
 @click.command(cls=LoggedCommand)

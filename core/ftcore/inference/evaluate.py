@@ -99,7 +99,8 @@ def prepare(folder: Path, source: str | None = None, split: str | None = None) -
         UserError: the folder holds no model, the data has no such split, is of another kind, or has names that the
             model does not know.
     """
-    model = load.load(folder)
+    saved = load.read_saved(folder)
+    model = load.build(saved)
     asked = load_run_config(folder)
     set_threads(asked.train.threads)
     retain_freed_memory()
@@ -110,6 +111,9 @@ def prepare(folder: Path, source: str | None = None, split: str | None = None) -
     check_names(folder, model.task, host.config.data.source, measured)
     check_learnt(folder, data, measured, source)
     placements = [calls.wrap_devices(m.module, m.network.heads, m.network.backbone) for m in model.members]
+    precision = calls.precision_context(placements[0])
+    for one, placed in zip(saved, placements, strict=True):  # what wraps a network may be what was measured
+        load.check_reference(one, placed.model, precision.autocast)
     device = placements[0].device
     loaders = tuple(
         tuple(_loader(samples, measured.task, member, model, host.config, device) for samples in measured.samples)
@@ -118,7 +122,7 @@ def prepare(folder: Path, source: str | None = None, split: str | None = None) -
     return Evaluation(
         model=_move_to_devices(model, placements),
         loaders=loaders,
-        precision=calls.precision_context(placements[0]),
+        precision=precision,
         loss=_loss(calls, model.task, device),
         metrics={name: metric.to(device) for name, metric in calls.make_metrics(model.task).items()},
         config=host.config,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
@@ -19,7 +20,7 @@ from ftcore.data.targets import probabilities
 from ftcore.errors import UserError
 from ftcore.types.model import TokenSpec
 
-from . import load
+from . import library_network, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,14 +44,17 @@ class Exported:
 
     Attributes:
         file: where it is.
-        difference: largest between what it says and what the run's model does, on `N_CHECK_INPUTS` inputs.
-        usage_code: of Python that use it.
+        difference: largest between what it says and what the run's model does, on `N_CHECK_INPUTS` inputs; of weights
+            that no other library's network takes, between them and the run's.
+        usage_code: of Python that use it, which were tried; none where there are none without ftcore.
+        note: why there are none.
         quantisation_report: of 8-bit integers, a line of metrics and one of sizes.
     """
 
     file: Path
     difference: float
     usage_code: tuple[str, ...]
+    note: str = ""
     quantisation_report: tuple[str, ...] = ()
 
 
@@ -90,7 +94,7 @@ def export(run: Path, kind: str, out: Path, *, int8: bool = False) -> Exported:
     model, (saved, *_) = load.load(run), load.read_saved(run)
     if kind == "hf":
         return _export_folder(model, saved, out)
-    found, cost = list[float](), list[str]()
+    found, cost = list[tuple[float, str]](), list[str]()
 
     def write(file: Path) -> None:
         found.append(WRITERS[kind](model, saved, file))
@@ -99,7 +103,9 @@ def export(run: Path, kind: str, out: Path, *, int8: bool = False) -> Exported:
 
     with wrap_write_errors(out.parent):
         write_file(out, write, durable=True)
-    return Exported(out, found[0], tuple(USAGE_CODE[kind](model, saved, out.name)), tuple(cost))
+    [(difference, note)] = found
+    usage = () if note else USAGE_CODE[kind](model, out.name)
+    return Exported(out, difference, tuple(usage), note, tuple(cost))
 
 
 def _export_folder(model: Model, saved: SavedModel, out: Path) -> Exported:
@@ -110,9 +116,7 @@ def _export_folder(model: Model, saved: SavedModel, out: Path) -> Exported:
 
     def write(folder: Path) -> None:
         hub_export.write(model, saved, hub, folder, out.stem)
-        read = ExportModule(hub.read(folder), whole.finish, model.task)
-        with torch.inference_mode():
-            found.append(_difference(read(images), whole(images)))
+        found.append(library_network.compare(hub.read(folder), model, whole.finish(images), hub.library))
 
     with wrap_write_errors(out.parent):
         write_dir_atomic(out, write)
@@ -164,35 +168,37 @@ def _difference(found: Any, expected: Tensor) -> float:
     return difference
 
 
-def _write_safetensors(model: Model, saved: SavedModel, file: Path) -> float:
-    import json
-
+def _write_safetensors(model: Model, saved: SavedModel, file: Path) -> tuple[float, str]:
     from safetensors.torch import load_file, save_model
 
-    whole, _ = _build_export_module(model)
+    whole, images = _build_export_module(model)
     spec = saved.spec
     facts = {"classes": model.task.names, "size": spec.size, **spec.data_config()}
     save_model(whole.network, str(file), {name: json.dumps(value) for name, value in facts.items()})
     read, state = load_file(file), whole.network.state_dict()
-    return max(float((read[name].float() - state[name].float()).abs().max()) for name in read if read[name].numel())
+    difference = max(
+        float((read[name].float() - state[name].float()).abs().max()) for name in read if read[name].numel()
+    )
+    other, note = library_network.build(model, str(file))
+    if other is None:
+        return difference, note
+    return library_network.compare(other, model, whole.finish(images), "its library"), ""
 
 
-def _write_torch(model: Model, _saved: SavedModel, file: Path) -> float:
+def _write_torch(model: Model, _saved: SavedModel, file: Path) -> tuple[float, str]:
     whole, images = _build_export_module(model)
     buffer = io.BytesIO()
     torch.export.save(_program(whole, images), buffer)
     file.write_bytes(buffer.getvalue())
     program: Any = torch.export.load(io.BytesIO(file.read_bytes())).module()
     with torch.inference_mode():
-        return _difference(program(images), whole(images))
+        return _difference(program(images), whole(images)), ""
 
 
-def _write_onnx(model: Model, saved: SavedModel, file: Path) -> float:
+def _write_onnx(model: Model, saved: SavedModel, file: Path) -> tuple[float, str]:
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
         raise UserError(f"ONNX needs {', '.join(missing)}: pip install 'ftcore[onnx]'")
-    import json
-
     import onnxruntime
 
     whole, images = _build_export_module(model)
@@ -208,7 +214,7 @@ def _write_onnx(model: Model, saved: SavedModel, file: Path) -> float:
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"images": images.numpy()})
     with torch.inference_mode():
-        return _difference(found, whole(images))
+        return _difference(found, whole(images)), ""
 
 
 def _program(whole: ExportModule, images: Tensor) -> torch.export.ExportedProgram:
@@ -229,36 +235,29 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-WRITERS: dict[str, Callable[[Model, SavedModel, Path], float]] = {
+WRITERS: dict[str, Callable[[Model, SavedModel, Path], tuple[float, str]]] = {
     "safetensors": _write_safetensors,
     "torch": _write_torch,
     "onnx": _write_onnx,
 }
-"""Kind -> writes a file, and returns how far what it says is from what the model does."""
+"""Kind -> writes a file; returns how far what it says is from what the model does, and why nobody else can ask it."""
 
 SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx", "hf": ".hf"}
 
 
-def _onnx_usage(_model: Model, _saved: SavedModel, file: str) -> list[str]:
+def _onnx_usage(_model: Model, file: str) -> list[str]:
     return [
         f'session = onnxruntime.InferenceSession("{file}")',
         '(probabilities,) = session.run(None, {"images": images})',
     ]
 
 
-def _torch_usage(_model: Model, _saved: SavedModel, file: str) -> list[str]:
+def _torch_usage(_model: Model, file: str) -> list[str]:
     return [f'model = torch.export.load("{file}").module()', "probabilities = model(images)"]
 
 
-def _safetensors_usage(model: Model, saved: SavedModel, file: str) -> list[str]:
-    build, weights = model.single.network.backbone.builder_code, f'safetensors.torch.load_file("{file}")'
-    if build is None or saved.config.plugins:  # which may have changed the network
-        return [f"weights = {weights}"]
-    return [*build(model.task.outputs), f"model.load_state_dict({weights})"]
-
-
-USAGE_CODE: dict[str, Callable[[Model, SavedModel, str], list[str]]] = {
-    "safetensors": _safetensors_usage,
+USAGE_CODE: dict[str, Callable[[Model, str], list[str]]] = {
+    "safetensors": library_network.usage_code,
     "torch": _torch_usage,
     "onnx": _onnx_usage,
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,11 @@ from ftcore.types.model import InputSpec, input_spec_from_dict
 from .model import Member, Model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from torch import nn
+
+    from ftcore.model.reference_outputs import ReferenceOutputs
 
 
 @frozen
@@ -34,6 +40,7 @@ class SavedModel:
         spec: what its images must look like.
         thresholds: (task.outputs,) probability from which a label counts.
         share: of its say in an ensemble, > 0; all add up to 1.
+        reference: what the network that the run measured gave for known inputs; None for a run of before.
     """
 
     description: dict[str, Any]
@@ -43,20 +50,57 @@ class SavedModel:
     spec: InputSpec
     thresholds: tuple[float, ...]
     share: float = 1.0
+    reference: ReferenceOutputs | None = None
 
 
 def load(run: str | Path) -> Model:
     """Load what a run, an ensemble or a soup has learnt: ``ftcore.load("runs/first").predict("picture.jpg")``.
 
     Raises:
-        UserError: the folder is none of these, or a plugin that built a network is gone.
+        UserError: the folder is none of these, a plugin that built a network is gone, or a network does not answer as
+            the one that its run measured.
     """
     saved = read_saved(Path(run))
+    model = build(saved)
+    for one, member in zip(saved, model.members, strict=True):
+        check_reference(one, member.module)
+    return model
+
+
+def build(saved: Sequence[SavedModel]) -> Model:
+    """Build what a folder holds, as `load` does, and do not ask whether it answers as what was measured."""
     members = tuple(_build(one) for one in saved)
     task = members[0].task
     chosen = [dict(zip(one.task.names, one.thresholds, strict=True)) for one in saved]
     thresholds = (sum(one.share * by[name] for one, by in zip(saved, chosen, strict=True)) for name in task.names)
     return Model(members, task, tuple(thresholds))
+
+
+def check_reference(saved: SavedModel, module: nn.Module, autocast: Callable[[], Any] = nullcontext) -> None:
+    """Check that a network, wrapped or not, answers as the one that its run measured; `autocast` is that of the run.
+
+    Raises:
+        UserError: it does not; the message names what may have changed it.
+    """
+    if saved.reference is None:
+        return
+    from ftcore.model.reference_outputs import reference_outputs
+
+    found = reference_outputs(module, saved.spec, autocast)
+    difference = saved.reference.difference(found) if found else math.inf
+    if difference <= saved.reference.tolerance:
+        return
+    described, plugins = saved.file.parent / "model.json", ", ".join(saved.description.get("wrapped_by", []))
+    cause = (
+        f"wrap_devices of {plugins} changes what the network computes, in a run and in `ftcore evaluate` and nowhere "
+        "else; change the network where it is built, in build_model or build_head, and train again"
+        if plugins
+        else "a library or a plugin that builds it is not what it was; manifest.json beside it has the versions"
+    )
+    raise UserError(
+        f"the network that {described} describes does not answer as the one that the run measured: its outputs differ "
+        f"by {difference:.2g} of their size, where {saved.reference.tolerance:.2g} is rounding: {cause}"
+    )
 
 
 def read_saved(folder: Path) -> tuple[SavedModel, ...]:
@@ -110,7 +154,14 @@ def _saved(description: dict[str, Any], file: Path) -> SavedModel:
         spec=input_spec_from_dict(_tuples(description["input"])),
         thresholds=tuple(description["metrics"].get("thresholds", [0.5] * task.outputs)),
         share=description.get("share", 1.0),
+        reference=_reference(description.get("reference")),
     )
+
+
+def _reference(values: Mapping[str, Any] | None) -> ReferenceOutputs | None:
+    from ftcore.model.reference_outputs import ReferenceOutputs
+
+    return ReferenceOutputs(tuple(map(tuple, values["values"])), float(values["eps"])) if values else None
 
 
 def _build(saved: SavedModel) -> Member:
@@ -123,7 +174,9 @@ def _build(saved: SavedModel) -> Member:
         network = build_network(saved.config, HookCalls(activate(saved.config)), saved.task, saved.spec)
     except UserError as error:
         raise UserError(f"cannot build the network that {described} describes: {error}") from None
-    load_tensors(network.module, saved.file, f"that {described} describes")
+    wrapping = ", ".join(saved.description.get("wrapped_by", []))
+    changed = f", which wrap_devices of {wrapping} may have changed" if wrapping else ""
+    load_tensors(network.module, saved.file, f"that {described} describes{changed}")
     return Member(network.module.eval(), network, saved.task, saved.share)
 
 
@@ -134,10 +187,12 @@ def load_tensors(module: nn.Module, file: Path, which: str) -> None:
         UserError: the file cannot be read, or is that of another network than `which`.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_model
+    from safetensors.torch import load_file
+
+    from ftcore.model.weights import load_state_dict
 
     try:
-        load_model(module, file, strict=True)
+        load_state_dict(module, load_file(file))
     except (SafetensorError, OSError, RuntimeError) as error:
         raise UserError(f"cannot load {file} into the network {which}: {error}") from None
 

@@ -6,12 +6,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 from safetensors.torch import save_model
 
 from ftcore.checkpoints import atomic
 from ftcore.config.load import load_config
 from ftcore.errors import UserError
+from ftcore.model.reference_outputs import reference_outputs
 from ftcore.training.assemble import select_monitor
 from ftcore.training.monitoring import comparable
 from ftcore.training.state import higher_is_better
@@ -151,8 +152,11 @@ def make_soup(runs: Sequence[Path], out: Path, *, uniform: bool = False) -> Tabl
     found, soup, metrics = (_uniform if uniform else _greedy)(trial, files)
     trial.network.load_state_dict(soup.weights)
     recipe = {"uniform": uniform, "checkpoints": [str(one.file.parent) for one in found if one.kept]}
-    description = {key: value for key, value in saved[0].description.items() if key != "epoch"}
+    description = {key: value for key, value in saved[0].description.items() if key not in {"epoch", "reference"}}
     description |= {"metrics": metrics, "soup": recipe}
+    evaluation = trial.evaluation
+    said = reference_outputs(evaluation.model.members[0].module, saved[0].spec, evaluation.precision.autocast)
+    description |= {"reference": asdict(said)} if said else {}
     write_derived_model(runs[0], out, lambda aside: _write(aside, trial.network, description))
     return _table(found, trial)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from attrs import evolve, frozen
 
 from ftcore.errors import UserError
@@ -11,7 +12,16 @@ from ftcore.system.cpu import retain_freed_memory, set_threads
 from ftcore.system.seeding import derive_seed, seed_everything
 from ftcore.types.model import Backbone, TokenSpec
 
-from .heads import check_backbone, check_outputs, choose_head, derive_backbone, head_candidates_message, replace_heads
+from .heads import (
+    check_backbone,
+    check_outputs,
+    choose_head,
+    derive_backbone,
+    drop_rectifiers,
+    find_rectifiers,
+    head_candidates_message,
+    replace_heads,
+)
 from .stages import derive_stages
 
 if TYPE_CHECKING:
@@ -74,6 +84,13 @@ def build_network(config: RunConfig, calls: HookCalls, task: Task, spec: InputSp
     transforms = calls.make_transforms(backbone.input, task)
     seed_everything(derive_seed("head", config.train.seed))
     shown = head_candidates_message(backbone.module)
+    rectified = find_rectifiers(backbone)
+    backbone = drop_rectifiers(rectified, task)
+    if backbone.heads != rectified.heads and spec is None:  # said by a run, and not whenever its model is loaded
+        structlog.get_logger().warning(
+            f"the ReLU behind the head is left out: {task.kind} needs outputs below zero",
+            module=rectified.heads[0].rectifier,
+        )
     module = replace_heads(backbone, lambda slot: calls.build_head(slot, backbone, task))
     check_outputs(evolve(backbone, module=module), task.outputs, shown)
     return Network(evolve(backbone, module=module), transforms)

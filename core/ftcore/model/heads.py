@@ -11,12 +11,18 @@ from ftcore.errors import UserError, did_you_mean
 from ftcore.types.model import Backbone, HeadSlot
 
 from .freezing import is_submodule_of, named_tensors, tensor_digests
-from .shape_inference import on_meta, output_shapes
+from .shape_inference import modules_fed_by, on_meta, output_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
+
+    from ftcore.types.data import Task
+
+
+RECTIFIERS = (nn.ReLU, nn.ReLU6)
+"""Modules that let nothing below zero through, neither forwards nor backwards."""
 
 
 def find_heads(build: Callable[[int], nn.Module]) -> tuple[HeadSlot, ...]:
@@ -105,6 +111,31 @@ def derive_backbone(model: nn.Module, head: str | None) -> Backbone:
 def choose_head(backbone: Backbone, head: str | None) -> Backbone:
     """Let ``model.head`` beat what the provider found."""
     return backbone if head is None else evolve(backbone, heads=(head_slot_at(backbone.module, head),))
+
+
+def find_rectifiers(backbone: Backbone) -> Backbone:
+    """Say in each head slot which ReLU takes what the head gives, where one does."""
+    modules, paths = dict(backbone.module.named_modules()), [slot.path for slot in backbone.heads]
+    if not any(isinstance(module, RECTIFIERS) for module in modules.values()):
+        return backbone
+    fed = modules_fed_by(backbone.module, paths, backbone.input)
+    found = [next((path for path in fed[head] if isinstance(modules[path], RECTIFIERS)), "") for head in paths]
+    heads = tuple(evolve(slot, rectifier=path) for slot, path in zip(backbone.heads, found, strict=True))
+    return evolve(backbone, heads=heads)
+
+
+def drop_rectifiers(backbone: Backbone, task: Task) -> Backbone:
+    """Leave out what is behind a head and cuts off all below zero, where the task needs that.
+
+    Classes are told apart by differences, which a ReLU leaves; labels (below one half) and standardised numbers (below
+    the mean) are not.
+    """
+    if task.kind == "classification":
+        return backbone
+    for slot in backbone.heads:
+        if slot.rectifier:
+            backbone.module.set_submodule(slot.rectifier, nn.Identity())
+    return evolve(backbone, heads=tuple(evolve(slot, rectifier="") for slot in backbone.heads))
 
 
 def replace_module(model: nn.Module, slot: HeadSlot, head: nn.Module) -> nn.Module:

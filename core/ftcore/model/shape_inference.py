@@ -15,7 +15,7 @@ from ftcore.types.model import InputSpec, TokenSpec
 from .freezing import named_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import nn
 
@@ -66,6 +66,45 @@ def output_shapes(module: nn.Module, spec: InputSpec, *, training: bool) -> list
     except Exception:  # noqa: BLE001 - not every network runs without memory
         with _deepcopy_or_restore(module) as twin:
             return _shapes(_called_or_refused(twin.train(training), spec))
+
+
+def modules_fed_by(module: nn.Module, paths: Sequence[str], spec: InputSpec) -> dict[str, list[str]]:
+    """Return path of a module -> paths of those that take the very tensor that it gives, in eval mode.
+
+    Works on a copy, without memory where that is possible. A network that does not take such inputs has none.
+    """
+    try:
+        return _fed_by(meta_copy(module), paths, spec)
+    except Exception:  # noqa: BLE001 - not every network runs without memory
+        with _deepcopy_or_restore(module) as twin:
+            try:
+                return _fed_by(twin, paths, spec)
+            except Exception:  # noqa: BLE001 - what it does not take is said where its outputs are checked
+                return {path: [] for path in paths}
+
+
+def _fed_by(module: nn.Module, paths: Sequence[str], spec: InputSpec) -> dict[str, list[str]]:
+    given: dict[str, Any] = {}
+    found: dict[str, list[str]] = {path: [] for path in paths}
+
+    def begins(path: str, inputs: tuple[Any, ...]) -> None:
+        for source, output in given.items():
+            if inputs and inputs[0] is output:
+                found[source].append(path)
+
+    handles = [
+        child.register_forward_pre_hook(lambda _, inputs, path=path: begins(path, inputs))
+        for path, child in module.named_modules()
+    ]
+    for path in paths:
+        source = module.get_submodule(path)
+        handles.append(source.register_forward_hook(lambda _, __, output, path=path: given.update({path: output})))
+    try:
+        _forward_zeros(module.eval(), spec)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 @contextmanager

@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftcore.errors import UserError
 
@@ -100,7 +101,26 @@ def load_weights(model: nn.Module, file: str | Path, heads: Sequence[HeadSlot] =
     if any(faults.values()):
         lines = "\n".join(f"  {len(names)} {what}: {'; '.join(names[:5])}" for what, names in faults.items() if names)
         raise UserError(f"weights {file} do not fit {type(model).__name__}:\n{lines}")
-    model.load_state_dict(given, strict=False)
+    model.load_state_dict(_with_versions(given, model), strict=False)
+
+
+def load_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load what a safetensors file holds of a network, in place and strictly; shared tensors are there under one name.
+
+    Raises:
+        RuntimeError: a name is missing, strange or of another shape.
+    """
+    own = model.state_dict(keep_vars=True)
+    shared = {id(own[name]): tensor for name, tensor in state.items() if name in own}
+    others = {name: shared[id(tensor)] for name, tensor in own.items() if id(tensor) in shared}
+    model.load_state_dict(_with_versions({**others, **state}, model))
+
+
+def _with_versions(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+    """Add the versions of modules' formats, which safetensors does not keep and MNASNet asks for: the model's own."""
+    versioned: Any = OrderedDict(state)
+    versioned._metadata = getattr(model.state_dict(), "_metadata", {})  # noqa: SLF001 - where torch keeps them
+    return versioned  # type: ignore[no-any-return]
 
 
 def _key_mismatches(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], keys: set[str]) -> dict[str, list[str]]:

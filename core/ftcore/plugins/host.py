@@ -61,6 +61,7 @@ class Host:
         config: handed to every hook that wants it.
         plugins: named ones in the user's order, then defaults.
         record: hook -> what happened; empty until the hook is called.
+        on_boundary: what `Context.on_boundary` calls; of the run, once it goes.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Host:
         self.config = config
         self.plugins = tuple(plugins)
         self.record: dict[str, HookRecord] = {}
+        self.on_boundary: Callable[[], None] = lambda: None
         self._folder = folder
         self._ranks = ranks or ProcessInfo()
         self._manager = pluggy.PluginManager(hooks.PLUGGY_PROJECT)
@@ -250,7 +252,11 @@ class Host:
     def _with_context(self, plugin: Plugin, impl: Implementation, arguments: tuple[Any, ...]) -> list[Any]:
         """Fill in `ctx`, which is the plugin's own; its log carries the names of plugin and hook."""
         log = structlog.get_logger(plugin=plugin.name, hook=impl.hook)
-        context = Context(folder=self._folder, log=log, ranks=self._ranks, named=not plugin.is_default)
+
+        def at_boundary() -> None:
+            self.on_boundary()  # which is set later than most hooks are called
+
+        context = Context(self._folder, log, self._ranks, not plugin.is_default, at_boundary)
         named = zip(impl.arguments, arguments, strict=True)
         return [context if name == "ctx" else value for name, value in named]
 

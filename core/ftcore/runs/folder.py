@@ -17,6 +17,7 @@ from ftcore.checkpoints import atomic, checkpoint, distributed, manifest, to_jso
 from ftcore.config.schema import SECTIONS
 from ftcore.distributed.ranks import ProcessInfo
 from ftcore.errors import UserError
+from ftcore.model.reference_outputs import reference_outputs
 from ftcore.plugins.discovery import discover
 from ftcore.plugins.references import resolve
 from ftcore.training import resume_state
@@ -68,9 +69,17 @@ class RunFolder:
         with atomic.wrap_write_errors(self.path):
             if self.ranks.is_main:
                 self._append_metrics({k: v for k, v in asdict(event).items() if k not in {"best", "monitor"}})
-            if (event.best or not progress.best) and self.writer:
+            if progress.best and not event.best:
+                return
+            parts = self.assembly.parts
+            average = parts.average_at(progress.epoch - 1)
+            measured = average.network if average else parts.placement.model
+            # by all processes, which may share the network
+            said = reference_outputs(measured, self.assembly.network.spec, parts.precision.autocast)
+            if self.writer:
                 description = {**self.model, "epoch": event.epoch, "monitor": event.monitor, "metrics": dict(event.val)}
-                network = self.assembly.parts.model_at(progress.epoch - 1)
+                description |= {"reference": asdict(said)} if said else {}
+                network = parts.model_at(progress.epoch - 1)
                 captured = checkpoint.CapturedState({"model": network}, {"model": description}, is_checkpoint=False)
                 self.writer.write(captured, self.path / "model")
 
@@ -223,6 +232,7 @@ def describe_model(host: Host, data: Data, assembly: Assembly) -> dict[str, Any]
     building = ("build_model", "build_head", "make_transforms")
     makers = {p.name for hook in building for p in [*host.record[hook].answered, *host.record[hook].wrapped]}
     named = [plugin for plugin in host.plugins if plugin.name in makers and not plugin.is_default]
+    wrapping = [*host.record["wrap_devices"].answered, *host.record["wrap_devices"].wrapped]
     model, architecture = attrs.evolve(host.config.model, weights="none"), assembly.network.backbone.architecture
     return {
         "format": manifest.RUN_FORMAT,
@@ -232,5 +242,6 @@ def describe_model(host: Host, data: Data, assembly: Assembly) -> dict[str, Any]
         "options": {p.name: asdict(p.config) for p in host.plugins if p.name in makers and p.config is not None},
         "task": asdict(data.task),
         "input": asdict(assembly.network.spec),
+        "wrapped_by": [p.name for p in wrapping if not p.is_default],
         **({"architecture": dict(architecture)} if architecture else {}),
     }

@@ -206,6 +206,7 @@ def _supervised(
             background=options.async_save,
         )
         saver.saved = saver.position() if progress.step else None
+        ready.host.on_boundary = saver
         try:
             parts.notify(make_run_started(ready, progress))
             guarded.raise_error()

@@ -143,10 +143,12 @@ def _check_learning(then: Mapping[str, list[str]], now: Mapping[str, list[str]],
 
 def _load_network(network: nn.Module, file: Path) -> None:
     from safetensors import SafetensorError
-    from safetensors.torch import load_model
+    from safetensors.torch import load_file
+
+    from ftcore.model.weights import load_state_dict
 
     try:
-        load_model(network, file)
+        load_state_dict(network, load_file(file))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{file} does not fit the network of this run: {error}") from None
 

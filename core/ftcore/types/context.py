@@ -9,6 +9,7 @@ from attrs import field, frozen
 from ftcore.distributed.ranks import ProcessInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import structlog
@@ -23,9 +24,12 @@ class Context:
         log: a structlog logger bound to the plugin and the hook; its events land in ``log.jsonl``.
         ranks: the processes of the run.
         named: whether the user, or a recipe, named the plugin, in whatever form; False for one that answers by default.
+        on_boundary: for what takes long within one step: has the run saved or ended there if a signal wants that, the
+            latter by an exception. The weights must be those with which the step began.
     """
 
     folder: Path
     log: structlog.typing.FilteringBoundLogger
     ranks: ProcessInfo = field(factory=ProcessInfo)
     named: bool = True
+    on_boundary: Callable[[], None] = lambda: None

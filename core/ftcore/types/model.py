@@ -180,12 +180,15 @@ class HeadSlot:
         in_features: features (or channels) that it sees.
         convolutional: whether it is a Conv2d and sees (N, C, H, W) instead of (N, ..., C).
         bias: whether it has one.
+        rectifier: dotted name of a ReLU that takes what the classifier gives, as in SqueezeNet; the host finds it. A
+            new head that gives nothing above zero never learns.
     """
 
     path: str
     in_features: int
     convolutional: bool = False
     bias: bool = True
+    rectifier: str = ""
 
 
 class HubExporter(Protocol):
@@ -230,8 +233,9 @@ class Backbone:
         architecture: what `build_model` needs to build the network again where the place that it came from is gone:
             plain values, which a run keeps with its model, and `predict` hands over as ``config.architecture``.
         hub: how the network becomes a folder for the Hugging Face hub, if it can.
-        builder_code: number of outputs -> lines of Python, without imports, that make `module` with so many, called
-            ``model``, with the library that it comes from and without ftcore; None where no such lines do.
+        builder_code: number of outputs -> lines of Python, imports first, that make `module` with so many, called
+            ``model``, with the library that it comes from and without ftcore; None where no such lines do. Export runs
+            them.
     """
 
     module: nn.Module

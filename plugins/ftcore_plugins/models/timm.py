@@ -65,7 +65,7 @@ class Timm:
             blocks=_stage_numbers(module, heads, coarse=False),
             no_decay=_no_decay(module),
             hub=TimmHub(),
-            builder_code=None if config.model.image_size else partial(_builder_code, network, config.model.channels),
+            builder_code=partial(_builder_code, network, build.keywords),
         )
         return backbone if heads else with_pooling(backbone)
 
@@ -230,9 +230,10 @@ def _no_decay(module: Any) -> frozenset[str]:
     return frozenset(n for n in names for p in patterns if fnmatchcase(n, p) or n.rpartition(".")[2] == p)
 
 
-def _builder_code(network: str, channels: int | None, outputs: int) -> list[str]:
-    changed = f", in_chans={channels}" if channels else ""
-    return [f'model = timm.create_model("{network}", num_classes={outputs}{changed})']
+def _builder_code(network: str, options: Mapping[str, Any], outputs: int) -> list[str]:
+    given = {"num_classes": outputs, **{name: options[name] for name in ("in_chans", "img_size") if name in options}}
+    shown = ", ".join(f"{name}={value}" for name, value in given.items())
+    return ["import timm", "", f'model = timm.create_model("{network}", {shown})']
 
 
 def with_pooling(encoder: Backbone) -> Backbone:

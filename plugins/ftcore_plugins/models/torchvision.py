@@ -86,8 +86,9 @@ class Torchvision:
         if config.model.channels and config.model.channels != 3:
             spec = _with_channels(module, spec, config.model.channels)
         backbone = _make_backbone(module, network, heads, spec)
-        changed = config.model.image_size or config.model.channels
-        return backbone if changed else evolve(backbone, builder_code=partial(_builder_code, network))
+        if spec.channels != 3:  # which torchvision does not build
+            return backbone
+        return evolve(backbone, builder_code=partial(_builder_code, network, config.model.image_size))
 
     @hookimpl
     def list_models(self) -> list[ModelInfo]:
@@ -124,12 +125,8 @@ def _set_drop_path(module: nn.Module, network: str, most: float) -> None:
 
 
 def _make_backbone(module: nn.Module, network: str, heads: tuple[HeadSlot, ...], spec: InputSpec) -> Backbone:
-    from torch import nn
-
     from ftcore.model import derive_stages
 
-    if network.startswith("squeezenet"):  # its ReLU behind the classifier would cut off every negative logit
-        module.set_submodule("classifier.2", nn.Identity())
     kind = type(module).__name__
     known = _marked_stages(module) if kind.startswith("MobileNet") else STAGES.get(kind, ())
     stages, layers = derive_stages(module, [slot.path for slot in heads], known)
@@ -145,8 +142,10 @@ def _make_backbone(module: nn.Module, network: str, heads: tuple[HeadSlot, ...],
     )
 
 
-def _builder_code(network: str, outputs: int) -> list[str]:
-    return [f'model = torchvision.models.get_model("{network}", num_classes={outputs})']
+def _builder_code(network: str, size: int | tuple[int, int] | None, outputs: int) -> list[str]:
+    options = {"num_classes": outputs, **(_size_options(network, size) if size else {})}
+    shown = ", ".join(f"{name}={value}" for name, value in options.items())
+    return ["import torchvision", "", f'model = torchvision.models.get_model("{network}", {shown})']
 
 
 def _marked_stages(module: Any) -> list[str]:
@@ -259,11 +258,13 @@ def _resized(module: nn.Module, network: str, size: int | tuple[int, int]) -> nn
 
 
 def _for_size(network: str, size: int | tuple[int, int], **options: Any) -> nn.Module:
+    return _build(network, **options, **_size_options(network, size))
+
+
+def _size_options(network: str, size: int | tuple[int, int]) -> dict[str, Any]:
     if network.startswith("vit"):  # which divides the size, so that a rectangle is refused here
-        options["image_size"] = size
-    if network.startswith("maxvit"):
-        options["input_size"] = (size, size) if isinstance(size, int) else size
-    return _build(network, **options)
+        return {"image_size": size}
+    return {"input_size": (size, size) if isinstance(size, int) else size} if network.startswith("maxvit") else {}
 
 
 def _with_channels(module: nn.Module, spec: InputSpec, channels: int) -> InputSpec:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, field, frozen, validators
 
 from ftcore import Recipe, UserError, hookimpl
+from ftcore.console import print_progress
 from ftcore.model import is_submodule_of
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ IMAGES = 64
 
 FINAL_ITERATIONS = 100
 """Iterations, at most, of whole steps behind those along which a line is searched."""
+
+PROGRESS_S = 5.0
+"""Seconds, at least, between two lines that say how far it is."""
 
 
 @frozen
@@ -90,7 +95,8 @@ class ProbeSolver:
         max_iter, tol = self.config.max_iter, self.config.tol
 
         def gradient(inner: Callable[[], Any]) -> Any:
-            terms, steepest = step.run_backward(lambda: minimise_lbfgs(inner, model, decay, max_iter, tol))
+            watched = _watched(inner, [p for p in model.parameters() if p.requires_grad], ctx)
+            terms, steepest = step.run_backward(lambda: minimise_lbfgs(watched, model, decay, max_iter, tol))
             if steepest > tol:
                 ctx.log.warning(
                     "the head is not solved for; more of probe_solver.max_iter, or a smaller C", gradient=steepest
@@ -126,6 +132,31 @@ def _check_settings(config: RunConfig, task: Task) -> None:
             f"train.{clipped[0]} does nothing with probe_solver, which takes no step along a gradient "
             f"({config.origin(f'train.{clipped[0]}')})"
         )
+
+
+def _watched(gradient: Callable[[], Any], params: Sequence[nn.Parameter], ctx: Context) -> Callable[[], Any]:
+    """Let the run heed signals before each pass over all images, and say now and then how far it is."""
+    began = [p.detach().clone() for p in params]
+    passes, said = 0, time.monotonic()
+
+    def watched() -> Any:
+        nonlocal passes, said
+        reached = [p.detach().clone() for p in params]
+        _give(params, began)
+        ctx.on_boundary()
+        _give(params, reached)
+        terms, passes = gradient(), passes + 1
+        if time.monotonic() - said >= PROGRESS_S:
+            said = time.monotonic()
+            print_progress(f"solving for the head: {passes:,} passes over the images, loss {float(terms['loss']):.6f}")
+        return terms
+
+    return watched
+
+
+def _give(params: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) -> None:
+    for p, value in zip(params, values, strict=True):
+        p.data.copy_(value)
 
 
 def minimise_lbfgs(

@@ -9,10 +9,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import safetensors.torch
+import safetensors
 import timm
 import torch
-import torchvision
 from PIL import Image
 from tests.core.inference.training import TEXTS, exported, run, table
 
@@ -100,13 +99,12 @@ def test_the_printed_lines_load_the_weights_into_the_plain_network(
     printed = exported(folder, "safetensors", tmp_path / "model.safetensors").out.replace(
         "model.saf", f"{tmp_path}/model.saf"
     )
-    names: dict[str, Any] = {"timm": timm, "torchvision": torchvision, "safetensors": safetensors}
+    names: dict[str, Any] = {}
     exec(printed, names)
 
     images = torch.rand(2, 3, 160, 160)
     ours = load.load(folder).module
-    assert len(printed.splitlines()) == 2
-    assert torch.equal(names["model"].eval()(images), ours(images))
+    assert torch.equal(names["model"](images), ours(images))
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
 from PIL import Image
 from tests.core.inference.training import run
+from torch import nn
+from torch.nn.utils import parametrize
 
 import ftcore
-from ftcore import DataError, UserError
+from ftcore import DataError, UserError, hookimpl
 from ftcore.inference.gradcam import explain_prediction
 from ftcore.inference.load import load
 from ftcore.testing import image_folder, invoke
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
+
+    from ftcore import Placement
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +152,104 @@ def test_damaged_weights_are_an_error(run: Path, tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"cannot load .*model\.safetensors into the network"):
         load(tmp_path)
+
+
+class Rescales:
+    """Hooks a factor into the network, which nothing that is saved knows."""
+
+    @hookimpl(wrapper=True)
+    def wrap_devices(self, model: nn.Module) -> Generator[None, Placement, Placement]:
+        model.register_forward_hook(lambda _, __, outputs: outputs * 0.98)
+        return (yield)
+
+
+class Reparametrises:
+    """Gives the weights of the head other names."""
+
+    @hookimpl(wrapper=True)
+    def wrap_devices(self, model: nn.Module) -> Generator[None, Placement, Placement]:
+        parametrize.register_parametrization(model.get_submodule("head"), "weight", nn.Tanh(), unsafe=True)
+        return (yield)
+
+
+class Outside:
+    """Puts the network into one that says the opposite."""
+
+    @hookimpl(wrapper=True)
+    def wrap_devices(self, model: nn.Module) -> Generator[None, Placement, Placement]:
+        placement = yield
+        wrapped = nn.Sequential(placement.model, Negative())
+        return evolve(placement, model=wrapped, unwrap=lambda _: model)
+
+
+class Negative(nn.Module):
+    """The negative of what comes in."""
+
+    def forward(self, outputs: torch.Tensor) -> torch.Tensor:
+        return -outputs
+
+
+@pytest.mark.parametrize("kind", ["Rescales", "Reparametrises", "Outside"])
+def test_a_network_that_a_wrapper_changed_is_refused_by_name_where_the_wrapper_is_not(
+    kind: str, tmp_path: Path
+) -> None:
+    image_folder(tmp_path / "pictures", per_class=4)
+    sets = ("--set", f"run.folder={tmp_path / 'run'}", "--set", "train.epochs=1")
+    plugin = ("--plugin", f"tests.core.inference.test_load:{kind}")
+    told = invoke("run", "--model", "digits/cnn", "--data", tmp_path / "pictures", *sets, *plugin)
+    assert told.code == 0, told.err
+
+    picture = tmp_path / "pictures" / "blue" / "0.jpg"
+    exports = [("export", "--format", form, "--out", tmp_path / "model") for form in ("torch", "safetensors")]
+    for command, *arguments in [("predict", picture), *exports]:
+        result = invoke(command, tmp_path / "run", *arguments)
+        assert result.code == 2
+        assert f"wrap_devices of {kind.lower()} " in result.err
+    assert "ftcore: warning: predict, serve and export will refuse this run: " in told.err
+    with pytest.raises(UserError, match=f"wrap_devices of {kind.lower()} "):
+        load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["Rescales", "Outside"])
+def test_evaluate_measures_what_the_run_did_wrapped_as_it_was(kind: str, tmp_path: Path) -> None:
+    image_folder(tmp_path / "pictures", per_class=4)
+    folder = run(
+        tmp_path / "run",
+        *("--data", str(tmp_path / "pictures"), "--model", "digits/cnn"),
+        *("--plugin", f"tests.core.inference.test_load:{kind}", "--json"),
+    )
+    told = json.loads((folder / "model" / "model.json").read_text())["metrics"]
+
+    measured = json.loads(invoke("evaluate", folder, "--json").out)["metrics"]
+
+    assert measured["loss"] == pytest.approx(told["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("plugin", ["channels_last", "checkpointing", "bf16_pure", "dp", "ema"])
+def test_a_wrapper_that_changes_how_and_not_what_is_computed_is_let_through(plugin: str, tmp_path: Path) -> None:
+    image_folder(tmp_path / "pictures", per_class=4)
+    given = ("--data", str(tmp_path / "pictures"), "--model", "digits/cnn", "--plugin", plugin)
+    folder = run(tmp_path / "run", *given)
+
+    assert "reference" in json.loads((folder / "model" / "model.json").read_text())
+    assert load(folder).members
+    assert invoke("evaluate", folder).code == 0
+
+
+def test_a_network_that_is_built_otherwise_than_in_its_run_is_refused(photographs: Path, tmp_path: Path) -> None:
+    shutil.copytree(photographs / "run", tmp_path / "run")
+    file = (tmp_path / "run" / "model").resolve() / "model.json"
+    described = json.loads(file.read_text())
+    described["reference"]["values"][0][0] += 1.0
+    file.write_text(json.dumps(described))
+
+    with pytest.raises(UserError, match=r"does not answer as the one that the run measured: .* a library or a plugin"):
+        load(tmp_path / "run")
+
+
+def test_a_network_that_asks_for_the_version_of_its_format_is_loaded(tmp_path: Path) -> None:
+    image_folder(tmp_path / "pictures", per_class=4)
+    model = ("--model", "torchvision/mnasnet0_5", "--set", "model.weights=none", "--set", "model.image_size=32")
+    folder = run(tmp_path / "run", "--data", str(tmp_path / "pictures"), *model)
+
+    assert load(folder).members

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import timm
@@ -10,10 +10,18 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from ftcore import Backbone, HeadSlot, Task, UserError, hookimpl
+from ftcore import Backbone, HeadSlot, InputSpec, Task, UserError, hookimpl
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.model.freezing import named_tensors
-from ftcore.model.heads import choose_head, derive_backbone, find_heads, head_slot_at, replace_module
+from ftcore.model.heads import (
+    choose_head,
+    derive_backbone,
+    drop_rectifiers,
+    find_heads,
+    find_rectifiers,
+    head_slot_at,
+    replace_module,
+)
 from ftcore.model.shape_inference import as_tuple
 from ftcore.model.stages import derive_stages
 from ftcore.runs.prepared import prepare
@@ -105,6 +113,45 @@ def test_a_bare_modules_head_can_be_named() -> None:
     model = nn.ModuleDict({"head": nn.Linear(8, 5), "decoder": nn.Linear(5, 8)})
 
     assert derive_backbone(model, "head").heads == (HeadSlot("head", 8),)
+
+
+def behind(*layers: nn.Module) -> Backbone:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 5, 1), *layers, nn.Flatten())
+    return find_rectifiers(Backbone(model, (head_slot_at(model, "2"),), InputSpec((4, 4))))
+
+
+@pytest.mark.parametrize(
+    ("layers", "found"),
+    [
+        ((nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1)), "3"),
+        ((nn.ReLU6(),), "3"),
+        ((nn.AdaptiveAvgPool2d(1), nn.ReLU()), ""),  # not of what the head gives
+        ((nn.GELU(),), ""),
+        ((), ""),
+    ],
+)
+def test_a_relu_that_takes_what_the_head_gives_is_found(layers: tuple[nn.Module, ...], found: str) -> None:
+    assert behind(*layers).heads[0].rectifier == found
+
+
+def test_the_relus_of_other_branches_than_the_heads_are_not_taken_for_one() -> None:
+    model = get_model("googlenet", num_classes=3, init_weights=False)
+    backbone = Backbone(model, find_heads(of_torchvision("googlenet")), InputSpec((64, 64)))
+
+    assert [slot.rectifier for slot in find_rectifiers(backbone).heads] == ["", "", ""]
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("classification", True), ("multilabel", False), ("regression", False)])
+def test_it_stays_for_classes_and_goes_where_outputs_must_be_below_zero(
+    kind: Any,
+    kept: bool,  # noqa: FBT001 - a table
+) -> None:
+    backbone = behind(nn.ReLU())
+
+    found = drop_rectifiers(backbone, Task(kind, ("a", "b")))
+
+    assert isinstance(found.module.get_submodule("3"), nn.ReLU if kept else nn.Identity)
+    assert found.heads[0].rectifier == ("3" if kept else "")
 
 
 def test_a_module_without_layers_has_no_head() -> None:

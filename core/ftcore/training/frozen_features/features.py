@@ -8,6 +8,7 @@ what learns differs from epoch to epoch.
 from __future__ import annotations
 
 import shutil
+import time
 from functools import partial
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import structlog
 import torch
 from attrs import define, evolve, field, frozen
 
+from ftcore.console import print_progress
 from ftcore.data.batch_sharding import gather_batch, rank_slice
 from ftcore.data.loader import Batch, EpochSampler
 from ftcore.errors import UserError
@@ -50,6 +52,9 @@ if TYPE_CHECKING:
 
 MAX_IN_MEMORY_BYTES = 4 * 10**9
 """Bytes of features, of both splits, beyond which they are in a file that the system keeps in memory as it can."""
+
+PROGRESS_S = 10.0
+"""Seconds, at least, between two lines that say how much of a view is computed."""
 
 
 @define(eq=False)
@@ -112,7 +117,7 @@ class FeatureStore:
 
     def _computed(self, view: int, on_boundary: Callable[[], None]) -> tuple[Tensor, Tensor]:
         """Compute a view in batches that are the same at any time, for a batch's size may show in the last bits."""
-        count, start = len(self.batches.samples), 0
+        count, start, said = len(self.batches.samples), 0, time.monotonic()
         kept: list[Tensor] = []
         for batch in self.batches.sequential(view, self.size):
             on_boundary()
@@ -122,6 +127,9 @@ class FeatureStore:
             for tensor, part in zip(kept, rows, strict=True):
                 tensor[start : start + len(part)] = part
             start += len(batch.indices)
+            if self.placement.rank == 0 and time.monotonic() - said >= PROGRESS_S:
+                said = time.monotonic()
+                print_progress(f"computed once: {start:,} of {count:,} images")
         features, targets = kept
         if self.cache and self.placement.rank == 0:
             frozen_features_cache.write(self.cache.file(self.batches, view, self.size), features, targets)
@@ -229,6 +237,8 @@ def _too_large_or_unstable(parts: TrainingParts, spec: InputSpec, point: SplitPo
     size = _size(parts, spec, point.module)
     if point.recorded_outputs is None:
         return check_head_split(parts, spec) or _shortage(size)
+    if point.module in parts.heads:
+        return _shortage(size)
     return f"what {point.module} sees takes {size / 1e9:.1f} GB" if size > MAX_IN_MEMORY_BYTES else ""
 
 

@@ -94,13 +94,15 @@ class SplitPoint:
 
 def find_split_point(parts: TrainingParts, spec: InputSpec) -> SplitPoint | None:
     """Return where a network can be cut for its first epochs: at its head, or before the first block that learns."""
-    if until := _epochs_backbone_frozen(parts):
-        return SplitPoint(parts.heads[0], until)
+    until = _epochs_backbone_frozen(parts)
+    head = SplitPoint(parts.heads[0], until) if until else None
     if not parts.plan.eval_modules or why_not_splittable(parts) or parts.train_config.precompute == "never":
-        return None
+        return head
     with preserve_module_state(parts), _randomise_zero_parameters(parts.network), parts.precision.autocast():
         images = spec.randn(2, parts.placement.device)
-        return next((point for point in _split_points(parts, images) if _is_sound(parts, point, images)), None)
+        if head and (len(parts.heads) > 1 or not _continues_after_head(parts, images)):
+            return head
+        return next((point for point in _split_points(parts, images) if _is_sound(parts, point, images)), head)
 
 
 @contextmanager
@@ -235,15 +237,18 @@ def check_head_split(parts: TrainingParts, spec: InputSpec) -> str:
         features = module_input(parts, images, parts.heads[0])
         network.train()
         freezing.set_frozen_eval(network, parts.plan, 0)
-        if _network_continues_after_head(network, parts.heads[0], images):
+        if _continues_after_head(parts, images):
             return f"the network goes on behind its head {parts.heads[0]}"
         if not all(allclose_norm(module_input(parts, images, parts.heads[0]), features) for _ in range(3)):
             return "what the head sees of an image is not always the same in train mode"
     return ""
 
 
-def _network_continues_after_head(network: nn.Module, head: str, images: Tensor) -> bool:
+def _continues_after_head(parts: TrainingParts, images: Tensor) -> bool:
     """Whether a network changes what its head gives; tried with noise in its place, for a new head may give zeros."""
+    network, head = parts.network, parts.heads[0]
+    network.train()
+    freezing.set_frozen_eval(network, parts.plan, 0)
     noise: list[Tensor] = []
 
     def replaced(_module: nn.Module, _given: Any, outputs: Tensor) -> Tensor:
