@@ -29,6 +29,7 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", ".*")]  # types of other libraries: their inventories are on the internet
 html_theme = "furo"
 html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_title = f"ftcore {release}"
 html_copy_source = False
 html_show_sourcelink = False

@@ -195,9 +195,9 @@ def linked(name: str) -> str:
 def event_page() -> Iterator[str]:
     """Describe what observers receive."""
     yield "# Events\n"
-    yield "An observer, made by the hook [`make_observers`](hooks.md#make_observers), is any callable that takes an event."
-    yield "It changes nothing. New kinds of events may be added: ignore what you don't know. All can be imported from"
-    yield "`ftcore`."
+    yield "An observer, made by the hook [`make_observers`](hooks.md#make_observers), is any callable that takes an"
+    yield "event. It changes nothing. New kinds of events may be added: ignore what you don't know. All can be imported"
+    yield "from `ftcore`."
     for cls in get_args(events.Event):
         doc = inspect.cleandoc(cls.__doc__ or "")
         yield f"\n## {cls.__name__}\n\n{doc.partition('Attributes:')[0].strip()}\n"
@@ -209,8 +209,8 @@ def event_page() -> Iterator[str]:
 def package_page() -> Iterator[str]:
     """Show what the packages in contrib say of themselves."""
     yield "# Packages\n"
-    yield "Complete packages with plugins, in the folder `contrib` of the repository; `pip install ./contrib/NAME` installs"
-    yield "one."
+    yield "Complete packages with plugins, in the folder `contrib` of the repository; `pip install ./contrib/NAME`"
+    yield "installs one."
     for file in sorted(CONTRIB.glob("ftcore-*/README.md")):
         text = re.sub(r"^#", "##", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
         yield "\n" + text.replace("](../../README.md)", "](../index.md)").rstrip()
