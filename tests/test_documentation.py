@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+import ftcore
+import ftcore_plugins
 from ftcore.authoring.checks import CHECKS
 from ftcore.hooks import HOOK_ARGUMENTS
 
@@ -17,7 +21,7 @@ from .core.test_layers import LAYERS
 from .pages import DOCS, PAGES, ROOT, blocks, check_command, check_inline_code, execute
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from types import ModuleType
 
 QUICK = {"start.md", "exit-codes.md"}
 """Pages whose blocks are executed in the quick suite; the README has tests of its own."""
@@ -100,6 +104,35 @@ def test_the_guide_has_all_its_rows() -> None:
     text = (DOCS / "guide.md").read_text(encoding="utf-8")
 
     assert re.findall(r"^\| (G\d+) \|", text, flags=re.MULTILINE) == [f"G{number}" for number in range(1, 24)]
+
+
+def literals(node: ast.expr) -> str:
+    """Return what stands in a message as it is shown; nothing where all of it comes from elsewhere."""
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    texts = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    return "...".join(texts)
+
+
+def test_troubleshooting_has_every_warning_and_no_message_that_is_not_in_the_code() -> None:
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?!warning|message|---)([^*].*?) \|", page, re.MULTILINE)
+    sources = [file.read_text(encoding="utf-8") for package in (ftcore, ftcore_plugins) for file in files_of(package)]
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    warnings = [
+        literals(node.args[0])
+        for node in nodes
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "warning"
+    ]
+    texts = " ".join("".join(re.findall(r"[^{}]+", ast.unparse(n))) for n in nodes if isinstance(n, ast.JoinedStr))
+    texts += " ".join(str(node.value) for node in nodes if isinstance(node, ast.Constant))
+
+    shown = [max(re.split(r"\.\.\.|'[^']*'|\d+|[a-z]+\.[a-z_]+|:", row), key=len).strip(" ,;:") for row in rows]
+    assert [words for words in shown if words not in texts] == []
+    assert [text for text in warnings if text and not any(words in text for words in shown)] == []
+
+
+def files_of(package: ModuleType) -> list[Path]:
+    return sorted(Path(package.__path__[0]).rglob("*.py"))
 
 
 @pytest.mark.parametrize("page", [DOCS / "architecture.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)
