@@ -39,7 +39,9 @@ def name(page: Path) -> str:
 
 
 EXECUTED = [
-    page for page in PAGES if page.name != "README.md" and any(block.is_run for block in blocks(page.read_text()))
+    page
+    for page in PAGES
+    if page.name != "README.md" and any(block.is_run for block in blocks(page.read_text(encoding="utf-8")))
 ]
 
 
