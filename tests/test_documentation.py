@@ -7,10 +7,12 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 import ftcore
 import ftcore_plugins
@@ -94,6 +96,18 @@ def test_the_pages_are_built_without_a_warning_and_hold_every_hook(tmp_path: Pat
     assert {file.stem for file in (DOCS / "reference").glob("*.md")} == GENERATED
     assert re.findall(r"<h2>(\w+)<", hooks) == list(HOOK_ARGUMENTS)
     assert "label_smoothing" in (tmp_path / "site" / "reference" / "plugins.html").read_text(encoding="utf-8")
+
+
+def test_read_the_docs_builds_these_pages_with_a_group_that_exists() -> None:
+    """Its schema is not here to check against; that what it names exists is."""
+    settings = yaml.safe_load((ROOT / ".readthedocs.yaml").read_text(encoding="utf-8"))
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+    (group,) = re.findall(
+        r"--group (\w+)", " ".join(settings["build"]["jobs"]["install"]).partition("pip install .")[2]
+    )
+
+    assert (ROOT / settings["sphinx"]["configuration"]) == DOCS / "conf.py"
+    assert {re.match(r"[\w-]+", name)[0] for name in groups[group]} == {"furo", "myst-parser", "sphinx"}  # type: ignore[index]
 
 
 def test_the_page_on_publishing_names_every_check_in_order() -> None:
