@@ -206,9 +206,14 @@ def quickened(arguments: Sequence[str]) -> list[str]:
     """Give a pre-trained network random weights and small images, unless a command says which; replace a ResNet-18."""
     text = " ".join(arguments)
     builds = arguments[0] in {"run", "explain", "find"} and re.search(r"--model (timm|torchvision)/", text)
-    small = {"model.weights": "none", "model.image_size": "32"} if builds else {}
+    small = {("model.weights", "--weights"): "none", ("model.image_size", "--image-size"): "32"} if builds else {}
     at = next((place for place, word in enumerate(arguments) if word in _SHELL), len(arguments))
-    sets = [word for key, value in small.items() if key not in text for word in ("--set", f"{key}={value}")]
+    sets = [
+        word
+        for (key, flag), value in small.items()
+        if key not in text and flag not in text
+        for word in ("--set", f"{key}={value}")
+    ]
     words = [*arguments[:at], *sets, *arguments[at:]]
     return [_NARROW if builds and word == "timm/resnet18" else word for word in words]
 

@@ -17,6 +17,7 @@ from ftcore.cli import main
 from ftcore.config import SECTIONS, PluginRef
 from ftcore.hooks import HOOK_ARGUMENTS
 from ftcore.plugins import describe_plugin, discover, option_rows, static_hooks
+from ftcore.plugins.describe import KINDS, kind_of
 from ftcore.types import events
 
 if TYPE_CHECKING:
@@ -25,30 +26,6 @@ if TYPE_CHECKING:
     from ftcore import Table
 
 CONTRIB = Path(__file__).parents[1]
-
-KINDS = {
-    "build_data": "Data",
-    "build_model": "Networks",
-    "make_transforms": "Transforms",
-    "batch_transforms": "Batch transforms",
-    "build_head": "Heads",
-    "freeze": "Freezing",
-    "wrap_devices": "Devices and execution",
-    "precision_context": "Precision",
-    "param_groups": "Parameter groups",
-    "make_optimizer": "Optimizers",
-    "make_loss": "Losses",
-    "make_metrics": "Metrics",
-    "make_schedule": "Schedules",
-    "make_regularizers": "Penalties on parameters",
-    "make_step": "Steps and loss terms",
-    "make_average": "Weight averages",
-    "make_observers": "Observers",
-    "list_models": "Lists of networks",
-}
-"""Hook -> what the plugins that implement it are."""
-
-RECIPES = "Recipes"
 
 
 def write(folder: Path) -> None:
@@ -154,21 +131,17 @@ def config_page() -> Iterator[str]:
 
 def plugin_page() -> Iterator[str]:
     """List the built-in plugins by kind with a line each, then each with its options."""
-    described = {
-        plugin.name: describe_plugin(PluginRef(plugin.name, "the documentation", Path()))
-        for plugin in sorted(discover(), key=lambda plugin: plugin.name)
-        if plugin.distribution == "ftcore"
-    }
-    by_kind: dict[str, list[str]] = {title: [] for title in [RECIPES, *KINDS.values()]}
-    for name, (_, answers, _) in described.items():
-        by_kind[kind(answers)].append(name)
+    plugins = {plugin.name: plugin for plugin in discover() if plugin.distribution == "ftcore"}
+    described = {name: describe_plugin(PluginRef(name, "the documentation", Path())) for name in sorted(plugins)}
+    kinds = {name: kind_of(plugin) for name, plugin in plugins.items()}
     yield "# Built-in plugins\n"
-    yield "Those in bold are default plugins: they apply where no enabled plugin implements the hook."
-    for title, names in by_kind.items():
+    yield "By kind, as in `ftcore plugins --kind KIND`. Those in bold are default plugins: they apply where no"
+    yield "enabled plugin implements the hook."
+    for kind in dict.fromkeys(["recipe", *KINDS.values(), *kinds.values()]):
+        names = [name for name in described if kinds[name] == kind]
         if names:
-            yield f"\n## {title}\n"
-            lines = ((linked(name), about(described[name][0])) for name in names)
-            yield from rows(("plugin", "what it does"), lines)
+            yield f"\n## Kind: {kind}\n"
+            yield from rows(("plugin", "what it does"), ((linked(name), about(described[name][0])) for name in names))
     yield "\n## All plugins with their options"
     for name, (facts, answers, found) in described.items():
         yield f"\n### {name}\n\n{about(facts)}\n"
@@ -176,14 +149,9 @@ def plugin_page() -> Iterator[str]:
         yield from rows(found.columns, map(coded, found.rows)) if found.rows else ()
 
 
-def kind(answers: Table) -> str:
-    """Return what a plugin is, by the first of its hooks that names a kind."""
-    return KINDS[min(answers.rows, key=lambda row: row[0] == "list_models")[0]] if answers.rows else RECIPES
-
-
 def about(facts: Table) -> str:
     """Return the line that describes a plugin."""
-    return str(dict(facts.rows)["about"])
+    return str(dict(facts.rows)["description"])
 
 
 def linked(name: str) -> str:

@@ -1,6 +1,7 @@
 """Errors that a user can mend, and the nearest-name hint that they carry.
 
 UserError
+├── UnknownOptionError    options that nothing has, by their names
 └── DataError    an image or a table that cannot be used; carries no traceback into the terminal either
 """
 
@@ -27,6 +28,18 @@ class UserError(Exception):
     def __init__(self, message: str, *, faulty_plugins: Iterable[str] = ()) -> None:
         super().__init__(message)
         self.faulty_plugins = tuple(faulty_plugins)
+
+
+class UnknownOptionError(UserError):
+    """Options that nothing has.
+
+    Attributes:
+        names: as they were written, e.g. ``train.lr`` or ``epochs``.
+    """
+
+    def __init__(self, message: str, names: Iterable[str]) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 class DataError(UserError):

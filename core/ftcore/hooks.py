@@ -145,7 +145,9 @@ def make_metrics(task: Task, config: RunConfig, ctx: Context) -> Mapping[str, An
     """Make validation metrics: name -> `torchmetrics.Metric`, updated with outputs and targets in the target's unit.
 
     All answers are used, those of default plugins first. The first metric is monitored unless ``train.monitor`` names
-    another.
+    another. A value that is not finite is never the best. A metric that some splits cannot have says so before training
+    if it has a method ``undefined_for``: targets (N,) or (N, K) of a split -> places of the labels or targets for which
+    there is no value.
     """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen, validators
@@ -37,7 +38,7 @@ class EmaConfig:
 
 
 class Ema:
-    """An exponential moving average of parameters and running statistics, after each step."""
+    """Exponential moving average of parameters and running statistics, updated after each step."""
 
     Config = EmaConfig
 
@@ -65,9 +66,18 @@ class Ema:
             foreach=not any(map(is_sharded, model.parameters())),  # which mixes them with running statistics
             **wide,
         )
+
+        def initial_share(updates: int) -> float:
+            """Multiply the decays of all updates behind the first; before it, all is the start."""
+            return float(math.prod(average.get_decay(step) for step in range(2, updates + 1)))
+
         # timm counts steps from 1, and takes the network itself at the first
         return WeightAverage(
-            "ema", average.module, lambda network, count: average.update(network, count + 1), start=config.start
+            "ema",
+            average.module,
+            lambda network, count: average.update(network, count + 1),
+            start=config.start,
+            initial_share=initial_share,
         )
 
 
@@ -83,7 +93,7 @@ class SwaConfig:
 
 
 class Swa:
-    """The plain mean of the network at the end of each of the last epochs (Izmailov et al. 2018, arXiv:1803.05407).
+    """Stochastic weight averaging: the mean over the last epochs (Izmailov et al. 2018, arXiv:1803.05407).
 
     Running statistics are measured anew for it, in one pass over the training images before each evaluation. It wants
     a rate that does not vanish: `constant`, or `cosine.final`.

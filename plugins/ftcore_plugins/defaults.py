@@ -120,9 +120,65 @@ ADVICE = {
     "batch norm": "freeze_norm",
     "float16": "bf16 or fp32 instead of fp16",
     "hub": "the hub's format is for networks of timm, and of transformers by ftcore-hf",
-    "memory": "bf16, checkpointing",
+    "memory": "bf16, checkpointing (where not in use)",
     "processes": "--plugin ddp lets them share each batch",
     "sharding": "another optimizer or setting, or ddp, may do",
     "whole batch": "A loss that is meant to be one of a whole batch, as soft_f1 is: --but ranks",
 }
 """What a message of ftcore is about -> what it advises of these plugins."""
+
+STARTER_MODEL = "timm/mobilenetv3_large_100"
+"""The network that `ftcore init` writes where none is named: small, and pre-trained on ImageNet."""
+
+STARTER_RECIPES = (
+    (20, "linear_probe", "few images: train the new head alone, which overfits least"),
+    (200, "lp_ft", "train the head first, then everything at a lower rate"),
+    (None, "fine_tune", "many images: the whole network adapts"),
+)
+"""Fewer training images per class or label than this, the recipe that `ftcore init` suggests, and why."""
+
+STARTER_IMBALANCE = (4, "weighted_ce", "counts rare classes more")
+"""Images of the largest class over those of the smallest from which `ftcore init` names this plugin, and why."""
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "amp": ("bf16", "fp16"),
+    "augmentation": ("augment",),
+    "auto_mixed_precision": ("bf16", "fp16"),
+    "balanced": ("balanced_sampling", "weighted_ce"),
+    "bce_with_logits": ("bce",),
+    "class_weights": ("weighted_ce",),
+    "cosine_annealing": ("cosine",),
+    "data_augmentation": ("augment",),
+    "data_parallel": ("ddp", "dp"),
+    "deepspeed": ("fsdp",),
+    "distillation": ("distill",),
+    "distributed": ("ddp", "fsdp"),
+    "feature_extraction": ("linear_probe", "freeze_backbone"),
+    "feature_extractor": ("linear_probe", "freeze_backbone"),
+    "float16": ("fp16",),
+    "freeze": ("freeze_backbone", "freeze_modules"),
+    "freezing": ("freeze_backbone", "freeze_modules"),
+    "frozen": ("freeze_backbone", "freeze_modules"),
+    "full_finetune": ("freeze_nothing",),
+    "gradient_checkpointing": ("checkpointing",),
+    "half": ("fp16", "bf16"),
+    "imbalance": ("weighted_ce", "balanced_sampling", "focal", "logit_adjustment"),
+    "imbalanced": ("weighted_ce", "balanced_sampling", "focal", "logit_adjustment"),
+    "label_smoothing": ("cross_entropy",),
+    "layer_decay": ("groups",),
+    "llrd": ("groups",),
+    "long_tail": ("logit_adjustment", "weighted_ce", "balanced_sampling"),
+    "lr_scheduler": ("cosine", "onecycle", "plateau"),
+    "mixed_precision": ("bf16", "fp16"),
+    "one_cycle": ("onecycle",),
+    "oversampling": ("balanced_sampling",),
+    "overfitting": ("augment", "mixup", "freeze_backbone"),
+    "reduce_lr_on_plateau": ("plateau",),
+    "scheduler": ("cosine", "onecycle", "plateau"),
+    "stochastic_weight_averaging": ("swa",),
+    "torch_compile": ("compile",),
+    "unfreeze": ("gradual_unfreeze",),
+    "warmup": ("cosine", "onecycle"),
+    "weighted_sampler": ("balanced_sampling",),
+}
+"""What other tools and papers call things -> the plugins that do them, for messages."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class FreezeNothing:
-    """Everything learns."""
+    """Trains everything."""
 
     @hookimpl
     def freeze(self) -> FreezePlan:
@@ -42,7 +42,7 @@ class FreezeBackboneConfig:
 
 
 class FreezeBackbone:
-    """Only the new head learns, and what is excepted; nothing else changes, not even running statistics."""
+    """Trains the new head alone, and what is excepted; nothing else changes, not even running statistics."""
 
     Config = FreezeBackboneConfig
 
@@ -123,7 +123,7 @@ class FreezeModulesConfig:
 
 
 class FreezeModules:
-    """Freezes by type, by name and by depth."""
+    """Freezes modules by type, by name and by depth."""
 
     Config = FreezeModulesConfig
 
@@ -187,7 +187,7 @@ class FreezeNormConfig:
 
 
 class FreezeNorm:
-    """Adds the norm layers of the backbone to what is frozen: scales, shifts and running statistics stay, for good."""
+    """Also freezes the norm layers of the backbone: scales, shifts and running statistics."""
 
     Config = FreezeNormConfig
 
@@ -250,7 +250,7 @@ def _check_epochs(at: Mapping[str, object]) -> None:
 
 
 class GradualUnfreeze:
-    """Releases parts of the network epoch by epoch; until then each keeps its parameters and running statistics."""
+    """Gradual unfreezing: parts of the network are frozen until given epochs, running statistics too."""
 
     Config = GradualUnfreezeConfig
 
@@ -266,7 +266,8 @@ class GradualUnfreeze:
             released = {name for name in waiting if is_submodule_of(name, roots)}
             if epoch >= config.train.epochs:
                 raise UserError(
-                    f"gradual_unfreeze.at: epoch {epoch} (from 0) is beyond train.epochs = {config.train.epochs}"
+                    f"gradual_unfreeze.at: epoch {epoch} (from 0) is beyond train.epochs = {config.train.epochs} "
+                    f"({config.origin('plugin.gradual_unfreeze.at')}; {config.origin('train.epochs')})"
                 )
             if not released:
                 raise UserError(f"gradual_unfreeze.at: in epoch {epoch} everything that it names learns already")

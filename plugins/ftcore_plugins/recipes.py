@@ -28,7 +28,7 @@ class LinearProbeConfig:
 
 
 class LinearProbe:
-    """The new head alone, on a frozen network."""
+    """Linear probe: trains the new head alone, on a frozen network."""
 
     Config = LinearProbeConfig
 
@@ -37,7 +37,9 @@ class LinearProbe:
 
     def recipe(self) -> Recipe:
         """Name `freeze_backbone` and `adamw`."""
-        return Recipe(("freeze_backbone", "adamw"), {"adamw.lr": self.config.lr, "adamw.weight_decay": 0.0})
+        return Recipe(
+            ("freeze_backbone", "adamw"), {"adamw.lr": self.config.lr, "adamw.weight_decay": 0.0}, {"adamw.lr": "lr"}
+        )
 
 
 @frozen
@@ -69,7 +71,9 @@ class LpFt:
     def recipe(self) -> Recipe:
         """Name `gradual_unfreeze`, `phases` and `adamw`."""
         config = self.config
-        return _two_phases(config.probe_epochs, config.lr, (1.0, config.factor), warmup=(0.05, 0.1), div=(1e3, 1e3))
+        given = {"adamw.lr": "lr", "gradual_unfreeze.at": "probe_epochs", "phases.epochs": "probe_epochs"}
+        settings = _two_phases(config.probe_epochs, config.lr, (1.0, config.factor), warmup=(0.05, 0.1), div=(1e3, 1e3))
+        return Recipe(_TWO_PHASES, settings, given | {"phases.peak": "factor"})
 
 
 @frozen
@@ -102,14 +106,19 @@ class FineTune:
     def recipe(self) -> Recipe:
         """Name `gradual_unfreeze`, `phases` and `adamw`."""
         config = self.config
-        recipe = _two_phases(config.freeze_epochs, config.base_lr, (1.0, 0.5), warmup=(0.99, 0.3), div=(25.0, 5.0))
-        return Recipe(recipe.plugins, {**recipe.settings, "groups.backbone_lr": config.backbone})
+        given = {"adamw.lr": "base_lr", "gradual_unfreeze.at": "freeze_epochs", "phases.epochs": "freeze_epochs"}
+        settings = _two_phases(config.freeze_epochs, config.base_lr, (1.0, 0.5), warmup=(0.99, 0.3), div=(25.0, 5.0))
+        settings["groups.backbone_lr"] = config.backbone
+        return Recipe(_TWO_PHASES, settings, given | {"groups.backbone_lr": "backbone"})
+
+
+_TWO_PHASES = ("gradual_unfreeze", "phases", "adamw")
 
 
 def _two_phases(
     first: int, lr: float, peak: tuple[float, float], *, warmup: tuple[float, float], div: tuple[float, float]
-) -> Recipe:
-    settings = {
+) -> dict[str, Any]:
+    return {
         "gradual_unfreeze.at": {"0": "head", str(first): "all"},
         "adamw.lr": lr,
         "phases.epochs": [first],
@@ -117,7 +126,6 @@ def _two_phases(
         "phases.warmup": list(warmup),
         "phases.div": list(div),
     }
-    return Recipe(("gradual_unfreeze", "phases", "adamw"), settings)
 
 
 @frozen
@@ -142,7 +150,9 @@ class Surgical:
 
     def recipe(self) -> Recipe:
         """Name `freeze_backbone`."""
-        return Recipe(("freeze_backbone",), {"freeze_backbone.stages": [self.config.stage]})
+        return Recipe(
+            ("freeze_backbone",), {"freeze_backbone.stages": [self.config.stage]}, {"freeze_backbone.stages": "stage"}
+        )
 
 
 class BitFit:

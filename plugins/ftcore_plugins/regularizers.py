@@ -29,7 +29,7 @@ class L1Config:
 
 
 class L1:
-    """The sum of the absolute values of all parameters that learn (Tibshirani 1996)."""
+    """L1 penalty: the sum of the absolute values of all trainable parameters (Tibshirani 1996)."""
 
     Config = L1Config
 
@@ -67,7 +67,7 @@ class L2SPConfig:
 
 
 class L2SP:
-    """Keeps parameters near where they start: alpha/2 |w - w0|^2 + beta/2 |w_head|^2 (Li et al. 2018, eq. 2).
+    """L2-SP: keeps weights near the pre-trained ones, alpha/2 |w - w0|^2 + beta/2 |w_head|^2 (Li et al. 2018, eq. 2).
 
     arXiv:1802.01483. It takes the place of weight decay, so an optimizer's own should be 0.
     """

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.distributed.rendezvous import process_session
+from ftcore.runs.observers import GuardedObservers
 from ftcore.runs.prepared import prepare
 from ftcore.runs.saver import CheckpointSaver, SaveInterval
 from ftcore.system.signals import SignalFlags
@@ -77,7 +78,9 @@ def ours(parts: TrainingParts) -> None:
     loop.train_epoch(
         parts,
         progress,
-        CheckpointSaver(cast("Any", None), parts, progress, SaveInterval(10**6, "epoch"), SignalFlags()),
+        CheckpointSaver(
+            cast("Any", None), parts, progress, SaveInterval(10**6, "epoch"), SignalFlags(), GuardedObservers((), str)
+        ),
     )
 
 

@@ -54,7 +54,7 @@ def write_pictures(root: Path) -> None:
     image_folder(root / "one_class", ("cat",))
     image_folder(root / "val_only" / "train", ("cat", "dog"))
     image_folder(root / "val_only" / "val", ("cat", "dog", "owl"))
-    image_folder(root / "no_val" / "train", ("cat", "dog"))
+    image_folder(root / "no_train" / "val", ("cat", "dog"))
     image_folder(root / "lonely")
     for picture in list((root / "lonely" / "red").iterdir())[1:]:
         picture.unlink()
@@ -120,7 +120,7 @@ CHEAP = {
     "folder without classes": (["--data", "{bad}/no_classes"], r"no_classes has no class folders"),
     "one class": (["--data", "{bad}/one_class"], "at least two classes; there is cat"),
     "class in validation alone": (["--data", "{bad}/val_only"], "class 'owl' is in validation but not in training"),
-    "no validation": (["--data", "{bad}/no_val"], "no_val: no validation split; expected one called val"),
+    "no training": (["--data", "{bad}/no_train"], "no_train: no training split; expected one called train"),
     "class with one picture": (["--data", "{bad}/lonely"], "class 'red' has one image"),
     "class folder without pictures": (["--data", "{bad}/empty_class"], r"class folder .*yellow has no pictures"),
     "no room for validation": (["--data", "{bad}/photos", "--set", "data.val_fraction=0.01"], "val_fraction = 0.01"),

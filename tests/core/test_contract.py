@@ -165,26 +165,38 @@ def options(command: click.Command, name: str) -> Iterator[tuple[str, list[str]]
 
 
 def test_the_commands_and_their_options_are_these() -> None:
-    what_to_run = ["config", "--model", "--data", "--plugin", "--without", "--set"]
+    flags = [
+        "--epochs",
+        "--lr",
+        "--batch-size",
+        "--image-size",
+        "--weights",
+        "--seed",
+        "--workers",
+        "--device",
+        "--out",
+    ]
+    what_to_run = ["config", "--model", "--data", "--recipe", "--plugin", "--without", *flags, "--set"]
     trained = ["--json", "--quiet -q", "--nproc", "--max-restarts", "--traceback"]
     assert dict(options(main, "")) == {
         "": ["--version", "--traceback"],
         "check": ["data", "--plugin", "--without", "--set", "--json", "--traceback"],
+        "init": ["data", "--model", "--out", "--plugin", "--without", "--set", "--traceback"],
         "run": [*what_to_run, "--from", "--resume", "--allow-drift", *trained],
         "resume": ["run", "--set", "--allow-drift", *trained],
         "replay": ["run", "--json", "--traceback"],
         "runs": ["folder", "--where", "--json"],
-        "compare": ["runs", "--data", "--json", "--html", "--traceback"],
+        "compare": ["runs", "--data", "--split", "--json", "--html", "--traceback"],
         "serve": ["run", "--host", "--port", "--max-mb", "--batch-size", "--tta", "--traceback"],
         "export": ["run", "--format", "--out", "--int8", "--traceback"],
         "explain": [*what_to_run, "--static", "--devices", "--json", "--traceback"],
-        "plugins": ["--config", "--plugin", "--without", "--json"],
+        "plugins": ["--kind", "--search", "--config", "--plugin", "--without", "--json"],
         "plugins show": ["name", "--json"],
         "plugins check": ["name", "--model", "--data", "--plugin", "--without", "--set", "--but", "--json"],
         "plugins new": ["name", "--hook", "--in-house"],
         "models": ["pattern", "--max-params", "--pretrained", "--measure", "--plugin", "--json", "--traceback"],
         "inspect": ["model", "--plugin", "--without", "--set", "--classes", "--depth", "--traceback"],
-        "report": ["run", "--why", "--traceback"],
+        "report": ["run", "--why", "--open", "--traceback"],
         "predict": ["run", "pictures", "--tta", "--why", "--top", "--json", "--csv", "--traceback"],
         "evaluate": ["run", "--data", "--split", "--tta", "--json", "--traceback"],
         "ensemble": ["runs", "--out", "--weights", "--traceback"],

@@ -32,7 +32,7 @@ OURS = (
     "ftcore.testing",
 )
 PLUGINS = tuple(plugin.target.partition(":")[0] for plugin in discover() if plugin.distribution == "ftcore")
-TIMES = {"seconds", "samples_per_second", "data_wait"}
+TIMES = {"seconds", "training_seconds", "samples_per_second", "data_wait"}
 
 
 def start(*arguments: object, log: Path) -> ForkServerProcess:

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from ftcore import UserError
-from ftcore.checkpoints.atomic import recover_interrupted_writes, resolve_current, to_json, write_dir_atomic
+from ftcore.checkpoints import to_json
+from ftcore.checkpoints.atomic import recover_interrupted_writes, resolve_current, write_dir_atomic
 from ftcore.checkpoints.checkpoint import (
     CheckpointWriter,
     capture,

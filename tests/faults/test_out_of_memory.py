@@ -170,7 +170,8 @@ def test_without_that_a_run_stops_and_says_what_to_change(tmp_path: Path, where:
     ways = "train.eval_batch_size=24" if where == "validation" else same
     assert str(caught.value) == (
         f"out of memory {doing} (epoch 1), with 48 images a micro-batch: {MESSAGE}\n"
-        f"{ways}, bf16, checkpointing or a smaller model.image_size help; `ftcore find batch` measures what fits"
+        f"{ways}, bf16, checkpointing (where not in use) or a smaller model.image_size help; "
+        "`ftcore find batch` measures what fits"
     )
 
 

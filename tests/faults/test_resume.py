@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ftcore import EpochEnded, StepLogged, UserError, hookimpl
 from ftcore.checkpoints import atomic
@@ -453,12 +455,17 @@ def test_a_checkpoint_that_cannot_be_written_in_the_meantime_stops_the_run(
 def test_a_run_that_fails_waits_for_what_it_was_writing(tmp_path: Path) -> None:
     def break_down(event: Event) -> None:
         if isinstance(event, StepLogged) and event.step == 3:
-            raise ValueError("an observer")
+            stack.callback(register_module_forward_pre_hook(fail).remove)
 
-    with pytest.raises(ValueError, match="an observer"):
+    def fail(*_: Any) -> None:
+        raise ValueError("in the forward pass")
+
+    with ExitStack() as stack, pytest.raises(ValueError, match="in the forward pass"):
         fit(config(tmp_path / "run", (), ("run.async_save=true", "run.save_every=1 step")), [break_down])
 
-    assert max(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == "step-00000002"
+    assert max(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == "step-00000003"
+    for thread in [thread for thread in threading.enumerate() if thread.name.startswith(THREAD)]:
+        thread.join(5)  # it has written, and is about to end
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(THREAD)]
 
 

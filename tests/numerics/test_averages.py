@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -103,6 +104,39 @@ def test_ema_is_the_recursion_over_the_steps_of_a_run(sets: tuple[str, ...], dec
 
     assert (len(steps), progress.averages) == (30, 30)
     assert_equal(average(parts).network, moving(steps, decays))
+
+
+@pytest.mark.parametrize("sets", [(), ("ema.warmup=false", "ema.decay=0.9"), ("ema.warmup=false", "ema.decay=0.9999")])
+def test_the_initial_share_is_what_an_average_still_holds_of_its_first_network(sets: tuple[str, ...]) -> None:
+    """Of a network that is all ones at its first update and all zeros from then on, the average holds the share."""
+    followed = average(build(*sets, plugins=("ema",)))
+    assert followed.initial_share is not None
+    network = copy.deepcopy(followed.network)
+
+    for count in range(12):
+        for parameter in network.parameters():
+            nn.init.constant_(parameter, float(count == 0))
+        followed.update(network, count)
+
+        held = {float(value) for parameter in followed.network.parameters() for value in parameter.detach().flatten()}
+        assert max(held) == pytest.approx(followed.initial_share(count + 1), rel=1e-5)
+        assert min(held) == pytest.approx(max(held))
+
+
+@pytest.mark.parametrize(
+    ("plugin", "sets", "expected"),
+    [
+        ("ema", ("ema.warmup=false", "ema.decay=0.99"), [0.99**9, 0.99**19, 0.99**29]),
+        ("ema", (), [math.prod(warm(updates, 0.9998)) for updates in (10, 20, 30)]),
+        ("swa", (), [0.0] * 3),
+    ],
+)
+def test_an_epoch_tells_how_much_of_an_average_is_still_its_start(
+    plugin: str, sets: tuple[str, ...], expected: list[float]
+) -> None:
+    _, _, events, _ = train(build(*sets, plugins=(plugin,)))
+
+    assert [event.initial_share for event in events] == pytest.approx(expected)
 
 
 def test_the_warm_up_reaches_what_it_says() -> None:

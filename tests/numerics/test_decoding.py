@@ -434,21 +434,27 @@ def test_an_awkward_picture_is_read_as_the_reference_has_it(tmp_path: Path, name
 
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize(
-    ("side", "scale"), [(None, 1), (1000, 1), (201, 1), (200, 2), (101, 2), (100, 4), (50, 8), (1, 8)]
+    ("side", "scale"), [(None, 1), (3000, 1), (601, 1), (600, 2), (301, 2), (300, 4), (150, 8), (1, 8)]
 )
 def test_a_jpeg_is_decoded_small_while_its_shorter_side_is_long_enough(
     tmp_path: Path, orientation: int, side: int | None, scale: int
 ) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    photograph().resize((640, 400)).save(tmp_path / "large.jpg", exif=exif, quality=95)
+    photograph().resize((1920, 1200)).save(tmp_path / "large.jpg", exif=exif, quality=95)
 
     image = read_image(tmp_path / "large.jpg", side)
 
     whole = read_image(tmp_path / "large.jpg")
     means = np.asarray(whole, dtype=float).reshape(whole.height // scale, scale, whole.width // scale, scale, 3)
-    assert image.size == ((640 // scale, 400 // scale) if orientation == 1 else (400 // scale, 640 // scale))
+    assert image.size == ((1920 // scale, 1200 // scale) if orientation == 1 else (1200 // scale, 1920 // scale))
     assert np.abs(np.asarray(image) - means.mean(axis=(1, 3))).mean() < 1
+
+
+def test_a_jpeg_below_two_megapixels_is_decoded_in_full(tmp_path: Path) -> None:
+    photograph().resize((1920, 1040)).save(tmp_path / "small.jpg")
+
+    assert read_image(tmp_path / "small.jpg", 8).size == (1920, 1040)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "PPM"])

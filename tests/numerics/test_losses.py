@@ -10,6 +10,7 @@ import pytest
 import structlog
 import torch
 from scipy.stats import energy_distance, wasserstein_distance
+from structlog.testing import capture_logs
 from timm.loss import AsymmetricLossMultiLabel, AsymmetricLossSingleLabel
 from timm.loss import BinaryCrossEntropy as TimmBinaryCrossEntropy
 from torch.nn import functional
@@ -45,7 +46,7 @@ def outputs(kind: str = "classification", images: int = 48) -> tuple[Tensor, Ten
 def answer(plugin: Any, task: Task = CLASSES) -> Loss:
     """The plugin's loss, which must be one."""
     named = Context(Path(), structlog.get_logger(), named=True)  # for classification it answers only then
-    loss = plugin.make_loss(task, named) if isinstance(plugin, BinaryCrossEntropy) else plugin.make_loss(task)
+    loss = plugin.make_loss(task, named) if isinstance(plugin, BinaryCrossEntropy | Ordinal) else plugin.make_loss(task)
     assert isinstance(loss, Loss)
     return loss
 
@@ -288,6 +289,54 @@ def test_bce_smooths_each_label_towards_a_half() -> None:
     assert_close(found, -(smoothed * p.log() + (1 - smoothed) * (1 - p).log()).mean(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["labels", "hard", "soft"])
+@pytest.mark.parametrize("rule", ["true_class", "torch"])
+def test_bce_with_factors_and_label_smoothing_is_its_formula(rule: Any, kind: str) -> None:
+    logits, targets = outputs(kind)
+    task, among = (LABELS, 2) if kind == "labels" else (CLASSES, 3)
+    plugin = BinaryCrossEntropy(BinaryCrossEntropyConfig({task.names[0]: 30.0}, 0.2, rule))
+
+    found = value(plugin, logits, targets, task)
+
+    y = targets if targets.ndim > 1 else torch.eye(3, dtype=torch.float64)[targets]
+    f, p, low, high = torch.tensor([30.0, 1.0, 1.0]), logits.sigmoid(), 0.2 / among, 0.8 + 0.2 / among
+    if rule == "torch":
+        each = f * (0.8 * y + low) * p.log() + (1 - 0.8 * y - low) * (1 - p).log()
+    else:
+        there, absent = (side * p.log() + (1 - side) * (1 - p).log() for side in (high, low))
+        each = f * y * there + (1 - y) * absent
+    assert_close(found, -each.mean(), rtol=1e-6, atol=1e-6)
+
+
+def least_probability(loss: Loss) -> float:
+    """Probability of the first label at which an image without any costs least, found by going downhill."""
+    logits, absent = torch.zeros(1, 3, dtype=torch.float64), torch.zeros(1, 3, dtype=torch.float64)
+    for _ in range(2000):
+        logits.requires_grad_()
+        (gradient,) = torch.autograd.grad(loss.function(logits, absent), logits)
+        logits = logits.detach() - 2 * gradient
+    return float(logits.sigmoid()[0, 0])
+
+
+@pytest.mark.parametrize(("factor", "said"), [(20.0, True), (18.0, False)])
+def test_an_absent_label_wins_by_torchs_rule_alone_and_where_it_does_it_is_said(
+    factor: float,
+    said: bool,  # noqa: FBT001
+) -> None:
+    """f s/2 > 1 - s/2: for s = 0.1 from 19 on."""
+    probability = {}
+    with capture_logs() as logs:
+        for rule in ("true_class", "torch"):
+            config: Any = BinaryCrossEntropyConfig({LABELS.names[0]: factor}, 0.1, rule)
+            loss = answer(BinaryCrossEntropy(config), LABELS)
+            probability[rule] = least_probability(loss)
+
+    assert probability["true_class"] == pytest.approx(0.05, abs=1e-3)
+    assert probability["torch"] == pytest.approx(factor * 0.05 / (factor * 0.05 + 0.95), abs=1e-3)
+    assert (probability["torch"] > 0.5) == said
+    assert any("costs least where it is answered" in entry["event"] for entry in logs) == said
+
+
 # numbers
 
 
@@ -349,7 +398,7 @@ def test_ordinal_shows_the_order_and_takes_that_of_the_names_if_none_is_given() 
 )
 def test_a_wrong_order_is_refused(order: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Ordinal(OrdinalConfig(order)).make_loss(CLASSES)
+        Ordinal(OrdinalConfig(order)).make_loss(CLASSES, Context(Path(), structlog.get_logger()))
 
 
 # in a run

@@ -45,6 +45,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "cross_entropy": (),
     "weighted_ce by weights": ("weighted_ce", f"weighted_ce.weights={SPELT}"),
     "weighted_ce by samples": ("weighted_ce", f"weighted_ce.weights={SPELT}", "weighted_ce.divide_by=samples"),
+    "weighted_ce, smoothed": ("weighted_ce", f"weighted_ce.weights={SPELT}", "weighted_ce.label_smoothing=0.2"),
     "bce": ("bce", f"bce.positive={SPELT}"),
     "focal": ("focal", "focal.gamma=1.5"),
     "mse": ("mse", "data.task=regression"),
@@ -143,10 +144,17 @@ def weighted_and_mixed(outputs: Tensor, targets: Tensor) -> Tensor:
     return -(weights * outputs.log_softmax(dim=1)).sum() / weights.sum()
 
 
+def weighted_and_smoothed(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Each image's smoothed loss by the weight of its class: sum_i w[y_i] L_i / sum_i w[y_i]."""
+    each = functional.cross_entropy(outputs, targets, reduction="none", label_smoothing=0.2)
+    return (WEIGHTS[targets] * each).sum() / WEIGHTS[targets].sum()
+
+
 BY_HAND: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": functional.cross_entropy,
     "weighted_ce by weights": partial(functional.cross_entropy, weight=WEIGHTS),
     "weighted_ce by samples": weighted_by_samples,
+    "weighted_ce, smoothed": weighted_and_smoothed,
     "bce": one_against_the_rest,
     "focal": focal,
     "mse": functional.mse_loss,

@@ -41,6 +41,9 @@ LINEAR: dict[str, Any] = {
     "weighted_ce by samples, smoothed": WeightedCrossEntropy(
         WeightedCrossEntropyConfig(divide_by="samples", label_smoothing=0.2)
     ),
+    "weighted_ce by samples, smoothed as torch": WeightedCrossEntropy(
+        WeightedCrossEntropyConfig(divide_by="samples", label_smoothing=0.2, smoothing_weights="torch")
+    ),
     "logit_adjustment": LogitAdjustment(LogitAdjustmentConfig()),
     "focal": Focal(FocalConfig(2.0, (0.5, 1.0, 2.0, 4.0))),
     "focal, gamma 0.5": Focal(FocalConfig(0.5)),
@@ -49,6 +52,7 @@ LINEAR: dict[str, Any] = {
     "asymmetric, small gammas": Asymmetric(AsymmetricConfig(0.5, 0.5)),
     "bce": BinaryCrossEntropy(BinaryCrossEntropyConfig()),
     "bce, balanced and smoothed": BinaryCrossEntropy(BinaryCrossEntropyConfig("balanced", 0.1)),
+    "bce, balanced and smoothed as torch": BinaryCrossEntropy(BinaryCrossEntropyConfig("balanced", 0.1, "torch")),
 }
 """Losses of classes that are linear in the probabilities."""
 
@@ -71,6 +75,7 @@ ANY = MEANS | OVERLAPS
 OF_LABELS: dict[str, Any] = {
     "bce": BinaryCrossEntropy(BinaryCrossEntropyConfig()),
     "bce, balanced and smoothed": BinaryCrossEntropy(BinaryCrossEntropyConfig("balanced", 0.1)),
+    "bce, balanced and smoothed as torch": BinaryCrossEntropy(BinaryCrossEntropyConfig("balanced", 0.1, "torch")),
     "focal": Focal(FocalConfig(2.0, 0.25)),
     "focal, gamma 0.5": Focal(FocalConfig(0.5, {"d": 10.0})),
     "asymmetric": Asymmetric(AsymmetricConfig()),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import structlog
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from ftcore import Task, UserError
+from ftcore import Context, Task, UserError
 from ftcore.testing import invoke
 from ftcore_plugins.losses.cross_entropy import (
     CrossEntropy,
@@ -18,21 +20,26 @@ from ftcore_plugins.losses.cross_entropy import (
     WeightedCrossEntropy,
     WeightedCrossEntropyConfig,
     class_weights,
+    how_smoothing_inverts,
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ftcore import Loss
 
 TASK = Task("classification", ("benign", "cyst", "tumor"), (50, 30, 7))
 
 
+CONTEXT = Context(Path(), structlog.get_logger())
+
+
 def make(
-    weights: tuple[float, ...] | dict[str, float] | str, divide_by: str = "weights", label_smoothing: float = 0.0
+    weights: tuple[float, ...] | dict[str, float] | str,
+    divide_by: str = "weights",
+    label_smoothing: float = 0.0,
+    smoothing_weights: str = "true_class",
 ) -> Loss:
-    config = WeightedCrossEntropyConfig(weights, None, divide_by, label_smoothing)  # type: ignore[arg-type]
-    loss = WeightedCrossEntropy(config).make_loss(TASK)
+    given: Any = (weights, None, divide_by, label_smoothing, smoothing_weights)
+    loss = WeightedCrossEntropy(WeightedCrossEntropyConfig(*given)).make_loss(TASK, CONTEXT)
     assert loss is not None
     return loss
 
@@ -47,7 +54,9 @@ def test_divided_by_weights_it_equals_that_of_torch(smoothing: float) -> None:
     outputs, targets = outputs_and_targets()
     weights = (0.5, 1.0, 10.0)
 
-    found = make(weights, label_smoothing=smoothing).function(outputs, targets)
+    rule = "torch" if smoothing else "true_class"
+
+    found = make(weights, label_smoothing=smoothing, smoothing_weights=rule).function(outputs, targets)
 
     expected = torch.nn.CrossEntropyLoss(weight=torch.tensor(weights), label_smoothing=smoothing)(outputs, targets)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
@@ -67,22 +76,96 @@ def test_divided_by_samples_it_equals_the_guides_formula() -> None:
     assert float(found) == pytest.approx(sum(terms) / len(terms), rel=1e-6)
 
 
+@pytest.mark.parametrize("rule", ["true_class", "torch"])
 @pytest.mark.parametrize("divide_by", ["weights", "samples"])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-def test_with_label_smoothing_it_is_the_formula_written_out(divide_by: str, soft: bool) -> None:  # noqa: FBT001
+def test_with_label_smoothing_it_is_the_formula_written_out(divide_by: str, soft: bool, rule: str) -> None:  # noqa: FBT001
     outputs, targets = outputs_and_targets()
     hard = np.eye(3)[targets.numpy()]
     given = 0.7 * hard + 0.3 * np.roll(hard, 1, axis=0) if soft else hard
     weights = np.array([0.5, 1.0, 10.0])
-    loss = make((0.5, 1.0, 10.0), divide_by, label_smoothing=0.3)
+    loss = make((0.5, 1.0, 10.0), divide_by, 0.3, rule)
 
     found = loss.function(outputs, torch.tensor(given).float() if soft else targets)
 
     rows = outputs.double().numpy()
     log_p = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
-    total = -((given * 0.7 + 0.1) * weights * log_p).sum()
+    spread = weights if rule == "torch" else (given @ weights)[:, None]  # whose weight the share e/K = 0.1 has
+    total = -((given * 0.7 * weights + 0.1 * spread) * log_p).sum()
     divisor = (given @ weights).sum() if divide_by == "weights" else len(rows)
     assert float(found) == pytest.approx(total / divisor, rel=1e-6)
+
+
+def slope(loss: Loss, p: np.ndarray[Any, Any], target: int) -> float:
+    """How steep the loss of one image is at these probabilities: 0 at its least."""
+    outputs = torch.tensor(np.log(p), dtype=torch.float32)[None].requires_grad_()
+    (gradient,) = torch.autograd.grad(loss.function(outputs, torch.tensor([target])), outputs)
+    return float(gradient.abs().max())
+
+
+@pytest.mark.parametrize("target", [0, 1, 2])
+def test_an_image_costs_least_where_its_own_class_is_answered(target: int) -> None:
+    """By torch's rule it is p[c] ~ w[c] e/K + [c = y] w[y] (1 - e), whose largest is the heavy class."""
+    weights, e = np.array([1.0, 1.0, 150.0]), 0.1
+    smoothed = (1 - e) * np.eye(3)[target] + e / 3
+    by_torch = smoothed * weights / (smoothed * weights).sum()
+    loss, torchs = (make(tuple(weights), "samples", e, rule) for rule in ("true_class", "torch"))
+
+    assert slope(loss, smoothed, target) < 1e-4
+    assert slope(torchs, by_torch, target) < 1e-4
+    assert (smoothed.argmax(), by_torch.argmax()) == (target, 2)
+
+
+@pytest.mark.parametrize(
+    ("weights", "smoothing", "wrong", "right"),
+    [((1.0, 2.0, 29.0), 0.1, 29 * 0.1 / 3, 0.9 + 0.1 / 3), ((0.5, 150.0, 1.0), 0.3, 150 * 0.1, 0.5 * 0.8)],
+)
+def test_where_torchs_rule_answers_the_heavy_class_it_is_said_with_the_formula(
+    weights: tuple[float, ...], smoothing: float, wrong: float, right: float
+) -> None:
+    said = how_smoothing_inverts(TASK.names, weights, smoothing)
+
+    heavy, light = (TASK.names[weights.index(extreme(weights))] for extreme in (max, min))
+    assert f"an image of {light!r} costs least where {heavy!r} is answered" in said
+    assert f" = {wrong:.4g} > w[y] (1 - e + e/K) = " in said
+    assert f" = {right:.4g}; " in said
+
+
+@pytest.mark.parametrize(
+    ("weights", "smoothing"), [((1.0, 2.0, 27.0), 0.1), ((1.0, 1.0, 1.0), 0.9), ((1.0, 1.0, 1e6), 0.0)]
+)
+def test_where_torchs_rule_answers_the_right_class_nothing_is_said(
+    weights: tuple[float, ...], smoothing: float
+) -> None:
+    assert how_smoothing_inverts(TASK.names, weights, smoothing) == ""
+
+
+def test_the_condition_is_where_the_least_loss_answers_the_wrong_class() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        weights, e = np.exp(random.normal(size=3) * 2), random.uniform(0, 0.9)
+        least = [(weights * e / 3 + np.eye(3)[y] * weights[y] * (1 - e)).argmax() for y in range(3)]
+
+        assert bool(how_smoothing_inverts(TASK.names, list(weights), e)) == (least != [0, 1, 2])
+
+
+def test_torchs_rule_is_refused_where_nothing_is_smoothed() -> None:
+    with pytest.raises(ValueError, match='smoothing_weights = "torch" needs label_smoothing > 0'):
+        WeightedCrossEntropyConfig(smoothing_weights="torch")
+
+
+@pytest.mark.parametrize("rule", ["true_class", "torch"])
+def test_a_heavy_class_does_not_take_all_images_but_by_torchs_rule_of_which_is_warned(
+    rule: str, tmp_path: Path
+) -> None:
+    sets = ("weighted_ce.weights={9 = 15}", "weighted_ce.label_smoothing=0.4", f"weighted_ce.smoothing_weights={rule}")
+    more = (*sets, f"run.folder={tmp_path / 'run'}", "train.epochs=5", "train.threads=1", "adamw.lr=0.003")
+    words = [word for setting in more for word in ("--set", setting)]
+
+    done = invoke("run", "--data", "digits:5-9", "--model", "digits/cnn", "--plugin", "weighted_ce", *words, "--json")
+
+    warned = "an image of '5' costs least where '9' is answered" in done.err
+    assert (done.report["best"]["accuracy"] > 0.5, warned) == (rule == "true_class", rule == "torch")
 
 
 @pytest.mark.parametrize(("divide_by", "expected"), [("weights", 0.5 + 10.0 + 10.0), ("samples", 3.0)])
@@ -138,7 +221,7 @@ def test_balanced_equals_that_of_scikit_learn() -> None:
 
 @pytest.mark.parametrize(("beta", "meant"), [(None, 0.999), (0.0, 0.0), (0.9, 0.9)])
 def test_effective_numbers_are_equation_4_of_the_paper(beta: float | None, meant: float) -> None:
-    loss = WeightedCrossEntropy(WeightedCrossEntropyConfig("effective", beta)).make_loss(TASK)
+    loss = WeightedCrossEntropy(WeightedCrossEntropyConfig("effective", beta)).make_loss(TASK, CONTEXT)
 
     raw = [1 / sum(meant**power for power in range(count)) for count in TASK.counts]  # (1 - b^n) / (1 - b), summed
     assert loss is not None

@@ -175,7 +175,37 @@ def test_other_splits_are_left_out_and_may_lack_labels(tmp_path: Path) -> None:
 
     assert result.code == 0, result.err
     assert sizes(tmp_path / "run") == (18, 6)
-    assert "splits are left out" in result.err
+    assert "the test split cannot be measured, and is left out" in result.err
+    assert "test[0]: colour is -1" in result.err
+
+
+def test_a_test_split_never_validates_and_is_measured_whole(tmp_path: Path) -> None:
+    parts = {"train": a_split(tmp_path / "a"), "test": a_split(tmp_path / "b", 2)}
+
+    assert run(saved(tmp_path / "set", **parts), tmp_path / "run").code == 0
+
+    assert sizes(tmp_path / "run") == (14, 4)
+    saved(tmp_path / "alone", test=parts["test"])
+    parts["test"].select([0]).save_to_disk(str(tmp_path / "plain"))
+    for source, split, images, total in (
+        ((), ("--split", "test"), 6, 24),
+        (("--data", f"hf:{tmp_path / 'alone'}"), (), 6, 6),
+        (("--data", f"hf:{tmp_path / 'plain'}"), (), 1, 1),
+    ):
+        result = invoke("evaluate", tmp_path / "run", *source, *split, "--json")
+        assert result.code == 0, result.err
+        assert (result.report["images"], result.report["total"]) == (images, total)
+
+
+def test_classes_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
+    grades = (list(range(0, 36, 2)) * 2, datasets.ClassLabel(names=[str(n) for n in range(36)]))
+    folder = saved(tmp_path / "set", train=a_split(tmp_path / "a", 12, goal=grades))
+
+    result = run(folder, tmp_path / "run", "hf_datasets.target=goal", "data.val_fraction=0.5")
+
+    assert result.code == 0, result.err
+    names = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]["names"]
+    assert names == [str(n) for n in range(0, 36, 2)]
 
 
 def test_splits_of_other_names_are_refused(tmp_path: Path) -> None:
@@ -201,7 +231,7 @@ def test_a_group_is_never_cut(tmp_path: Path) -> None:
 def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     a_split(tmp_path / "a").to_parquet(str(tmp_path / "set" / "train.parquet"))
-    a_split(tmp_path / "b", 2).to_parquet(str(tmp_path / "set" / "test.parquet"))
+    a_split(tmp_path / "b", 2).to_parquet(str(tmp_path / "set" / "validation.parquet"))
 
     result = run(tmp_path / "set", tmp_path / "run")
 
@@ -211,7 +241,7 @@ def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
 
 def test_a_folder_of_pictures_through_load_dataset(tmp_path: Path) -> None:
     image_folder(tmp_path / "set" / "train")
-    image_folder(tmp_path / "set" / "test", per_class=2)
+    image_folder(tmp_path / "set" / "validation", per_class=2)
 
     found = found_in(tmp_path / "set")
     result = run(tmp_path / "set", tmp_path / "run")
@@ -276,8 +306,9 @@ def test_several_labels_an_image(tmp_path: Path) -> None:
     result = run(folder, tmp_path / "run")
 
     assert result.code == 0, result.err
-    assert (found.kind, found.names) == ("multilabel", ("dark", "warm"))
-    assert found.values[:3].tolist() == [[0, 1], [0, 0], [1, 1]]
+    assert (found.kind, found.values[:3]) == ("multilabel", [["warm"], [], ["warm", "dark"]])
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["data"]["names"] == ["dark", "warm"]
 
 
 @pytest.mark.parametrize(
@@ -312,7 +343,7 @@ def test_other_targets(values: list[Any], feature: Any, settings: tuple[str, ...
             "train[1]: goal must be a finite number, got nan",
         ),
         ([["a"], None, ["b"]] * 6, datasets.List(datasets.Value("string")), (), "train[1]: goal is missing"),
-        ([["a"]] * 18, datasets.List(datasets.Value("string")), (), "column 'goal' holds 1 labels: a"),
+        ([["a"]] * 18, datasets.List(datasets.Value("string")), (), "multilabel needs two labels; there is a"),
         ([1, 2, 3] * 6, datasets.Value("int64"), (), "say data.task=classification or regression"),
         (["a", "b", "c"] * 6, datasets.Value("string"), ("data.task=regression",), "which means classification"),
         ([{"x": 1}] * 18, {"x": datasets.Value("int64")}, (), "column 'goal' cannot be learnt"),

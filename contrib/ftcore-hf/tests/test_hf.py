@@ -11,10 +11,13 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
-from ftcore import TokenSpec, load
+from ftcore import InputSpec, TokenSpec, UserError, load
 from ftcore.testing import image_folder, invoke
+from ftcore_plugins.transforms.standard import PlainTransforms
+from PIL import Image
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
@@ -22,6 +25,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
+    BitImageProcessor,
+    ConvNextImageProcessor,
     GPT2Config,
     PreTrainedTokenizerFast,
     ViTConfig,
@@ -30,7 +35,8 @@ from transformers import (
 )
 
 from ftcore_hf import HuggingFaceConfig
-from ftcore_hf.models import build
+from ftcore_hf.hub import _processor
+from ftcore_hf.models import _images, build
 from ftcore_hf.texts import Tokenize, tokenizer_of
 
 if TYPE_CHECKING:
@@ -321,9 +327,61 @@ def test_pictures_are_seen_as_the_processor_says(vit: Path, tmp_path: Path) -> N
     assert result.report["best"]["accuracy"] > 0.9
     described = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
     assert described["input"]["size"] == [32, 32]
+    assert described["input"]["crop_mode"] == "squash"
     assert described["input"]["mean"] == [0.5, 0.4, 0.3]
     predicted = invoke("predict", tmp_path / "run", pictures / "blue" / "0.jpg", "--json")
     assert next(iter(json.loads(predicted.out)["values"])) == "blue"
+
+
+PROCESSORS = {
+    "squashed": (ViTImageProcessor(size={"height": 32, "width": 48}), InputSpec((32, 48), crop_fraction=1.0)),
+    "cut": (BitImageProcessor(size={"shortest_edge": 40}, crop_size=32), InputSpec((32, 32), crop_fraction=0.8)),
+    "ConvNeXt": (ConvNextImageProcessor(size={"shortest_edge": 224}), InputSpec((224, 224), crop_fraction=224 / 256)),
+    "ConvNeXt at 384": (ConvNextImageProcessor(size={"shortest_edge": 384}), InputSpec((384, 384), crop_fraction=1.0)),
+}
+"""A processor of transformers, and the size that its pictures have."""
+
+
+@pytest.mark.parametrize("kind", PROCESSORS)
+def test_a_picture_is_seen_as_by_each_kind_of_processor(kind: str, tmp_path: Path) -> None:
+    processor, size = PROCESSORS[kind]
+    processor.save_pretrained(tmp_path)
+    ViTConfig().save_pretrained(tmp_path)
+    image = ramp()
+
+    spec = _images(str(tmp_path), ViTConfig())
+
+    assert (spec.size, spec.resize_size) == (size.size, size.resize_size)
+    expected = torch.as_tensor(processor(image, return_tensors="pt")["pixel_values"][0])
+    levels = (seen(spec, image) - expected).abs() * torch.tensor(spec.std)[:, None, None] * 255
+    assert levels.max() < 1.1
+
+
+def ramp() -> Image.Image:
+    across = np.linspace(0, 255, 640).round().astype(np.uint8)
+    down = np.linspace(0, 255, 320).round().astype(np.uint8)[:, None]
+    return Image.fromarray(np.stack(np.broadcast_arrays(across, 255 - across, down), axis=-1))
+
+
+def seen(spec: InputSpec, image: Image.Image) -> torch.Tensor:
+    made = PlainTransforms().make_transforms(spec)
+    found: torch.Tensor = made.on_device(made.evaluate(image)[None])[0]
+    return found
+
+
+@pytest.mark.parametrize(
+    "spec", [InputSpec((32, 32)), InputSpec((32, 48), crop_mode="squash"), InputSpec((32, 32), crop_mode="squash")]
+)
+def test_the_processor_that_is_written_shows_what_the_run_saw(spec: InputSpec) -> None:
+    expected = torch.as_tensor(_processor(spec)(ramp(), return_tensors="pt")["pixel_values"][0])
+
+    assert ((seen(spec, ramp()) - expected).abs() * torch.tensor(spec.std)[:, None, None] * 255).max() < 1.1
+
+
+@pytest.mark.parametrize("spec", [InputSpec((32, 48)), InputSpec((32, 32), crop_mode="pad")])
+def test_what_no_processor_does_is_refused(spec: InputSpec) -> None:
+    with pytest.raises(UserError, match=r"no processor of transformers does what this run did .*--format safetensors"):
+        _processor(spec)
 
 
 @pytest.mark.parametrize(

@@ -261,14 +261,24 @@ def refused(result: Result, folder: Path, *words: str) -> None:
     assert not folder.exists()
 
 
-def test_a_server_that_cannot_be_reached_stops_the_run_at_its_start(tmp_path: Path) -> None:
+def test_a_server_that_cannot_be_reached_stops_a_run_at_its_start_that_is_to_stop(tmp_path: Path) -> None:
     uri = f"http://127.0.0.1:{free_port()}"
-    refused(invoke(*arguments(tmp_path / "run", f"mlflow.uri={uri}")), tmp_path / "run", uri, "Connection refused")
+    words = arguments(tmp_path / "run", f"mlflow.uri={uri}", "observers.on_error=stop")
+    refused(invoke(*words), tmp_path / "run", uri, "Connection refused")
 
 
-def test_a_server_that_is_none_of_mlflow_stops_the_run_at_its_start(tmp_path: Path) -> None:
+def test_a_server_that_cannot_be_reached_costs_a_warning_where_the_run_is_worth_more(tmp_path: Path) -> None:
+    result = invoke(*arguments(tmp_path / "run", f"mlflow.uri=http://127.0.0.1:{free_port()}", "train.epochs=1"))
+
+    assert result.code == 0, result.err
+    assert result.err.count("an observer failed at RunStarted: MLflow at ") == 1
+    assert "times in all" not in result.err
+
+
+def test_a_server_that_is_none_of_mlflow_stops_a_run_at_its_start_that_is_to_stop(tmp_path: Path) -> None:
     uri = "localhost:5000"
-    refused(invoke(*arguments(tmp_path / "run", f"mlflow.uri='{uri}'")), tmp_path / "run", uri)
+    words = arguments(tmp_path / "run", f"mlflow.uri='{uri}'", "observers.on_error=stop")
+    refused(invoke(*words), tmp_path / "run", uri)
 
 
 def test_a_run_without_a_server_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +296,7 @@ def test_a_server_that_refuses_a_step_stops_the_run_which_says_so_once(
     run = tmp_path / "run"
     monkeypatch.setenv("AT", "5")
     monkeypatch.setenv("LOSE", "yes")
-    result = invoke(*arguments(run, plugins=(ending(tmp_path),)))
+    result = invoke(*arguments(run, "observers.on_error=stop", plugins=(ending(tmp_path),)))
 
     assert result.code == 2
     assert "must be in the 'active' state" in result.err
@@ -329,7 +339,7 @@ def test_a_run_that_the_server_does_not_know_is_not_begun_anew(tmp_path: Path) -
     invoke(*arguments(run, "train.epochs=1"))
     (run / "mlflow_run_id").write_text("0" * 32 + "\n")
 
-    result = invoke("resume", run)
+    result = invoke("resume", run, "--set", "observers.on_error=stop")
     assert result.code == 2
     assert "0" * 32 in result.err
 

@@ -311,6 +311,20 @@ def test_numbers_are_learnt_where_that_is_the_task(tmp_path: Path) -> None:
     assert "all.tar!3.jpg: the label must be a finite number, got 'much'" in result.err
 
 
+def test_test_shards_never_validate_and_are_measured(tmp_path: Path) -> None:
+    two_shards(tmp_path)
+    (tmp_path / "val-000000.tar").rename(tmp_path / "test-000000.tar")
+
+    result = run(f"{tmp_path}/*.tar", tmp_path / "run")
+
+    assert result.code == 0, result.err
+    data = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]
+    assert (data["train"] + data["val"], data["test"]) == (18, 6)
+    for arguments in (("--split", "test"), ("--data", f"shards:{tmp_path}/test-*.tar")):
+        measured = invoke("evaluate", tmp_path / "run", *arguments, "--json")
+        assert measured.report["images"] == 6, measured.err
+
+
 def test_a_shard_of_one_split_is_split_by_ftcore(tmp_path: Path) -> None:
     two_shards(tmp_path)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import asdict, frozen
 
+from ftcore.checkpoints.strict_json import to_json
 from ftcore.errors import UserError, did_you_mean
 
 from .checks import CHECKS, Check
@@ -108,7 +109,7 @@ def run_checks_in_subprocess(asked: CheckRequest) -> Iterator[CheckResult]:
 
 
 def _checked(asked: CheckRequest) -> Iterator[CheckResult]:
-    command = python_command("from ftcore.authoring.check import main; main()", json.dumps(asdict(asked)))
+    command = python_command("from ftcore.authoring.check import main; main()", to_json(asdict(asked)))
     waiting = list(CHECKS)
     with (
         tempfile.TemporaryFile() as said,
@@ -148,6 +149,6 @@ def main() -> None:
     faulthandler.dump_traceback_later(TIMEOUT_S, exit=True)
     with tempfile.TemporaryDirectory(prefix="ftcore-check-") as folder:
         for finding in run_checks(CheckRequest(**asked), Path(folder)):
-            out.write(json.dumps(asdict(finding)) + "\n")
+            out.write(to_json(asdict(finding)) + "\n")
             out.flush()
     os._exit(0)  # whatever threads a plugin has left behind

@@ -76,6 +76,9 @@ def run_digests(folder: Path) -> dict[str, str]:
     progress = state["progress"] | times | {"current": state["progress"]["current"] | times}
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     values = state | {"progress": progress, "metrics_bytes": 0, "metrics": [json.loads(line) | times for line in lines]}
-    spelt = {f"{name} in state.json": json.dumps(value, sort_keys=True).encode() for name, value in values.items()}
+    spelt = {
+        f"{name} in state.json": json.dumps(value, sort_keys=True, allow_nan=False).encode()
+        for name, value in values.items()
+    }
     files = {file.name: file.read_bytes() for file in newest.glob("*.safetensors")}
     return {name: sha256(content).hexdigest() for name, content in (files | spelt).items()}

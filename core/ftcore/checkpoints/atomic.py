@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from ftcore.errors import UserError
+
+from .strict_json import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -124,19 +123,6 @@ def recover_interrupted_writes(folder: Path) -> None:
             shutil.rmtree(rest)
         else:
             rest.unlink()
-
-
-def to_json(value: Any, indent: int | None = None) -> str:
-    """Spell plain data as JSON; a number that is not finite becomes null, anything but plain data is an error."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -16,6 +16,8 @@ from safetensors import safe_open
 
 from ftcore.distributed.dtensor import full_tensor, is_sharded, local_row_range, local_tensor
 
+from .strict_json import to_json
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -57,7 +59,7 @@ def write_safetensors_streaming(tensors: Mapping[str, Any], file: Path | None) -
             "shape": list(tensor.shape),
             "data_offsets": [begin, end],
         }
-    text = json.dumps(header).encode()
+    text = to_json(header).encode()
     text += b" " * (-len(text) % 8)
     with file.open("wb") if file else nullcontext() as out:
         if out:
@@ -76,7 +78,7 @@ def local_shards(tensors: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[st
     """Return what this process has of the tensors that are spread, and metadata for their file: its first rows."""
     sharded = {name: tensor for name, tensor in tensors.items() if is_sharded(tensor)}
     local = {name: local_tensor(tensor).detach().to("cpu", copy=True).contiguous() for name, tensor in sharded.items()}
-    return local, {FIRST_ROW_KEY: json.dumps({name: local_row_range(tensor)[0] for name, tensor in sharded.items()})}
+    return local, {FIRST_ROW_KEY: to_json({name: local_row_range(tensor)[0] for name, tensor in sharded.items()})}
 
 
 @frozen

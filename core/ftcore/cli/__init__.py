@@ -6,7 +6,8 @@ from ftcore.lazy import lazy
 
 if TYPE_CHECKING:
     from .group import main
+    from .run import run_config
 
-__all__ = ["main"]
+__all__ = ["main", "run_config"]
 
-__getattr__ = lazy(__name__, {"group": "main"})
+__getattr__ = lazy(__name__, {"group": "main", "run": "run_config"})

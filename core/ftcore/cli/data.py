@@ -7,7 +7,10 @@ from typing import Any
 
 import click
 
+from ftcore.errors import UserError
+
 from .options import (
+    PATH,
     LoggedCommand,
     load,
     plugin_option,
@@ -20,14 +23,43 @@ from .options import (
 
 @click.command(cls=LoggedCommand)
 @click.argument("data")
+@click.option("--model", metavar="PROVIDER/NETWORK", help="network, e.g. timm/resnet50; by default a small one")
+@click.option("--out", type=PATH, default="config.toml", show_default=True, metavar="FILE", help="the file to write")
+@plugin_option()
+@without_option()
+@set_option(help="written into it, e.g. table.target=label")
+def init(data: str, model: str | None, out: Path, **options: Any) -> None:
+    r"""Write a commented configuration that suits a data set.
+
+    DATA is a folder or a table. It is looked at, and a recipe is suggested by its number of images.
+
+    \b
+    Examples:
+      ftcore init photos/
+      ftcore init labels.csv --set table.target=label --out label.toml
+    """
+    from ftcore.checkpoints.atomic import wrap_write_errors
+    from ftcore.reports.starter_config import suggest
+
+    if out.exists():
+        raise UserError(f"{out} exists, and nothing is overwritten; --out names another file")
+    found = suggest(load(model=model, data=data, **options))
+    with wrap_write_errors(out.parent):
+        out.write_text(found.text, encoding="utf-8")
+    print_result(*found.summary, f"wrote {out}; start with: ftcore run {out}")
+
+
+@click.command(cls=LoggedCommand)
+@click.argument("data")
 @plugin_option()
 @without_option()
 @set_option(help="e.g. table.target=label")
 @tables_json_option
 @click.pass_context
 def check(ctx: click.Context, /, data: str, *, as_json: bool, **options: Any) -> None:
-    """Decode every image of DATA (a folder, a table, or a config.toml) and report what is wrong with it.
+    """Decode every image of a data set and report what is wrong.
 
+    DATA is a folder, a table, or a config.toml.
     Unreadable, duplicate and unusual images, the same picture in both splits or with two labels, classes that are
     missing. Exit code 1 if an image cannot be read, is in both splits, or has two labels. What was decoded is
     remembered until the file changes.

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def find() -> None:
-    """Try real steps of a run: for a learning rate, the largest batch, faster settings; nothing is kept of them."""
+    """Find a learning rate, the largest batch size, or faster settings.
+
+    By real steps of the run, of which nothing is kept.
+    """
 
 
 @find.command(cls=LoggedCommand)
@@ -90,5 +93,5 @@ def speed(*, seconds: float, as_json: bool, plugins: Sequence[str], sets: Sequen
         trials.append(trial)
         click.echo(f"{trial.setting.name}: {tuning_speed.result_text(trial)}", err=True)
     flags = " ".join(tuning_speed.flags(trials))
-    advice = f"to use: {flags}" if flags else "as it is, it is fastest"
+    advice = f"to use: {flags}" if flags else "the current settings are already the fastest"
     print_result(tuning_speed.table(trials), advice, values=tuning_speed.to_dict(trials), as_json=as_json)

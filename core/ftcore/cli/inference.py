@@ -18,6 +18,7 @@ from .options import (
     print_result,
     run_argument,
     runs_argument,
+    split_option,
     tta_option,
 )
 
@@ -32,14 +33,22 @@ if TYPE_CHECKING:
 @run_argument
 @click.argument("pictures", nargs=-1, required=True, type=PATH)
 @tta_option
-@click.option("--why", type=PATH, metavar="FOLDER", help="draw there where each was seen")
+@click.option("--why", type=PATH, metavar="FOLDER", help="write a Grad-CAM heat map of each prediction there")
 @click.option("--top", type=click.IntRange(1), metavar="N", help="the N most probable classes of each picture")
 @json_option(help="print one JSON object a picture")
 @click.option("--csv", "as_csv", is_flag=True, help="print a table, a line a picture")
 def predict(
     run: Path, pictures: tuple[Path, ...], *, tta: bool, why: Path | None, top: int | None, **forms: bool
 ) -> None:
-    """Say what RUN (a run, an ensemble, a soup) sees in PICTURES (files and folders): class and probability."""
+    r"""Predict the classes of images, or their numbers.
+
+    RUN is a run, an ensemble or a soup; PICTURES are files and folders.
+
+    \b
+    Examples:
+      ftcore predict runs/first new/ --csv
+      ftcore predict runs/first cat.jpg --top 3 --why heatmaps/
+    """
     from ftcore.inference.load import load
     from ftcore.inference.output import PredictionWriter
     from ftcore.inference.predict import Prediction
@@ -74,13 +83,27 @@ def _heatmap_writer(model: Model, folder: Path | None) -> Callable[[Prediction],
 
 @click.command(cls=LoggedCommand)
 @run_argument
-@click.option("--host", default="127.0.0.1", show_default=True, help="where to listen; 0.0.0.0 is everywhere")
+@click.option("--host", default="127.0.0.1", show_default=True, help="bind address; 0.0.0.0 for all interfaces")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one")
-@click.option("--max-mb", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True, help="of a picture")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="pictures at a time, at most")
+@click.option(
+    "--max-mb",
+    type=click.FloatRange(0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="of an upload, at most",
+)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="images a pass, at most")
 @tta_option
 def serve(run: Path, *, host: str, port: int, max_mb: float, batch_size: int, tta: bool) -> None:
-    """Answer over HTTP what RUN (a run, an ensemble, a soup) sees: POST /predict, and a page to drop pictures on."""
+    r"""Serve predictions over HTTP: POST /predict, and a page to try it.
+
+    RUN is a run, an ensemble or a soup.
+
+    \b
+    Examples:
+      ftcore serve runs/first --port 8080
+      curl --data-binary @cat.jpg http://127.0.0.1:8080/predict
+    """
     from ftcore.inference.load import load
     from ftcore.system.cpu import retain_freed_memory
 
@@ -106,9 +129,15 @@ def serve(run: Path, *, host: str, port: int, max_mb: float, batch_size: int, tt
 @run_argument
 @click.option("--format", "kind", type=click.Choice(["safetensors", "torch", "onnx", "hf"]), required=True)
 @click.option("--out", type=PATH, metavar="FILE", help="by default named after the run")
-@click.option("--int8", is_flag=True, help="of an ONNX file: compute in 8-bit integers, and measure what that costs")
+@click.option("--int8", is_flag=True, help="with onnx: quantise to 8-bit integers, and measure the loss of accuracy")
 def export(run: Path, kind: str, out: Path | None, *, int8: bool) -> None:
-    """Write the model of RUN into a file that needs no ftcore, and try it against the run's own."""
+    r"""Export the model of a run for use without ftcore, and verify it.
+
+    \b
+    Examples:
+      ftcore export runs/first --format onnx
+      ftcore export runs/first --format hf --out model/
+    """
     from ftcore.inference import export as exporting
 
     file = out or Path(f"{run.resolve().name}{'.int8' * int8}{exporting.SUFFIXES[kind]}")
@@ -125,13 +154,19 @@ def export(run: Path, kind: str, out: Path | None, *, int8: bool) -> None:
 @click.command(cls=LoggedCommand)
 @run_argument
 @click.option("--data", "source", metavar="SOURCE", help="measure on other data than the run's own")
-@click.option("--split", type=click.Choice(["train", "val", "all"]), default="val", show_default=True)
+@split_option
 @tta_option
 @json_option()
-def evaluate(run: Path, source: str | None, split: str, *, tta: bool, as_json: bool) -> None:
-    """Measure RUN (a run, an ensemble, a soup) with the loss and metrics of its config, on its validation split.
+def evaluate(run: Path, source: str | None, split: str | None, *, tta: bool, as_json: bool) -> None:
+    r"""Compute the loss and metrics of a run on a split or other data.
 
-    Other data may have fewer classes than RUN; one that RUN does not know is an error.
+    RUN is a run, an ensemble or a soup. Other data without splits is measured whole; of several splits, val, test or
+    train, the first that is there. It may have fewer classes than RUN; one that RUN does not know is an error.
+
+    \b
+    Examples:
+      ftcore evaluate runs/first --split test
+      ftcore evaluate runs/first --data test/ --json
     """
     from ftcore.inference import evaluate as evaluating
 
@@ -146,7 +181,7 @@ def evaluate(run: Path, source: str | None, split: str, *, tta: bool, as_json: b
 @out_option
 @click.option("--weights", metavar="W,W,...", help="how much each run counts, > 0; by default the same")
 def ensemble(runs: tuple[Path, ...], out: Path, weights: str | None) -> None:
-    """Join RUNS into one folder for predict and evaluate, whose answer is the mean of their probabilities.
+    """Combine runs into one model that averages their probabilities.
 
     They must know the same classes; networks, input sizes and normalisations may differ.
     """
@@ -161,7 +196,7 @@ def ensemble(runs: tuple[Path, ...], out: Path, weights: str | None) -> None:
 @out_option
 @click.option("--uniform", is_flag=True, help="take every checkpoint; by default only those that do no harm")
 def soup(runs: tuple[Path, ...], out: Path, *, uniform: bool) -> None:
-    """Average the weights of the checkpoints of RUNS into one network, in a folder for predict and evaluate.
+    """Average the weights of runs into one network (model soup).
 
     From the best checkpoint down, each stays if the mean with it is no worse on the validation split of the first
     run. `run.keep` says how many checkpoints a run leaves.

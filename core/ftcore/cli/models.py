@@ -31,7 +31,9 @@ def models(
     measure: bool,
     as_json: bool,
 ) -> None:
-    """List networks, smallest first: all, or those that match PATTERN (a glob, or a part of the name).
+    """List networks, smallest first.
+
+    All, or those that match PATTERN, a glob or a part of the name.
 
     Parameters are counted where PATTERN or --max-params asks for it, about 0.15 s a network, and remembered; a bare
     list shows those that are known.
@@ -68,9 +70,9 @@ def models(
 @click.option("--depth", default=2, show_default=True, type=click.IntRange(0), help="levels of modules")
 @traceback_option
 def inspect(model: str, classes: int, depth: int, **options: Any) -> None:
-    """Show the modules of MODEL (PROVIDER/NETWORK, or a config.toml): shapes, parameters, head, what is frozen, groups.
+    """Show the modules of a network: shapes, parameters, head, what is frozen.
 
-    Needs no weights, no data and no memory for the network.
+    MODEL is PROVIDER/NETWORK, or a config.toml. Needs no weights, no data and no memory for the network.
     """
     from ftcore.reports.model_summary import summarize_model
 

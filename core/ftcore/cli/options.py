@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from functools import partial, wraps
@@ -12,13 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from ftcore.distributed.ranks import rank_and_world_size
-from ftcore.errors import UserError
+from ftcore.errors import UnknownOptionError, UserError
 from ftcore.types.table import Table
 
 from .errors import traceback_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ftcore.config.schema import RunConfig
     from ftcore.plots import Plot
@@ -44,6 +43,14 @@ class LoggedCommand(click.Command):
         return super().invoke(ctx)
 
 
+def _complete_plugin(_ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the name of an installed plugin in a shell, or of a recipe."""
+    from ftcore.plugins.discovery import discover, static_facts
+
+    names = [plugin for plugin in discover() if plugin.name.startswith(incomplete)]
+    return [plugin.name for plugin in names if param.name != "recipe" or static_facts(plugin.target).is_recipe]
+
+
 run_argument = click.argument("run", type=PATH)
 runs_argument = click.argument("runs", nargs=-1, required=True, type=PATH)
 tta_option = click.option("--tta", is_flag=True, help="average over each picture and its mirror image")
@@ -51,10 +58,16 @@ out_option = click.option("--out", required=True, type=PATH, metavar="FOLDER", h
 json_option = partial(click.option, "--json", "as_json", is_flag=True, help="print one JSON object")
 tables_json_option = json_option(help="print one JSON object: title of a table -> its rows")
 plugin_option = partial(
-    click.option, "--plugin", "plugins", multiple=True, metavar="PLUGIN", help="NAME, module[:Class] or file.py"
+    click.option,
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="PLUGIN",
+    shell_complete=_complete_plugin,
+    help="NAME, module[:Class] or file.py; several: A,B",
 )
 without_option = partial(
-    click.option, "--without", multiple=True, metavar="NAME", help="leave out a plugin of the config or a default"
+    click.option, "--without", multiple=True, metavar="NAME", help="leave out a plugin of the config, or a default"
 )
 set_option = partial(
     click.option, "--set", "sets", multiple=True, metavar="KEY=VALUE", help="e.g. train.epochs=3 or sgd.lr=0.1"
@@ -64,16 +77,53 @@ set_option = partial(
 def run_options(command: F) -> F:
     """Add the arguments that say what to run."""
     decorators = [
-        click.argument("config", required=False, type=PATH),
-        click.option("--model", metavar="PROVIDER/NETWORK", help="model.name, e.g. timm/resnet50"),
-        click.option("--data", metavar="SOURCE", help="data.source: a folder per class, or a data set by name"),
+        click.argument("config", required=False, type=PATH, metavar="[CONFIG.toml | DATA]"),
+        click.option("--model", metavar="PROVIDER/NETWORK", help="network, e.g. timm/resnet50"),
+        click.option("--data", metavar="SOURCE", help="folder with a folder per class, table (.csv), or PROVIDER:NAME"),
+        click.option(
+            "--recipe",
+            metavar="NAME",
+            shell_complete=_complete_plugin,
+            help="way to fine-tune, e.g. lp_ft; `ftcore plugins --kind recipe`",
+        ),
         plugin_option(),
         without_option(),
+        *(click.option(f"--{name}", metavar=kind, help=f"{text}{_default(name)}") for name, kind, text in _FLAGS),
         set_option(),
     ]
     for decorate in reversed(decorators):
         command = decorate(command)
     return command
+
+
+def _default(flag: str) -> str:
+    """Spell the default of the option that a flag is, if it is a number."""
+    import attrs
+
+    from ftcore.config.schema import FLAGS, SECTIONS
+
+    section, _, key = FLAGS.get(flag.replace("-", "_"), "").partition(".")
+    default = getattr(attrs.fields(SECTIONS[section]), key).default if section else None
+    return f"  [default: {default}]" if isinstance(default, int) else ""
+
+
+_FLAGS = (
+    ("epochs", "N", "passes over the training images"),
+    ("lr", "RATE", "learning rate of the optimizer; by default the optimizer's or the recipe's own"),
+    ("batch-size", "N", "images per forward pass"),
+    ("image-size", "PIXELS", "height and width of the input; by default that of the weights"),
+    ("weights", "FILE", "default, none, a name that the provider knows, or a .safetensors or .pth file"),
+    ("seed", "N", "random seed of the head, the order of the images and augmentation"),
+    ("workers", "N", "loader processes; does not affect results"),
+    ("device", "NAME", "cuda, cuda:1, mps or cpu; by default the first that is there"),
+    ("out", "FOLDER", "run folder, a new one; by default runs/TIME-..."),
+)
+
+split_option = click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test", "all"]),
+    help="by default val of the run's own data, and all of other data without splits",
+)
 
 
 def rank_options(command: F) -> F:
@@ -96,7 +146,7 @@ def rank_options(command: F) -> F:
         return command(*arguments, **named)
 
     nproc = click.option("--nproc", type=click.IntRange(1), metavar="N", help="train in N processes on this machine")
-    text = "start them again after one has failed, so often"
+    text = "restart all processes up to R times after one has failed"
     restarts = click.option("--max-restarts", default=0, type=click.IntRange(0), metavar="R", help=text)
     return cast("F", nproc(restarts(launched)))
 
@@ -118,12 +168,53 @@ def quiet_option(command: F) -> F:
 def load(config: Path | None = None, model: str | None = None, data: str | None = None, **flags: Any) -> RunConfig:
     """Read a configuration file, and put what the options say over it.
 
+    Args:
+        config: a TOML file; of another name, it is `data`.
+        model: as its flag, as all others.
+        data: likewise.
+        flags: those of `run_options`, None where one was not given.
+
     Raises:
         UserError: as `ftcore.config.load.load_config`.
     """
     from ftcore.config.load import CliOverrides, load_config
 
-    return load_config(config, CliOverrides(model, data, **flags))
+    recipe, sets = flags.pop("recipe", None), flags.pop("sets", ())
+    if config and config.suffix != ".toml":
+        _check_is_data(config, data, sets)
+        config, data = None, str(config)
+    named = (*_split(flags.pop("plugins", ())), *((recipe,) if recipe else ()))
+    without = tuple(name.replace("-", "_") for name in _split(flags.pop("without", ())))
+    given = {name: text for name, text in flags.items() if text is not None}
+    try:
+        loaded = load_config(config, CliOverrides(model, data, named, without, sets, given))
+    except UnknownOptionError as error:
+        from . import hints
+
+        raise UserError("\n".join([str(error), *hints.for_options(error.names, named)])) from None
+    if recipe:
+        from ftcore.plugins.recipes import check_recipe
+
+        check_recipe(loaded.plugins[-1])
+    return loaded
+
+
+def _check_is_data(path: Path, data: str | None, sets: Sequence[str]) -> None:
+    """Refuse a word that stands alone, and is neither a configuration nor data, with what may have been meant."""
+    half = next((text for text in sets if "=" not in text), None)
+    if half:
+        raise UserError(f"--set {half} {path}: expected KEY=VALUE; type --set {half}={path}")
+    if data is not None:
+        raise UserError(f"{path} and --data {data} both name the data; leave out one (a configuration ends in .toml)")
+    if not path.exists() and ":" not in str(path):
+        raise UserError(
+            f"{path} does not exist (looked at {path.absolute()}); expected CONFIG.toml, or data: a folder or a table"
+        )
+
+
+def _split(texts: Sequence[str]) -> tuple[str, ...]:
+    """Take names apart that are joined by commas."""
+    return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
 
 
 def print_result(*shown: Table | Plot | str, values: Any = None, as_json: bool = False) -> None:
@@ -135,7 +226,9 @@ def print_result(*shown: Table | Plot | str, values: Any = None, as_json: bool =
         as_json: print the values instead.
     """
     if as_json:
-        click.echo(_to_json(_table_values(shown) if values is None else values))
+        from ftcore.checkpoints import to_json
+
+        click.echo(to_json(_table_values(shown) if values is None else values))
         return
     for part in shown:
         click.echo(part) if isinstance(part, str) else _print_table(part) if isinstance(part, Table) else _draw(part)
@@ -144,15 +237,6 @@ def print_result(*shown: Table | Plot | str, values: Any = None, as_json: bool =
 def _table_values(shown: tuple[Table | Plot | str, ...]) -> dict[str, list[dict[str, str]]]:
     tables = [part for part in shown if isinstance(part, Table)]
     return {table.title: [dict(zip(table.columns, row, strict=True)) for row in table.rows] for table in tables}
-
-
-def _to_json(values: Any) -> str:
-    try:
-        return json.dumps(values, allow_nan=False)
-    except (TypeError, ValueError):  # mappings, numbers that are not finite: what spells those imports safetensors
-        from ftcore.checkpoints.atomic import to_json
-
-        return to_json(values)
 
 
 def _print_table(table: Table) -> None:

@@ -22,28 +22,56 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
-@click.group(invoke_without_command=True)
+class _PluginsGroup(click.Group):
+    """Takes a word that is no command for one to search for."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read a first word that is no command as `--search`."""
+        words = [n for n, arg in enumerate(args) if not arg.startswith("-") and not _is_value(args, n)]
+        if words and args[words[0]] not in self.commands:
+            args = [*args[: words[0]], "--search", *args[words[0] :]]
+        return super().parse_args(ctx, args)
+
+
+def _is_value(args: Sequence[str], position: int) -> bool:
+    return position > 0 and args[position - 1] in {"--config", "--plugin", "--without", "--kind", "--search"}
+
+
+@click.group(cls=_PluginsGroup, invoke_without_command=True, subcommand_metavar="[WORD | COMMAND [ARGS]...]")
+@click.option("--kind", metavar="KIND", help="only these, e.g. loss, optimizer, recipe")
+@click.option("--search", metavar="WORD", help="only those with this word in name or description; as WORD alone")
 @click.option("--config", type=PATH, help="a TOML file that names plugins")
 @plugin_option()
 @without_option()
 @json_option(help="print a JSON list")
 @click.pass_context
-def plugins(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:
-    """List every installed plugin, and which of them a run with these options would activate; imports none."""
-    from ftcore.plugins.describe import list_plugins
+def plugins(ctx: click.Context, /, *, kind: str | None, search: str | None, as_json: bool, **options: Any) -> None:
+    """List installed plugins by kind, each with what it does; import none.
+
+    A star marks those that a run with these options uses where no other plugin answers; a plus those that it names.
+    """
+    from ftcore.plugins.describe import filter_plugins, list_plugins
 
     if ctx.invoked_subcommand:
         return
-    rows = list_plugins(load(**options))
+    rows = filter_plugins(list_plugins(load(**options)), kind, search)
     print_result(*_lines(rows), values=rows, as_json=as_json)
 
 
+_MARKS = {"yes": "+", "default": "*", "no": " "}
+
+
 def _lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Put rows below each other, under the names of their columns."""
-    lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    for line in lines:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+    """List plugins under their kinds: mark, name, what it does, and the package where it is not ftcore's own."""
+    width = max(len(row["name"]) for row in rows)
+    for kind in sorted({row["kind"] for row in rows}):
+        yield f"{kind}"
+        for row in rows:
+            if row["kind"] == kind:
+                source = "" if row["distribution"] == "ftcore" else f" [{row['distribution']} {row['version']}]"
+                yield f"  {_MARKS[row['active']]} {row['name'].ljust(width)}  {row['summary']}{source}".rstrip()
+        yield ""
+    yield "* by default, + named; `ftcore plugins show NAME` describes one with its options"
 
 
 @plugins.command()

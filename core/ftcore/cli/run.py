@@ -24,9 +24,10 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from ftcore.config.schema import RunConfig
     from ftcore.runs.log import RunLog
 
 
@@ -35,9 +36,9 @@ report_json_option = json_option(help="print the report as one JSON object on st
 
 @click.command(cls=LoggedCommand)
 @run_options
-@click.option("--from", "source", type=PATH, metavar="RUN", help="repeat the run of this folder")
-@click.option("--resume", "resumed", type=PATH, metavar="RUN", help="as ftcore resume RUN")
-@click.option("--allow-drift", is_flag=True, help="with those: also where plugins, libraries or data have changed")
+@click.option("--from", "source", type=PATH, metavar="RUN", help="repeat the run of this folder, in a new one")
+@click.option("--resume", "resumed", type=PATH, metavar="RUN", help="same as `ftcore resume RUN`")
+@click.option("--allow-drift", is_flag=True, help="with --from or --resume: allow changed plugins, libraries or data")
 @report_json_option
 @quiet_option
 @rank_options
@@ -53,9 +54,17 @@ def run(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Fine-tune, as CONFIG (a TOML file) and the flags say; flags win.
+    r"""Fine-tune a network on your images.
 
-    With --from, as the config.toml of a run folder says, in a new folder.
+    CONFIG is a TOML file; flags win over it. DATA is a folder with a folder for each class, or a table. Without either,
+    a small network learns digits. Every option of a configuration can be set by --set.
+
+    \b
+    Examples:
+      ftcore run photos/ --model timm/mobilenetv3_large_100 --epochs 20
+      ftcore run photos/ --recipe lp_ft --set lp_ft.probe_epochs=5
+      ftcore run labels.csv --plugin weighted_ce,ema --lr 0.001
+      ftcore run config.toml --seed 1 --out runs/seed1
     """
     if resumed:
         given = [name for name, value in (options | {"config": config, "from": source}).items() if value]
@@ -72,24 +81,47 @@ def run(
         raise UserError("--allow-drift needs --from RUN")
     asked, like = load(source / "config.toml" if source else config, **options), None
     if source:
-        from ftcore.config.load import refuse_code_in_run_folder
+        from attrs import evolve
+
+        from ftcore.config.load import recorded_class_names, refuse_code_in_run_folder
         from ftcore.runs.manifest import drop_run_folder, read_manifest
 
         refuse_code_in_run_folder(asked.plugins, source)
-        asked, like = drop_run_folder(asked, source), None if allow_drift else read_manifest(source)
+        asked = evolve(drop_run_folder(asked, source), class_names=recorded_class_names(source))
+        like = None if allow_drift else read_manifest(source)
     _print_report(fit(asked, [ctx.obj.observe], expected_manifest=like), as_json=as_json)
+
+
+def run_config(arguments: Sequence[str]) -> RunConfig:
+    """Return the configuration that arguments of `ftcore run` mean, without ``--from`` and ``--resume``.
+
+    Raises:
+        UserError: as `ftcore.config.load_config`.
+        click.UsageError: there is no such flag.
+    """
+    given = run.make_context("ftcore run", [*arguments]).params
+    own = {"source", "resumed", "allow_drift", "as_json", "quiet", "nproc", "max_restarts"}
+    return load(**{name: value for name, value in given.items() if name not in own})
 
 
 @click.command(cls=LoggedCommand)
 @run_argument
-@set_option(help="what changes no result, e.g. train.workers=4")
-@click.option("--allow-drift", is_flag=True, help="also where config, plugins, libraries or data have changed")
+@set_option(help="settings that do not affect results, e.g. train.workers=4")
+@click.option("--allow-drift", is_flag=True, help="allow changed plugins, libraries or data")
 @report_json_option
 @quiet_option
 @rank_options
 @click.pass_obj
 def resume(log: RunLog, /, run: Path, sets: tuple[str, ...], *, allow_drift: bool, as_json: bool) -> None:
-    """Go on with RUN, a run folder, where it was stopped or killed; it ends as it would have without that."""
+    r"""Resume a run that was stopped or killed.
+
+    RUN is a run folder. The result is bitwise identical to that of an uninterrupted run.
+
+    \b
+    Examples:
+      ftcore resume runs/first
+      ftcore resume runs/first --set train.workers=4
+    """
     from ftcore.runs.run import resume as resume_run
 
     _print_report(resume_run(run, sets, [log.observe], allow_drift=allow_drift), as_json=as_json)
@@ -106,23 +138,36 @@ def _print_report(report: Mapping[str, Any], *, as_json: bool) -> None:
 @run_argument
 @json_option()
 def replay(run: Path, *, as_json: bool) -> None:
-    """Do the step of RUN again that was not finite: say whether it is the same, and where it goes wrong first."""
+    """Replay the step of a run that produced NaN or Inf.
+
+    Says whether the replay gives the same, and which module gave the first value that is not finite.
+    """
     from ftcore.runs.run import replay as replay_run
     from ftcore.training import nonfinite
 
     found = replay_run(run)
-    print_result(nonfinite.table(found), values=nonfinite.as_json(found), as_json=as_json)
+    print_result(nonfinite.table(found), values=nonfinite.to_dict(found), as_json=as_json)
 
 
 @click.command(cls=LoggedCommand)
 @run_options
-@click.option("--static", is_flag=True, help="only who would be asked: reads no data and builds no network")
-@click.option("--devices", type=click.IntRange(1), metavar="N", help="what a step takes of memory, on one and on N")
+@click.option("--static", is_flag=True, help="list the plugins of each hook; read no data and build no network")
+@click.option(
+    "--devices",
+    type=click.IntRange(1),
+    metavar="N",
+    help="estimate the memory of a step on one and on N",
+)
 @tables_json_option
 def explain(*, static: bool, devices: int | None, as_json: bool, **options: Any) -> None:
-    """Say who answers which hook and why, what is frozen, the parameter groups and their learning rates over the run.
+    r"""Show what a run would do: plugins, frozen parameters, learning rates.
 
-    Same arguments as run.
+    Takes the arguments of `ftcore run`, and trains nothing.
+
+    \b
+    Examples:
+      ftcore explain photos/ --recipe lp_ft
+      ftcore explain --static --plugin ddp
     """
     from ftcore.reports import explain as explaining
 

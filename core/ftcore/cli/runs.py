@@ -8,7 +8,7 @@ import click
 
 from ftcore.errors import UserError
 
-from .options import PATH, LoggedCommand, json_option, print_result, run_argument, runs_argument
+from .options import PATH, LoggedCommand, json_option, print_result, run_argument, runs_argument, split_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 @click.option("--where", multiple=True, metavar="KEY=PATTERN", help="e.g. model.name=timm/*, plugins=ema, state=failed")
 @json_option(help="print a JSON list")
 def runs(folder: Path, where: tuple[str, ...], *, as_json: bool) -> None:
-    """List the runs in FOLDER and below it: how they stand, their best epoch, what they are."""
+    r"""List runs: status, best epoch, network, data, plugins.
+
+    FOLDER is searched with all folders in it.
+
+    \b
+    Examples:
+      ftcore runs
+      ftcore runs experiments/ --where "model.name=timm/*" --where state=finished
+    """
     from ftcore.runs import listing
 
     found = listing.find(folder, where)
@@ -31,17 +39,26 @@ def runs(folder: Path, where: tuple[str, ...], *, as_json: bool) -> None:
 @click.option(
     "--data", "source", metavar="SOURCE", help="measure all on this; by default on their own validation split"
 )
+@split_option
 @json_option(help="print a JSON object")
 @click.option("--html", type=PATH, metavar="FILE", help="write a page, beside what is printed")
-def compare(runs: tuple[Path, ...], source: str | None, *, as_json: bool, html: Path | None) -> None:
-    """Compare RUNS with the first: what differs in them, and whether their answers differ by more than chance."""
+def compare(runs: tuple[Path, ...], source: str | None, split: str | None, *, as_json: bool, html: Path | None) -> None:
+    r"""Compare runs with the first: settings, metrics, significance.
+
+    Says what differs between them, and whether their predictions on the same images differ significantly. They are
+    measured as `evaluate` measures them.
+
+    \b
+    Examples:
+      ftcore compare runs/first runs/second --html comparison.html
+    """
     from ftcore.checkpoints.atomic import wrap_write_errors
     from ftcore.reports.comparison import compare as compare_runs
     from ftcore.reports.comparison_page import render_html
 
     if html and html.exists():
         raise UserError(f"{html} exists, and nothing is overwritten; --html names another file")
-    tables, values = compare_runs(runs, source)
+    tables, values = compare_runs(runs, source, split)
     if html:
         with wrap_write_errors(html.parent):
             html.write_text(render_html(values), encoding="utf-8")
@@ -50,10 +67,18 @@ def compare(runs: tuple[Path, ...], source: str | None, *, as_json: bool, html: 
 
 @click.command(cls=LoggedCommand)
 @run_argument
-@click.option("--why", is_flag=True, help="draw where in each picture of the page the network saw what it said")
-def report(run: Path, *, why: bool) -> None:
-    """Write the report.html of RUN, a run folder, again: with what its epochs left, and this version of ftcore."""
+@click.option("--why", is_flag=True, help="add a Grad-CAM heat map to each image")
+@click.option("--open", "browse", is_flag=True, help="show it in the browser")
+def report(run: Path, *, why: bool, browse: bool) -> None:
+    r"""Write the report.html of a run again, with this version of ftcore.
+
+    \b
+    Examples:
+      ftcore report runs/first --open
+    """
     from ftcore.reports.redraw import rewrite_reports
 
     for page in rewrite_reports(run, why=why):
         click.echo(str(page))
+        if browse:
+            click.launch(str(page))

@@ -6,13 +6,23 @@ from ftcore.lazy import lazy
 
 if TYPE_CHECKING:
     from .load import CliOverrides, load_config, load_run_config
-    from .schema import SECTIONS, DataConfig, ModelConfig, PluginRef, RunConfig, RunSection, TrainConfig
+    from .schema import (
+        SECTIONS,
+        DataConfig,
+        ModelConfig,
+        ObserversConfig,
+        PluginRef,
+        RunConfig,
+        RunSection,
+        TrainConfig,
+    )
 
 __all__ = [
     "SECTIONS",
     "CliOverrides",
     "DataConfig",
     "ModelConfig",
+    "ObserversConfig",
     "PluginRef",
     "RunConfig",
     "RunSection",
@@ -25,6 +35,6 @@ __getattr__ = lazy(
     __name__,
     {
         "load": "CliOverrides load_config load_run_config",
-        "schema": "SECTIONS DataConfig ModelConfig PluginRef RunConfig RunSection TrainConfig",
+        "schema": "SECTIONS DataConfig ModelConfig ObserversConfig PluginRef RunConfig RunSection TrainConfig",
     },
 )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from attrs import frozen
+from attrs import field, frozen
 
-from ftcore.errors import UserError, did_you_mean
+from ftcore.errors import UnknownOptionError, UserError, did_you_mean
 
-from .schema import LIST_KEYS, SECTIONS, PluginRef, RunConfig
+from .schema import FLAGS, HOOK_FLAGS, LIST_KEYS, SECTIONS, HookOption, PluginRef, RunConfig
 from .structure import CliValue, structure
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class CliOverrides:
         plugins: texts of ``--plugin``.
         without: texts of ``--without``.
         sets: texts of ``--set``, ``section.key=value`` or ``plugin.key=value``.
+        flags: other flags, by the names in `schema.FLAGS` and `schema.HOOK_FLAGS` -> text.
     """
 
     model: str | None = None
@@ -35,6 +37,7 @@ class CliOverrides:
     plugins: Sequence[str] = ()
     without: Sequence[str] = ()
     sets: Sequence[str] = ()
+    flags: Mapping[str, str] = field(factory=dict)
 
 
 def load_config(file: Path | None = None, flags: CliOverrides | None = None) -> RunConfig:
@@ -63,15 +66,32 @@ def load_config(file: Path | None = None, flags: CliOverrides | None = None) -> 
         without=(*without, *flags.without),
         hooks=hooks,
         options=options,
+        hook_options=_hook_options(flags),
         origins=origins,
     )
 
 
 def load_run_config(run: Path, flags: CliOverrides | None = None) -> RunConfig:
-    """Read the configuration that a run wrote; see `load_config`."""
+    """Read the configuration that a run wrote, and the order of its classes; see `load_config`."""
     config = load_config(run / "config.toml", flags)
     refuse_code_in_run_folder(config.plugins, run)
-    return config
+    return attrs.evolve(config, class_names=recorded_class_names(run))
+
+
+def recorded_class_names(run: Path) -> tuple[str, ...]:
+    """Return a run's classes or labels in the order of its outputs; none of a run that did not write them down.
+
+    Raises:
+        UserError: its manifest cannot be read.
+    """
+    file = run / "manifest.json"
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))["data"].get("names", [])
+        return tuple(str(name) for name in names)
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
 
 
 def refuse_code_in_run_folder(plugins: Iterable[PluginRef], run: Path) -> None:
@@ -127,19 +147,40 @@ def _named(key: str, tree: dict[str, Any], file: Path | None) -> list[PluginRef]
 
 
 def _from_flags(flags: CliOverrides) -> list[tuple[str, CliValue, str]]:
-    """Return ``(section.key, value, origin)`` for each flag, in the order in which they count."""
-    found = []
-    if flags.model is not None:
-        found.append(("model.name", CliValue(flags.model), f"--model {flags.model}"))
-    if flags.data is not None:
-        found.append(("data.source", CliValue(flags.data), f"--data {flags.data}"))
+    """Return ``(section.key, value, origin)`` for each flag, in the order in which they count.
+
+    Raises:
+        UserError: a flag and a ``--set`` disagree, or a ``--set`` has another form.
+    """
+    given = {"model": flags.model, "data": flags.data, **flags.flags}
+    found = [
+        (FLAGS[name], CliValue(text), _flag_origin(name, text))
+        for name, text in given.items()
+        if name in FLAGS and text is not None
+    ]
+    by_flag = {key: (value, origin) for key, value, origin in found}
     for text in flags.sets:
-        key, equals, value = text.partition("=")
-        if not equals or key.count(".") != 1 or not all(key.split(".")):
+        written, equals, value = text.partition("=")
+        key = written.replace("-", "_")
+        if not equals or not key:
             raise UserError(f"--set {text}: expected SECTION.KEY=VALUE or PLUGIN.KEY=VALUE, e.g. train.epochs=3")
+        if key.count(".") != 1 or not all(key.split(".")):
+            message = f"--set {text}: expected SECTION.KEY=VALUE or PLUGIN.KEY=VALUE, e.g. train.epochs=3"
+            raise UnknownOptionError(message, [key])
+        if key in by_flag and by_flag[key][0] != CliValue(value):
+            raise UserError(f"{key} is set twice: {by_flag[key][1]}, --set {text}; leave out one")
         known = key.split(".")[0] in {*SECTIONS, "hooks"}
         found.append((key if known else f"plugin.{key}", CliValue(value), f"--set {text}"))
     return found
+
+
+def _flag_origin(name: str, text: str) -> str:
+    return f"--{name.replace('_', '-')} {text}"
+
+
+def _hook_options(flags: CliOverrides) -> tuple[HookOption, ...]:
+    given = [(name, text) for name, text in flags.flags.items() if name in HOOK_FLAGS]
+    return tuple(HookOption(HOOK_FLAGS[name], name, CliValue(text), _flag_origin(name, text)) for name, text in given)
 
 
 def apply_demo_defaults(config: RunConfig, demo: Mapping[str, Mapping[str, Any]]) -> RunConfig:

@@ -17,6 +17,11 @@ _positive = validators.gt(0)
 _not_negative: Any = validators.ge(0)
 
 
+def _check_sides(_instance: Any, attribute: Any, size: int | tuple[int, int]) -> None:
+    if min((size,) if isinstance(size, int) else size) <= 0:
+        raise ValueError(f"'{attribute.name}' must be > 0: {size}")
+
+
 @frozen
 class ModelConfig:
     """The ``[model]`` section.
@@ -25,7 +30,9 @@ class ModelConfig:
         name: ``provider/network``, e.g. ``timm/resnet50``.
         weights: ``default``, ``none``, an entry that the provider names, or a .safetensors or .pth file.
         head: path of the module to replace, where ftcore cannot find it by itself.
-        image_size: pixels, height and width; by default the weights' own.
+        image_size: pixels, one number for height and width, or ``[height, width]``; by default the weights' own.
+        crop: how an image of other proportions comes to that size: ``center`` cuts off what sticks out, ``squash``
+            distorts the whole image, ``pad`` adds margins to it; by default as with the weights.
         channels: colour channels of the input; by default the network's own.
         mean: per channel or one for all, of pixel values in [0, 1]; by default the weights' own.
         std: as `mean`.
@@ -34,10 +41,16 @@ class ModelConfig:
     name: str | None = None
     weights: str = "default"
     head: str | None = None
-    image_size: int | None = field(default=None, validator=validators.optional(_positive))
+    image_size: int | tuple[int, int] | None = field(default=None, validator=validators.optional(_check_sides))
+    crop: Literal["center", "squash", "pad"] | None = None
     channels: int | None = field(default=None, validator=validators.optional(_positive))
     mean: float | tuple[float, ...] | None = None
     std: float | tuple[float, ...] | None = None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels, where it was set."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
 
 @frozen
@@ -168,9 +181,43 @@ class RunSection:
     async_save: bool = False
 
 
-SECTIONS = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig, "run": RunSection}
+@frozen
+class ObserversConfig:
+    """The ``[observers]`` section.
+
+    Attributes:
+        on_error: what an exception of an observer costs: ``warn``, once, with its plugin, and the run goes on without
+            what that observer was to do; or ``stop`` the run, saved first.
+    """
+
+    on_error: Literal["warn", "stop"] = "warn"
+
+
+SECTIONS = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "train": TrainConfig,
+    "run": RunSection,
+    "observers": ObserversConfig,
+}
 
 LIST_KEYS = ("plugins", "without")
+
+FLAGS = {
+    "model": "model.name",
+    "data": "data.source",
+    "epochs": "train.epochs",
+    "batch_size": "train.batch_size",
+    "image_size": "model.image_size",
+    "weights": "model.weights",
+    "seed": "train.seed",
+    "workers": "train.workers",
+    "out": "run.folder",
+}
+"""Flags of the command line with an option of their own -> the option."""
+
+HOOK_FLAGS = {"lr": "make_optimizer", "device": "wrap_devices"}
+"""Flags that are an option of that name -> the hook whose answer's plugin has it."""
 
 RESERVED = frozenset({*SECTIONS, "hooks", "plugin", *LIST_KEYS})
 """Words that `--set` takes for sections of the core, so no plugin may have them as its name."""
@@ -184,11 +231,30 @@ class PluginRef:
         text: e.g. ``weighted_ce`` or ``./hooks.py``.
         origin: e.g. ``run.toml plugins[0]`` or ``--plugin``.
         base: folder that a relative file is relative to.
+        recipe: name of the recipe that names it, if none of the user's words did.
     """
 
     text: str
     origin: str
     base: Path
+    recipe: str = ""
+
+
+@frozen
+class HookOption:
+    """An option of whichever plugin answers a hook, as `--lr` is one of the run's optimizer.
+
+    Attributes:
+        hook: e.g. ``make_optimizer``.
+        option: e.g. ``lr``.
+        value: as it was typed.
+        origin: e.g. ``--lr 0.01``.
+    """
+
+    hook: str
+    option: str
+    value: Any
+    origin: str
 
 
 @frozen
@@ -200,24 +266,33 @@ class RunConfig:
         data: see `DataConfig`.
         train: see `TrainConfig`.
         run: see `RunSection`.
+        observers: see `ObserversConfig`.
         plugins: in the order in which they were named.
         without: names of default plugins that were switched off.
         hooks: hook -> names of plugins, in the order in which they are asked.
         options: plugin name -> option -> value as given.
+        hook_options: options of whichever plugins answer some hooks; among `options` once the plugins are known.
         origins: ``section.key`` or ``plugin.name.key`` -> where the value was set; absent means default.
         architecture: see `ftcore.Backbone`; of a model that is read from a run, else empty.
+        class_names: of a run that is read back, its classes or labels in the order of its outputs, empty for a run that
+            did not write them down; None for a new run.
+        measuring: whether nothing is learnt from the data, so that all of it counts as it is, and nothing is held out.
     """
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     run: RunSection = RunSection()
+    observers: ObserversConfig = ObserversConfig()
     plugins: tuple[PluginRef, ...] = ()
     without: tuple[str, ...] = ()
     hooks: Mapping[str, tuple[str, ...]] = field(factory=dict)
     options: Mapping[str, Mapping[str, Any]] = field(factory=dict)
+    hook_options: tuple[HookOption, ...] = ()
     origins: Mapping[str, str] = field(factory=dict)
     architecture: Mapping[str, Any] = field(factory=dict)
+    class_names: tuple[str, ...] | None = None
+    measuring: bool = False
 
     def origin(self, key: str) -> str:
         """Say where a value was set, for messages and the written config."""

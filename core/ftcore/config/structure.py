@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, 
 import attrs
 from attrs import frozen
 
-from ftcore.errors import UserError, did_you_mean
+from ftcore.errors import UnknownOptionError, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,6 +57,7 @@ def structure(values: Mapping[str, Any], cls: type[T], place: str, origins: Mapp
     known = {option.name: option for option in attrs.fields(attrs.resolve_types(cls))}
     spelt = place.removeprefix("plugin.")
     errors, built = [], {}
+    unknown = [f"{spelt}.{key}" for key in values if key not in known]
     for key, value in values.items():
         origin = _origin(f"{place}.{key}", origins)
         if key not in known:
@@ -70,7 +71,7 @@ def structure(values: Mapping[str, Any], cls: type[T], place: str, origins: Mapp
     missing = [o.name for o in known.values() if o.default is attrs.NOTHING and o.name not in values]
     errors += [f"{spelt}.{name} has no default and must be set ({cls.__module__}:{cls.__name__})" for name in missing]
     if errors:
-        raise UserError("\n".join(errors))
+        raise UnknownOptionError("\n".join(errors), unknown) if unknown else UserError("\n".join(errors))
     try:
         return cls(**built)
     except ValueError as error:  # a rule over several options

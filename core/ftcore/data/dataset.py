@@ -4,54 +4,32 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import structlog
-from attrs import evolve, frozen
+from attrs import frozen
 
 from ftcore.errors import UserError
 from ftcore.types.data import Data
 
-from .splits import split_indices
+from .labels import encode_all, encode_labels, without_unknown
+from .splits import fraction_held_out, split_indices
 from .task import make_task, target_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from PIL.Image import Image
 
     from ftcore.config.schema import RunConfig
-    from ftcore.types.data import ImageSource, Task
+    from ftcore.types.data import ImageSource
+    from ftcore.types.table import Table
+
+    from .labels import LabelledImages
+    from .splits import SplitRows
 
     Numbers = np.ndarray[Any, np.dtype[Any]]
-
-Kind = Literal["classification", "multilabel", "regression"]
-"""What a target is: one class per image, any number of labels, or numbers."""
-
-
-@frozen(eq=False)
-class LabelledImages:
-    """What a source knows.
-
-    Attributes:
-        images: all of them.
-        kind: of the task.
-        values: of each image: its class, its labels, a row with 0 or 1 for each of `names`, or one with numbers.
-        fingerprint: see `ftcore.Data`.
-        names: of labels or regression targets; empty for classes, and where `values` are labels: then they are those
-            of the training split.
-        splits: name of each image's split, where the source has its own.
-        groups: of each image, e.g. the patient; a group is never cut by a split.
-    """
-
-    images: ImageSource
-    kind: Kind
-    values: Sequence[Any] | Numbers
-    fingerprint: str
-    names: tuple[str, ...] = ()
-    splits: Sequence[str] | None = None
-    groups: Sequence[str] | None = None
 
 
 @frozen(eq=False)
@@ -93,29 +71,58 @@ class ImageSplit:
 def make_data(found: LabelledImages, config: RunConfig) -> Data:
     """Split the images and turn their values into targets.
 
+    With `RunConfig.measuring`, nothing is to be learnt: every split is taken as it is, classes are those of all
+    images, and a source without splits is all in `Data.test`.
+
     Raises:
         UserError: no split can be made, a class is in validation alone, or the targets leave nothing to learn.
     """
     classes = list(found.values) if found.kind == "classification" else None
-    train, val = split_indices(len(found.images), config, classes=classes, groups=found.groups, given=found.splits)
+    split = split_indices(len(found.images), config, classes=classes, groups=found.groups, given=found.splits)
+    rows = {"train": split.train, "val": split.val, "test": split.test}
     skipped: list[tuple[str, str]] = []
     if config.data.on_corrupt == "skip":
-        train = _drop_unreadable(found.images, train, "train", skipped)
-        val = _drop_unreadable(found.images, val, "val", skipped)
-    _check_some(found, train, val, skipped)
-    names, targets = _encode_labels(found, train, val)
-    _warn_of_case(names)
-    data = build_data_object(
-        ImageSplit(found.images, train, targets[train]),
-        ImageSplit(found.images, val, targets[val]),
-        make_task(found.kind, names, targets[train]),
-        found.fingerprint,
-    )
-    data = evolve(data, skipped=tuple(skipped))
-    left_out = len(found.images) - len(train) - len(val) - len(skipped)
+        rows = {name: _drop_unreadable(found.images, some, name, skipped) for name, some in rows.items()}
+    left_out = len(found.images) - sum(map(len, rows.values())) - len(skipped)
+    if config.measuring:
+        task, targets = encode_all(found, np.concatenate([*rows.values()]), config)
+        tables: tuple[Table, ...] = ()
+    else:
+        _check_some(found, rows["train"], rows["val"], skipped)
+        names, targets = encode_labels(found, rows["train"], rows["val"], config)
+        rows["test"] = without_unknown(found, rows["test"], names)
+        _warn_of_case(names)
+        task = make_task(found.kind, names, targets[rows["train"]])
+        tables = (target_table(targets[rows["train"]], targets[rows["val"]], task),)
+        _say_held_out(split, len(rows["test"]), config)
     if left_out:
         structlog.get_logger().warning("images of other splits are left out", images=left_out)
-    return data
+    parts = {name: ImageSplit(found.images, some, targets[some]) for name, some in rows.items()}
+    return Data(
+        train=parts["train"],
+        val=parts["val"],
+        test=parts["test"] if len(parts["test"]) else None,
+        task=task,
+        fingerprint=found.fingerprint,
+        tables=tables,
+        skipped=tuple(skipped),
+        has_splits=found.splits is not None,
+        total=len(found.images),
+    )
+
+
+def _say_held_out(split: SplitRows, kept: int, config: RunConfig) -> None:
+    """Say that a source with a training split and no validation split has images of the one held out for the other."""
+    if not split.held_out:
+        return
+    folds, fold = config.data.folds, config.data.fold or 0
+    how = {"data.fold": f"{fold} of {folds}"} if folds else {"data.val_fraction": fraction_held_out(config)}
+    test = f"; its {kept} test images are kept for the end" if kept else ""
+    structlog.get_logger().warning(
+        f"{config.data.source} has no validation split: {len(split.val)} of its {len(split.train) + len(split.val)} "
+        f"training images are held out{test}",
+        **how,
+    )
 
 
 def _drop_unreadable(images: ImageSource, rows: Numbers, split: str, skipped: list[tuple[str, str]]) -> Numbers:
@@ -139,41 +146,6 @@ def _warn_of_case(names: Sequence[str]) -> None:
     alike = [name for name in names if folded[name.casefold()] > 1]
     if alike:
         structlog.get_logger().warning("names that differ in nothing but case", names=", ".join(alike))
-
-
-def build_data_object(train: ImageSplit, val: ImageSplit, task: Task, mark: str) -> Data:
-    """Put splits, task and fingerprint together, with a table of the targets."""
-    return Data(train, val, task, mark, (target_table(train.targets, val.targets, task),))
-
-
-def _encode_labels(found: LabelledImages, train: Numbers, val: Numbers) -> tuple[tuple[str, ...], Numbers]:
-    """Return the names, and the targets of every image as numbers; of images in neither split they mean nothing."""
-    if found.names:
-        return found.names, np.asarray(found.values)
-    several = found.kind == "multilabel"
-    here, there = ({name for row in rows for name in _labels_of(found, row)} for rows in (train, val))
-    only = sorted(there - here)
-    if only:
-        what = "label" if several else "class"
-        raise UserError(f"{what} {only[0]!r} is in validation but not in training, so it could not be learnt")
-    names = tuple(sorted(here))
-    code = {name: index for index, name in enumerate(names)}
-    if several:
-        return names, _matrix(found.values, code)
-    return names, np.fromiter((code.get(value, 0) for value in found.values), np.int64, len(found.values))
-
-
-def _labels_of(found: LabelledImages, row: int) -> Sequence[str]:
-    """Return the labels of an image, or its one class."""
-    value = found.values[row]
-    return value if found.kind == "multilabel" else (value,)
-
-
-def _matrix(values: Sequence[Any] | Numbers, code: Mapping[str, int]) -> Numbers:
-    matrix = np.zeros((len(values), len(code)), dtype=np.uint8)
-    for row, labels in enumerate(values):
-        matrix[row, [code[label] for label in labels if label in code]] = 1
-    return matrix
 
 
 def fingerprint(rows: Iterable[tuple[object, ...]]) -> str:

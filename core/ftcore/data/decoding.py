@@ -1,4 +1,4 @@
-"""Read picture files: whole, upright, 8 bits a channel; or say by name what is wrong with one."""
+"""Read pictures in whatever form they come: whole, upright, 8 bits a channel; or say by name what is wrong with one."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import os
 import re
 import stat
 import warnings
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from inspect import iscoroutinefunction
 from io import BytesIO
 from threading import current_thread, main_thread
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from ftcore.errors import DataError
+from ftcore.errors import DataError, UserError
+
+from .pixels import apply_exif_orientation, check_channels, from_pixels, to_uint8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from PIL import ImageFile
 
+    from .pixels import Channels
 
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Endings of files that count as pictures."""
@@ -35,55 +39,143 @@ _MOST_BYTES = 2**30
 _MOST_PIXELS = 2**30 // 12
 """Where PIL begins to warn; a number of our own, for PIL's is a global variable that any library may lift."""
 
+_MIN_SCALED_PIXELS = 2_000_000
+"""A JPEG of fewer is decoded in full: a smaller scale saves milliseconds there, and is not the same picture: resized to
+its size in training it differs by grey levels where the scale does not divide its sides."""
+
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """What ends entropy-coded data of a JPEG: neither a stuffed 0xFF, nor a restart, nor a fill byte."""
 
 _MARKERS_BETWEEN_SCANS = frozenset({0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE})
 
-_EXIF_TRANSPOSE = {code: Image.Transpose(turn) for code, turn in zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True)}
 
-
-def read_image(path: str | Path, side: int | None = None) -> Image.Image:
-    """Decode a picture: upright, mode L where the file is grey and RGB where it is not, 8 bits a channel.
+def read_image(picture: Any, side: int | None = None, *, channels: Channels = "rgb") -> Image.Image:
+    """Decode a picture: upright, mode L where it is grey and RGB where it is not, 8 bits a channel.
 
     Transparent parts show white. 16-bit grey loses its low byte; floating-point grey means 0 to 1. Of an animation or
-    of several pages the first counts. Colour profiles are ignored.
+    of several pages the first counts. Colour profiles are ignored. All forms of one picture say the same; only a JPEG
+    of two megapixels or more, decoded elsewhere and so at its full size, differs by a grey level or two once resized.
 
     Args:
-        path: the file; what kind of picture it is, its content says and not its name.
+        picture: a path; the content of a file as ``bytes``, ``bytearray`` or ``memoryview``; a file that is open for
+            reading bytes, or anything else with such a ``read()``, which is read from its beginning; a PIL image; or
+            pixels, see `ftcore.data.pixels.from_pixels`. What kind of picture it is, its content says and not its name.
         side: see `decode_image`.
+        channels: order of the colours of pixels, ``rgb``, or ``bgr`` as OpenCV has them; all else says it by itself.
 
     Raises:
         DataError: the file is missing, no regular file, no picture, damaged, or absurdly large.
+        UserError: this is no form of a picture.
     """
+    return image_reader(picture, channels)(side)
+
+
+def image_reader(picture: Any, channels: Channels = "rgb") -> Callable[[int | None], Image.Image]:
+    """Return what decodes a picture at a scale, any number of times; see `read_image`.
+
+    What can be read only once is read here.
+    """
+    check_channels(channels)
+    if isinstance(picture, str | os.PathLike):
+        return partial(_read_file, picture)
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return partial(_read_content, bytes(picture), None)
+    source = _undecoded_file(picture) if isinstance(picture, Image.Image) else picture
+    if hasattr(source, "read"):
+        return partial(_read_content, _stream_content(source), _stream_name(source))
+    image = _from_image(picture) if isinstance(picture, Image.Image) else from_pixels(picture, channels)
+    return lambda _side: image
+
+
+def is_one_picture(item: Any) -> bool:
+    """Whether something is a picture, in a form that `read_image` takes, and not several."""
+    if isinstance(item, str | os.PathLike | bytes | bytearray | memoryview | Image.Image) or hasattr(item, "read"):
+        return True
+    kind = getattr(getattr(item, "dtype", None), "kind", "u")  # rows of paths are no pixels
+    return 0 < getattr(item, "ndim", 4) < 4 and kind in "biuf"
+
+
+def _read_file(path: str | os.PathLike[str], side: int | None) -> Image.Image:
     with _as_data_error(path), open(path, "rb", opener=_open) as file:
         data = file.read()
     return decode_image(data, path, side)
 
 
-def decode_image(data: bytes, name: str | Path, side: int | None = None) -> Image.Image:
+def _read_content(data: bytes, name: str | None, side: int | None) -> Image.Image:
+    return decode_image(data, name or f"of {len(data):,} bytes", side)
+
+
+def _undecoded_file(image: Image.Image) -> Any:
+    """Return the file of an image of which PIL has read no more than the header: it may be decoded as any file."""
+    file = getattr(image, "fp", None)
+    waits = image.format in {*_FORMATS, "MPO"} and bool(getattr(image, "tile", None)) and not image.tell()
+    return file if waits and not getattr(file, "closed", False) else None
+
+
+def _from_image(image: Image.Image) -> Image.Image:
+    """Treat the pixels of a PIL image, which stays as it is, as those of a file."""
+    with _as_data_error(f"of PIL ({image.mode}, {image.width} x {image.height})"):
+        image.load()
+        found = to_uint8(image)
+        return apply_exif_orientation(found.copy() if found is image else found, image.getexif)
+
+
+def _stream_content(file: Any) -> bytes:
+    """Read a file from its beginning, as PIL does, and leave it where it was.
+
+    Raises:
+        UserError: it gives no bytes.
+        DataError: it cannot be read.
+    """
+    name = _stream_name(file) or type(file).__name__
+    if iscoroutinefunction(file.read):
+        raise UserError(f"{type(file).__name__}.read is asynchronous; give its .file, or the bytes that it returns")
+    with _as_data_error(name):
+        place = file.tell() if hasattr(file, "seek") and _can_seek(file) else None
+        if place is not None:
+            file.seek(0)
+        data = file.read()
+        if place is not None:
+            file.seek(place)
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise UserError(f"{name}: read() gives {type(data).__name__}, and a picture is bytes; open(path, 'rb')")
+    return bytes(data)
+
+
+def _can_seek(file: Any) -> bool:
+    return bool(file.seekable()) if hasattr(file, "seekable") else hasattr(file, "tell")
+
+
+def _stream_name(file: Any) -> str | None:
+    """Return what a person calls an open file, if it says so; an upload has a `filename`."""
+    names = [getattr(file, key, None) for key in ("filename", "name")]
+    return next((name for name in names if isinstance(name, str) and name), None)
+
+
+def decode_image(data: bytes, name: str | os.PathLike[str], side: int | None = None) -> Image.Image:
     """Decode a picture that is in memory, as `read_image` does a file.
 
     Args:
         data: the content of a picture file.
         name: what a person calls it, for messages.
-        side: a JPEG may be decoded at a half, quarter or eighth of its size, its shorter side at least this long.
+        side: a JPEG of two megapixels or more may be decoded at a half, quarter or eighth of its size, its shorter side
+            at least this long.
 
     Raises:
         DataError: it is no picture, damaged, or absurdly large.
     """
     with _as_data_error(name):
-        if not data:
-            raise ValueError("it is empty")
+        if not 0 < len(data) <= _MOST_BYTES:
+            raise ValueError(f"no picture holds {len(data)} bytes" if data else "it is empty")
         if data.startswith(b"\xff\xd8\xff"):
             _check_jpeg_complete(data)
         elif data.startswith(b"\x89PNG"):
             _header(BytesIO(data)).verify()  # checksums, which decoding leaves out
         with _header(BytesIO(data)) as image:
-            if side:
+            if side and image.width * image.height >= _MIN_SCALED_PIXELS:
                 image.draft(None, (side, side))
             image.load()
-            return _apply_exif_orientation(_to_uint8(image), image.getexif)
+            return apply_exif_orientation(to_uint8(image), image.getexif)
 
 
 def check_image(path: str | Path) -> None:
@@ -126,7 +218,7 @@ def ignore_warnings() -> Iterator[None]:
 
 
 @contextmanager
-def _as_data_error(path: str | Path) -> Iterator[None]:
+def _as_data_error(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn whatever goes wrong into a `DataError` that names the file, in letters that any terminal can print."""
     try:
         with ignore_warnings() if current_thread() is main_thread() else nullcontext():
@@ -175,53 +267,3 @@ def _check_jpeg_complete(data: bytes) -> None:
         in_scans = in_scans or marker == 0xDA
         position += int.from_bytes(data[position : position + 2], "big")
     raise ValueError(f"image file is truncated: its {len(data)} bytes hold no end of the JPEG data")
-
-
-def _apply_exif_orientation(image: Image.Image, exif: Callable[[], Image.Exif]) -> Image.Image:
-    """Turn a picture, and drop the tags that would have it turned once more."""
-    turn = None
-    with suppress(Exception):  # damaged EXIF can raise anything, and says nothing about the pixels
-        turn = _EXIF_TRANSPOSE.get(exif()[ExifTags.Base.Orientation])
-    if turn is not None:
-        image = image.transpose(turn)
-    image.info = {}
-    return image
-
-
-def _to_uint8(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_scaled(image))
-    if image.has_transparency_data:
-        return _flatten_alpha_on_white(image)
-    if image.mode == "LAB":
-        return _from_lab(image)
-    return image if image.mode in {"L", "RGB"} else image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _scaled(image: Image.Image) -> np.ndarray:
-    """Scale deep grey; PIL's own conversion would clip it to white, and floating-point grey to black."""
-    values = np.asarray(image)
-    low, high, most = values.min(), values.max(), 1 if image.mode == "F" else 65535
-    if not (low >= 0 and high <= most):  # NaN is outside, too
-        raise ValueError(f"grey values of mode {image.mode} must be 0 to {most}; these are {low} to {high}")
-    if image.mode == "F":
-        return (values * 255).round().astype(np.uint8)
-    tags = getattr(image, "tag_v2", {})  # TIFF; PIL leaves to us that white may be 0, or a sample 12 bits
-    deep = 65535 - values if tags.get(ExifTags.Base.PhotometricInterpretation) == 0 else values
-    return (deep >> (4 if tags.get(ExifTags.Base.BitsPerSample) == (12,) else 8)).astype(np.uint8)
-
-
-def _flatten_alpha_on_white(image: Image.Image) -> Image.Image:
-    layers = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-    mode = "L" if image.mode in {"1", "L", "LA", "La"} else "RGB"
-    white = Image.new(mode, image.size, "white")
-    white.paste(layers.convert(mode), mask=layers.getchannel("A"))
-    return white
-
-
-def _from_lab(image: Image.Image) -> Image.Image:
-    from PIL import ImageCms
-
-    lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    exact = ImageCms.Flags.NOOPTIMIZE  # its shortcut is 5 grey levels off in the shadows
-    return ImageCms.buildTransform(lab, rgb, "LAB", "RGB", flags=exact).apply(image)

@@ -16,7 +16,7 @@ from ftcore.types.data import TwoStageTransform, identity, to_two_stage
 
 from .batch_sharding import local_part
 from .files import CORRUPT_IMAGE_HINT
-from .targets import encode_targets
+from .targets import TargetError, checked_target, encode_targets
 from .workers import WorkerPids, iterate_with_watchdog
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ class TransformedDataset:
     """A split with its transform, asked by ``(epoch, index)``.
 
     A sample that cannot be read comes back as its `DataError`: raised in a worker process, it would reach the user
-    wrapped in a traceback. Another error of the transform carries `origin` as a note, which says whose transform it is.
+    wrapped in a traceback; so does a target that the task does not have, whose error names `data_origin`. Another error
+    of the transform carries `origin` as a note, which says whose transform it is.
     """
 
     samples: SampleDataset
@@ -132,18 +133,20 @@ class TransformedDataset:
     seed: int | None = None
     cache: DecodedImageCache | None = None
     origin: str = ""
+    data_origin: str = "the data"
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, Any, int] | DataError:
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, Any, int] | UserError:
         epoch, index = place
         try:
             image, target = self._prepared(index)
+            target = checked_target(target, self.task, self.data_origin, f"{index}, {self.samples.name(index)},")
             if self.seed is not None:
                 seed_everything(derive_seed("augment", self.seed, epoch, index))
             return self._transformed(self.transform.to_tensor, image), target, index
-        except DataError as error:
+        except (DataError, TargetError) as error:
             return error
 
     def _prepared(self, index: int) -> tuple[Any, Any]:
@@ -167,10 +170,10 @@ class TransformedDataset:
                 blame_plugin(error, self.origin)
             raise
 
-    def collate(self, items: list[tuple[Tensor, Any, int] | DataError]) -> Batch | UserError:
+    def collate(self, items: list[tuple[Tensor, Any, int] | UserError]) -> Batch | UserError:
         """Stack samples into a batch."""
         for item in items:
-            if isinstance(item, DataError):
+            if isinstance(item, UserError):
                 return item
         images, targets, indices = zip(*items, strict=True)
         batch = Batch(torch.stack(images), encode_targets(targets, self.task), torch.tensor(indices))

@@ -133,7 +133,9 @@ def _known(store: sqlite3.Connection, keys: Sequence[str]) -> dict[str, ImageSca
 
 
 def _keep(store: sqlite3.Connection, seen: Sequence[tuple[str, ImageScan]]) -> None:
-    rows = [(key, json.dumps(astuple(value))) for key, value in seen if not key.startswith(_MISSING_KEY)]
+    rows = [
+        (key, json.dumps(astuple(value), allow_nan=False)) for key, value in seen if not key.startswith(_MISSING_KEY)
+    ]
     with store:
         store.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?)", rows)
 

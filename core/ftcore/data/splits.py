@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from attrs import frozen
 
 from ftcore.errors import UserError
 
@@ -24,8 +26,27 @@ VAL_FRACTION = 0.2
 
 TRAIN_NAMES = ("train", "training")
 
-VAL_NAMES = ("val", "valid", "validation", "dev", "test")
-"""What a source may call its splits; for validation, the first that is there."""
+VAL_NAMES = ("val", "valid", "validation", "dev")
+
+TEST_NAMES = ("test", "testing")
+"""What a source may call its splits; of several names for one, the first that is there."""
+
+
+@frozen(eq=False)
+class SplitRows:
+    """Which rows of a source are in which split, each sorted.
+
+    Attributes:
+        train: to learn from.
+        val: to measure on after each epoch.
+        test: to measure on at the end.
+        held_out: whether `val` was taken out of a training split of the source, which has no validation split.
+    """
+
+    train: Rows
+    val: Rows
+    test: Rows
+    held_out: bool = False
 
 
 def split_indices(
@@ -35,8 +56,11 @@ def split_indices(
     classes: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     given: Sequence[str] | None = None,
-) -> tuple[Rows, Rows]:
-    """Return the rows 0..count-1 of training and of validation, each sorted.
+) -> SplitRows:
+    """Say in which split each of the rows 0..count-1 is.
+
+    Without a validation split of its own, a source has images of its training split held out. With
+    `RunConfig.measuring`, nothing is held out, and all rows of a source without splits are in `test`.
 
     Args:
         count: number of images.
@@ -48,48 +72,74 @@ def split_indices(
     Raises:
         UserError: a split that cannot be made, or a setting that has nothing to act on.
     """
+    nothing, everything = np.arange(0), np.arange(count)
+    if config.measuring:
+        return SplitRows(nothing, nothing, everything) if given is None else _split_by_name(given, config)
     if config.data.folds is None and config.data.fold is not None:
         raise UserError(f"data.fold does nothing without data.folds ({config.origin('data.fold')})")
-    if given is not None:
-        train, val = _split_by_name(given, config)
-        _check_groups_not_split(groups, train, val, config)
-        return train, val
-    if classes is not None:
-        _check_not_alone(classes)
-    if config.data.folds is not None:
-        return _kfold_split(count, config, classes, groups)
+    named = SplitRows(everything, nothing, nothing) if given is None else _split_by_name(given, config)
+    if len(named.val):
+        _check_nothing_held_out(config)
+    else:
+        train, val = _hold_out(named.train, config, classes, groups)
+        named = SplitRows(train, val, named.test, held_out=given is not None)
     if groups is not None:
-        return _group_split(count, config, classes, groups)
-    return _random_split(count, config, classes)
+        _check_groups_not_split(groups, named, config)
+    return named
 
 
-def _fraction(config: RunConfig) -> float:
-    return config.data.val_fraction or VAL_FRACTION
+def _split_by_name(given: Sequence[str], config: RunConfig) -> SplitRows:
+    names = np.char.lower(np.asarray(given, dtype=str))
+    counts = Counter(names.tolist())
+    known = (TRAIN_NAMES, VAL_NAMES, TEST_NAMES)
+    chosen = [next((name for name in spellings if counts[name]), None) for spellings in known]
+    if chosen[0] is None and not (config.measuring and any(chosen)):
+        found = ", ".join(f"{name!r} ({number})" for name, number in counts.most_common(8)) or "none"
+        expected = [*TRAIN_NAMES, *VAL_NAMES, *TEST_NAMES] if config.measuring else TRAIN_NAMES
+        raise UserError(
+            f"{config.data.source}: no {'split to measure' if config.measuring else 'training split'}; expected one "
+            f"called {' or '.join(expected)}, found {found}"
+        )
+    train, val, test = (np.flatnonzero(names == name) if name else np.arange(0) for name in chosen)
+    return SplitRows(train, val, test)
 
 
-def _split_by_name(given: Sequence[str], config: RunConfig) -> tuple[Rows, Rows]:
+def _check_nothing_held_out(config: RunConfig) -> None:
     for key in ("val_fraction", "split_seed", "folds"):
         if getattr(config.data, key) is not None:
             raise UserError(
-                f"data.{key} does nothing: {config.data.source} has splits of its own ({config.origin(f'data.{key}')})"
+                f"data.{key} does nothing: {config.data.source} has a validation split of its own "
+                f"({config.origin(f'data.{key}')})"
             )
-    given = [name.lower() for name in given]
-    counts = Counter(given)
-    train, val = (next((name for name in names if counts[name]), None) for names in (TRAIN_NAMES, VAL_NAMES))
-    if train is None or val is None:
-        found = ", ".join(f"{name!r} ({number})" for name, number in counts.most_common(8)) or "none"
-        raise UserError(
-            f"{config.data.source}: no {'training' if train is None else 'validation'} split; expected one called "
-            f"{' or '.join(TRAIN_NAMES if train is None else VAL_NAMES)}, found {found}"
-        )
-    names = np.asarray(given)
-    return np.flatnonzero(names == train), np.flatnonzero(names == val)
 
 
-def _check_groups_not_split(groups: Sequence[str] | None, train: Rows, val: Rows, config: RunConfig) -> None:
-    both = {groups[row] for row in train} & {groups[row] for row in val} if groups is not None else set()
-    if both:
-        raise UserError(f"{config.data.source}: group {min(both)!r} is in training and in validation")
+def _hold_out(
+    rows: Rows, config: RunConfig, classes: Sequence[str] | None, groups: Sequence[str] | None
+) -> tuple[Rows, Rows]:
+    """Take validation out of some rows: by lot, by group or in folds."""
+    classes, groups = ([values[row] for row in rows] if values is not None else None for values in (classes, groups))
+    if classes is not None:
+        _check_not_alone(classes)
+    if config.data.folds is not None:
+        train, val = _kfold_split(len(rows), config, classes, groups)
+    elif groups is not None:
+        train, val = _group_split(len(rows), config, classes, groups)
+    else:
+        train, val = _random_split(len(rows), config, classes)
+    return rows[train], rows[val]
+
+
+def _check_groups_not_split(groups: Sequence[str], rows: SplitRows, config: RunConfig) -> None:
+    members = {"training": rows.train, "validation": rows.val, "test": rows.test}
+    for one, other in combinations(members, 2):
+        both = {groups[row] for row in members[one]} & {groups[row] for row in members[other]}
+        if both:
+            raise UserError(f"{config.data.source}: group {min(both)!r} is in {one} and in {other}")
+
+
+def fraction_held_out(config: RunConfig) -> float:
+    """Return the share of the images that is held out."""
+    return config.data.val_fraction or VAL_FRACTION
 
 
 def _check_not_alone(classes: Sequence[str]) -> None:
@@ -101,7 +151,7 @@ def _check_not_alone(classes: Sequence[str]) -> None:
 def _random_split(count: int, config: RunConfig, classes: Sequence[str] | None) -> tuple[Rows, Rows]:
     from sklearn.model_selection import train_test_split
 
-    fraction, seed = _fraction(config), config.data.split_seed or 0
+    fraction, seed = fraction_held_out(config), config.data.split_seed or 0
     try:
         train, val = train_test_split(np.arange(count), test_size=fraction, stratify=classes, random_state=seed)
     except ValueError as error:
@@ -117,7 +167,7 @@ def _group_split(
 ) -> tuple[Rows, Rows]:
     """Hold out whole groups: about `val_fraction` of the images, classes as evenly as the groups allow."""
     _check_groups(groups, 2, config)
-    fraction = _fraction(config)
+    fraction = fraction_held_out(config)
     most = max(Counter(classes).values()) if classes is not None else count
     parts = min(len(set(groups)), most, max(2, round(1 / min(fraction, 1 - fraction))))
     cuts = _kfold_splits(count, config, classes, groups, parts)

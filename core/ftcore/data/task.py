@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -55,14 +56,20 @@ def _regression(names: tuple[str, ...], train: Numbers) -> Task:
     return Task("regression", names, images=len(train), mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
+def significant_digits(mean: float, std: float) -> int:
+    """Return with how many digits to spell a target so that six of them are within its spread, 15 at most."""
+    return 6 + min(max(0, math.floor(math.log10(max(abs(mean), std) / std))), 9)
+
+
 def target_table(train: Numbers, val: Numbers, task: Task) -> Table:
     """Show how many images each class or label has in each split, or how each regression target is spread."""
     if task.kind == "regression":
-        rows = [
-            (name, *(f"{float(value):.4g}" for value in (c.mean(), c.std(), c.min(), c.max())))
-            for name, c in zip(task.names, train.T, strict=True)
-        ]
-        return Table(f"targets of {len(train)} images", ("target", "mean", "std", "min", "max"), tuple(rows))
+        spreads = []
+        for name, c in zip(task.names, train.T, strict=True):
+            mean, std, low, high = map(float, (c.mean(), c.std(), c.min(), c.max()))
+            digits = significant_digits(mean, std) - 2
+            spreads.append((name, f"{mean:.{digits}g}", f"{std:.4g}", f"{low:.{digits}g}", f"{high:.{digits}g}"))
+        return Table(f"targets of {len(train)} images", ("target", "mean", "std", "min", "max"), tuple(spreads))
     there = images_per_name(val, task.kind, task.outputs)
     title = "images" if task.kind == "classification" else f"images with each label, of {len(train)} and {len(val)}"
     numbers = zip(task.names, task.counts, there.tolist(), strict=True)

@@ -125,7 +125,7 @@ class ProcessInfo:
         """
         if not self.started:
             return True
-        mine, deadline = json.dumps([self.rank, code, why]), time.monotonic() + wait
+        mine, deadline = json.dumps([self.rank, code, why], allow_nan=False), time.monotonic() + wait
         try:
             while time.monotonic() < deadline and not self.store.check([_FAILED]):
                 time.sleep(0.05)

@@ -122,7 +122,7 @@ def _rendezvous(rank: int, world_size: int) -> ProcessInfo:
     if rank == 0:
         base.set("ftcore/attempt", word)
         words = [_answer(base, other, word) for other in range(1, world_size)]
-        base.set(f"ftcore/{word}", json.dumps(words))
+        base.set(f"ftcore/{word}", json.dumps(words, allow_nan=False))
         return ProcessInfo(rank, world_size, local, word, base)
     while True:
         attempt = base.get("ftcore/attempt").decode()

@@ -10,6 +10,7 @@ import structlog
 
 from ftcore.checkpoints import atomic, manifest
 from ftcore.errors import UserError, format_names
+from ftcore.runs.manifest import read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,7 +117,7 @@ def warn_if_splits_differ(runs: Sequence[Path]) -> None:
     from ftcore.config.load import load_config
 
     known = [run for run in runs if (run / "config.toml").is_file()]
-    splits = {run: _split(load_config(run / "config.toml").data) for run in known}
+    splits = {run: _split(run, load_config(run / "config.toml").data) for run in known}
     others = [str(run) for run in known[1:] if splits[run] != splits[known[0]]]
     if others:
         structlog.get_logger().warning(
@@ -126,5 +127,8 @@ def warn_if_splits_differ(runs: Sequence[Path]) -> None:
         )
 
 
-def _split(data: DataConfig) -> tuple[Any, ...]:
-    return data.source, data.val_fraction, data.split_seed, data.folds, data.fold
+def _split(run: Path, data: DataConfig) -> tuple[Any, ...]:
+    """Return what decides who is in which split, and how many that were."""
+    written = read_manifest(run)["data"] if (run / "manifest.json").is_file() else {}
+    numbers = (written.get("train"), written.get("val"))
+    return data.source, data.val_fraction, data.split_seed, data.folds, data.fold, numbers

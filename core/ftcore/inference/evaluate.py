@@ -10,18 +10,24 @@ import torch
 from attrs import evolve, frozen
 
 from ftcore.config.load import load_run_config
-from ftcore.config.schema import DataConfig
 from ftcore.data.dataset import ImageSplit
 from ftcore.data.loader import TransformedDataset, default_workers, make_batches
 from ftcore.data.targets import decode_targets
-from ftcore.errors import UserError, format_names
+from ftcore.errors import UserError
 from ftcore.plugins.calls import HookCalls
 from ftcore.plugins.startup import activate
-from ftcore.runs.manifest import read_manifest
 from ftcore.system.cpu import retain_freed_memory, set_threads
 from ftcore.types.table import Table
 
 from . import load
+from .measured_data import (
+    MeasuredData,
+    RemappedTargets,
+    check_learnt,
+    check_names,
+    choose_split,
+    config_to_measure,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,15 +37,12 @@ if TYPE_CHECKING:
 
     from ftcore.config.schema import RunConfig
     from ftcore.data.loader import Batch, EpochLoader
-    from ftcore.types.data import Data, SampleDataset, Task
+    from ftcore.types.data import SampleDataset, Task
     from ftcore.types.distributed import Placement
     from ftcore.types.training import Loss, Precision
 
     from .model import Member, Model
 
-
-SPLIT_NAMES = {"train": ("train",), "val": ("val",), "all": ("train", "val")}
-"""What may be measured on -> the splits of the data that it is made of."""
 
 MAX_MATRIX_CLASSES = 30
 """Most classes of which a matrix is printed."""
@@ -56,7 +59,7 @@ class Evaluation:
         loss: the run's, or None where it cannot be built.
         metrics: the run's, by name.
         config: of the run, with the data that is measured on.
-        split: a key of `SPLIT_NAMES`.
+        measured: which pictures of the data.
     """
 
     model: Model
@@ -65,12 +68,17 @@ class Evaluation:
     loss: Loss | None
     metrics: Mapping[str, Any]
     config: RunConfig
-    split: str
+    measured: MeasuredData
 
     @property
     def images(self) -> int:
         """How many are measured on."""
         return sum(len(batches.samples) for batches in self.loaders[0])
+
+    @property
+    def measured_on(self) -> str:
+        """What is measured on, for people: ``12 of 60 pictures of photos, split val``."""
+        return f"{self.images} of {self.measured.total} pictures of {self.config.data.source}{self.measured.which}"
 
     def batches(self) -> Iterator[tuple[Batch, ...]]:
         """Yield the same samples as each member wants them."""
@@ -78,33 +86,33 @@ class Evaluation:
         return zip(*each, strict=True)
 
 
-def prepare(folder: Path, source: str | None = None, split: str = "val") -> Evaluation:
+def prepare(folder: Path, source: str | None = None, split: str | None = None) -> Evaluation:
     """Build everything that an evaluation needs; decode no image yet.
 
     Args:
         folder: of a run, an ensemble or a soup; config and plugins are those of its ``config.toml``.
-        source: other data, as in ``data.source``; then settings that split the run's own do not count. Its classes or
-            labels may be fewer than the model's; a label that it does not know counts as absent.
-        split: a key of `SPLIT_NAMES`.
+        source: other data, as in ``data.source``; then settings that split the run's own do not count: nothing is held
+            out. Its classes or labels may be fewer than the model's; a label that it does not know counts as absent.
+        split: see `ftcore.inference.measured_data.choose_split`.
 
     Raises:
-        UserError: the folder holds no model, or the data is of another kind or has names that the model does not know.
+        UserError: the folder holds no model, the data has no such split, is of another kind, or has names that the
+            model does not know.
     """
     model = load.load(folder)
     asked = load_run_config(folder)
     set_threads(asked.train.threads)
     retain_freed_memory()
-    host = activate(asked if source is None else _config_for_other_data(asked, source, model.task))
+    host = activate(config_to_measure(asked, source, split, model.task))
     calls = HookCalls(host)
     data = calls.build_data(host.config.data.source)
-    check_names(folder, model.task, host.config.data.source, data.task)
-    if source is None:
-        _warn_of_change(folder, data)
+    measured = choose_split(data, split, host.config)
+    check_names(folder, model.task, host.config.data.source, measured)
+    check_learnt(folder, data, measured, source)
     placements = [calls.wrap_devices(m.module, m.network.heads, m.network.backbone) for m in model.members]
     device = placements[0].device
-    splits = [getattr(data, name) for name in SPLIT_NAMES[split]]
     loaders = tuple(
-        tuple(_loader(samples, data.task, member, model, host.config, device) for samples in splits)
+        tuple(_loader(samples, measured.task, member, model, host.config, device) for samples in measured.samples)
         for member in model.members
     )
     return Evaluation(
@@ -114,33 +122,8 @@ def prepare(folder: Path, source: str | None = None, split: str = "val") -> Eval
         loss=_loss(calls, model.task, device),
         metrics={name: metric.to(device) for name, metric in calls.make_metrics(model.task).items()},
         config=host.config,
-        split=split,
+        measured=measured,
     )
-
-
-def _config_for_other_data(config: RunConfig, source: str, task: Task) -> RunConfig:
-    """Ask for other data, and for the same kind of task."""
-    data = DataConfig(source=source, task=task.kind, on_corrupt=config.data.on_corrupt)
-    return evolve(config, data=data, origins={**config.origins, "data.source": f"--data {source}"})
-
-
-def check_names(folder: Path, task: Task, source: str | None, other: Task) -> None:
-    """Refuse data that the model cannot answer for: of another kind, or with names that it does not know."""
-    if task.kind != other.kind:
-        raise UserError(f"{folder} was trained for {task.kind}, and {source} is for {other.kind}")
-    unknown, missing = set(other.names) - set(task.names), set(task.names) - set(other.names)
-    if unknown or (task.kind == "regression" and missing):
-        what = {"classification": "classes", "multilabel": "labels", "regression": "targets"}[task.kind]
-        raise UserError(
-            f"the {what} differ: {source} has {format_names(other.names)}; {folder} knows {format_names(task.names)}; "
-            f"unknown: {format_names(unknown)}"
-        )
-
-
-def _warn_of_change(folder: Path, data: Data) -> None:
-    known = read_manifest(folder)["data"] if (folder / "manifest.json").is_file() else None
-    if known and known["fingerprint"] != data.fingerprint:
-        structlog.get_logger().warning("the data has changed since the run", folder=str(folder))
 
 
 def _move_to_devices(model: Model, placements: Sequence[Placement]) -> Model:
@@ -156,46 +139,13 @@ def _loader(
     if isinstance(samples, ImageSplit):
         samples = evolve(samples, side=steps.min_decode_side)
     if given.names != model.task.names:
-        samples = RemappedTargets(samples, tuple(map(model.task.names.index, given.names)), model.task)
+        places = {name: place for place, name in enumerate(model.task.names)}
+        samples = RemappedTargets(samples, tuple(places.get(name) for name in given.names), model.task)
     workers = default_workers(device) if config.train.workers is None else config.train.workers
     workers = -(-workers // len(model.members))
     prepared = TransformedDataset(samples, steps, model.task)
     size, on_device = config.train.effective_eval_batch_size, member.transforms.on_device
     return make_batches(prepared, size, workers, device, on_device_transform=on_device)
-
-
-@frozen(eq=False)
-class RemappedTargets:
-    """Samples of other data with their targets in the order of a model's names.
-
-    Attributes:
-        samples: of the data.
-        places: for each of the data's names, its place among the model's.
-        task: of the model.
-    """
-
-    samples: SampleDataset
-    places: tuple[int, ...]
-    task: Task
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
-        image, target = self.samples[index]
-        return image, self._moved(target)
-
-    def name(self, index: int) -> str:
-        """Return what a person calls the sample."""
-        return self.samples.name(index)
-
-    def _moved(self, target: Any) -> Any:
-        if self.task.kind == "classification":
-            return self.places[target]
-        row = [0.0] * self.task.outputs
-        for place, value in zip(self.places, target, strict=True):
-            row[place] = value
-        return tuple(row)
 
 
 def _loss(calls: HookCalls, task: Task, device: torch.device) -> Loss | None:
@@ -242,10 +192,13 @@ def compute_metrics(evaluation: Evaluation, *, tta: bool = False) -> dict[str, A
 
 def tables(evaluation: Evaluation, metrics: Mapping[str, Any]) -> list[Table]:
     """Show metrics: single numbers, those of each name, and small matrices."""
-    names, source = evaluation.model.task.names, evaluation.config.data.source
+    names = evaluation.model.task.names
     single = {name: value for name, value in metrics.items() if isinstance(value, float | int)}
-    title = f"{evaluation.split} of {source}: {evaluation.images} images"
-    shown = [Table(title, ("metric", "value"), tuple((name, f"{value:.6g}") for name, value in single.items()))]
+    shown = [
+        Table(
+            evaluation.measured_on, ("metric", "value"), tuple((name, f"{value:.6g}") for name, value in single.items())
+        )
+    ]
     several = {name: value for name, value in metrics.items() if name not in single and len(value) == len(names)}
     flat = {name: value for name, value in several.items() if not isinstance(value[0], list)}
     if flat:
@@ -263,8 +216,9 @@ def to_dict(folder: Path, evaluation: Evaluation, metrics: Mapping[str, Any], *,
     return {
         "folder": str(folder),
         "data": evaluation.config.data.source,
-        "split": evaluation.split,
+        "split": evaluation.measured.split,
         "images": evaluation.images,
+        "total": evaluation.measured.total,
         "tta": tta,
         "metrics": dict(metrics),
     }

@@ -171,7 +171,7 @@ def _write_safetensors(model: Model, saved: SavedModel, file: Path) -> float:
 
     whole, _ = _build_export_module(model)
     spec = saved.spec
-    facts = {"classes": model.task.names, "mean": spec.mean, "std": spec.std, "size": spec.size}
+    facts = {"classes": model.task.names, "size": spec.size, **spec.data_config()}
     save_model(whole.network, str(file), {name: json.dumps(value) for name, value in facts.items()})
     read, state = load_file(file), whole.network.state_dict()
     return max(float((read[name].float() - state[name].float()).abs().max()) for name in read if read[name].numel())
@@ -200,7 +200,9 @@ def _write_onnx(model: Model, saved: SavedModel, file: Path) -> float:
         made: Any = torch.onnx.export(
             _program(whole, images), input_names=["images"], output_names=["probabilities"], dynamo=True
         )
-    facts = {"classes": model.task.names, "task": model.task.kind, "size": saved.spec.size}
+    spec, inside = saved.spec, ("mean", "std")  # the file normalises by itself, and who reads it must not
+    seen = {name: value for name, value in spec.data_config().items() if name not in inside}
+    facts = {"classes": model.task.names, "task": model.task.kind, "size": spec.size, "fill": spec.fill, **seen}
     made.model.metadata_props.update({name: json.dumps(value) for name, value in facts.items()})
     made.save(str(file))
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ftcore.data.pixels import Channels
+
     from .model import Member, Model
     from .predict import Prediction
 
@@ -70,7 +72,7 @@ class HeatMap:
         return Image.blend(picture, Image.fromarray(INFERNO[spread]), OPACITY)
 
 
-def explain_prediction(model: Model, picture: Image.Image | Path, name: str) -> HeatMap:
+def explain_prediction(model: Model, picture: Any, name: str, *, channels: Channels = "rgb") -> HeatMap:
     """Ask why a class, a label or a number is what it is.
 
     Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2): with the feature maps A_k of a module and the
@@ -80,8 +82,9 @@ def explain_prediction(model: Model, picture: Image.Image | Path, name: str) -> 
 
     Args:
         model: with one network, which sees pictures.
-        picture: a PIL image, or a file.
+        picture: in any form that `ftcore.inference.model.Model.predict` takes.
         name: one of the task's names.
+        channels: order of the colours in an array; see there.
 
     Raises:
         UserError: the model is an ensemble, reads texts, or has no such module.
@@ -94,7 +97,7 @@ def explain_prediction(model: Model, picture: Image.Image | Path, name: str) -> 
     (member,) = model.members
     if isinstance(member.network.spec, TokenSpec):
         raise UserError("why draws on pictures, and this network reads texts")
-    _, (shown,) = prepare_input(model, picture)
+    _, (shown,) = prepare_input(model, picture, channels)
     images = member.transforms.on_device(shown[None]).requires_grad_()
     with torch.enable_grad(), _outputs_of(member.module, images.shape[-2:]) as outputs:
         score = member.outputs(images, model.task)[0, model.task.names.index(name)]

@@ -58,7 +58,7 @@ def model_card(model: Model, saved: SavedModel, hub: HubExporter, run: str) -> s
         f"`{saved.config.model.name}`, fine-tuned by ftcore on {task.images:,} {things} for {task.kind}: "
         f"{', '.join(task.names)}.",
         f"On the validation split, after epoch {saved.description['epoch']}: {numbers}.",
-        f"Input: {spec}{seen}.",
+        f"Input: {spec.preprocessing}{seen}.",
         "\n".join(["```python", *hub.usage_code("."), "```"]),
         _names(task, model.thresholds, things),
     ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from ftcore.data.decoding import is_one_picture
 from ftcore.errors import UserError
 from ftcore.types.model import TokenSpec
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from ftcore.data.pixels import Channels
     from ftcore.model.build import Network
     from ftcore.types.data import Task, Transforms
 
@@ -96,15 +97,17 @@ class Model:
             raise UserError(f"this takes one network, and an ensemble has {len(self.members)}; name one of its runs")
         return self.members[0]
 
-    def predict(self, images: Any, batch_size: int = 32) -> list[Prediction]:
+    def predict(self, images: Any, batch_size: int = 32, *, channels: Channels = "rgb") -> list[Prediction]:
         """Say what is on pictures: class or label -> probability, most probable first, or numbers in their own unit.
 
         Args:
-            images: one picture, or any number of them: a path, the bytes of a file, a PIL image, an array (H, W) or
-                (H, W, C) or a tensor (C, H, W), both of uint8 with 1, 3 or 4 channels; one of four dimensions holds
-                several.
+            images: one picture, or any number of them: a path, or that of a folder; the bytes of a file; a file that is
+                open, as uploads are; a PIL image; an array (H, W) or (H, W, C) of uint8, its colours red, green, blue;
+                or a tensor (C, H, W). An array or a tensor of four dimensions holds several. See
+                `ftcore.data.read_image`: all forms of one picture get the same answer.
                 Of a model that reads texts: a text, a `Path` of a file with one, or any number of them.
             batch_size: pictures per forward pass.
+            channels: order of the colours in arrays and tensors: ``rgb``, or ``bgr`` for OpenCV's frames.
 
         Raises:
             UserError: something that is no picture.
@@ -112,8 +115,7 @@ class Model:
         """
         from .predict import predict_items
 
-        single = isinstance(images, str | bytes | Path) or hasattr(images, "getbands") or getattr(images, "ndim", 4) < 4
-        return list(predict_items(self, [images] if single else images, batch_size))
+        return list(predict_items(self, [images] if is_one_picture(images) else images, batch_size, channels))
 
     def outputs(self, images: Sequence[Tensor], *, tta: bool = False) -> Tensor:
         """Return outputs (N, K) float32 as those of one network, which say what all members say on average.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from ftcore.checkpoints.strict_json import to_json
+from ftcore.data.task import significant_digits
 from ftcore.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,20 +60,27 @@ class PredictionWriter:
     def line(self, found: Prediction) -> str:
         """Return one prediction."""
         if self.as_json:
-            return json.dumps(prediction_to_dict(found, self.task, self.top))
+            return to_json(prediction_to_dict(found, self.task, self.top))
         return _csv(self._row(found)) if self.as_csv else "\t".join(self._text_cells(found))
 
     def _row(self, found: Prediction) -> list[str]:
         if self.top:
             return [str(found.path), *_top_pairs(found, self.top, ".6g")]
-        predicted = {"classification": list(found.values)[:1], "multilabel": [";".join(found.labels)], "regression": []}
+        if self.task.kind == "regression":
+            return [str(found.path), *self._numbers(found).values()]
+        predicted = list(found.values)[:1] if self.task.kind == "classification" else [";".join(found.labels)]
         values = (f"{found.values[name]:.6g}" for name in self.task.names)
-        return [str(found.path), *predicted[self.task.kind], *values]
+        return [str(found.path), *predicted, *values]
+
+    def _numbers(self, found: Prediction) -> dict[str, str]:
+        """Spell each number with the digits that its spread over the training split gives a meaning."""
+        each = zip(self.task.names, self.task.mean, self.task.std, strict=True)
+        return {name: f"{found.values[name]:.{significant_digits(mean, std)}g}" for name, mean, std in each}
 
     def _text_cells(self, found: Prediction) -> list[str]:
         """Return the picture and the most probable class, or the labels that are there, or numbers."""
         if self.task.kind == "regression":
-            return [str(found.path), *(f"{name}={value:.6g}" for name, value in found.values.items())]
+            return [str(found.path), *(f"{name}={text}" for name, text in self._numbers(found).items())]
         if self.task.kind == "multilabel" and not self.top:
             return [str(found.path), *(f"{name} {found.values[name]:.4f}" for name in found.labels)]
         return [str(found.path), *_top_pairs(found, self.top or 1, ".4f")]

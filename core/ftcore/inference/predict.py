@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from functools import partial
+import os
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from ftcore.data.decoding import decode_image, find_images, read_image
+from ftcore.data.decoding import find_images, image_reader
 from ftcore.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from PIL.Image import Image
     from torch import Tensor
+
+    from ftcore.data.pixels import Channels
 
     from .model import Model
 
@@ -76,21 +77,29 @@ def _decoded(model: Model, paths: Iterable[Path]) -> Iterator[tuple[Path, tuple[
 
 def _tensors(model: Model, file: Path) -> tuple[Tensor, ...]:
     """Return a picture as each member wants it, or a text."""
-    return _transform_for_members(model, (lambda _: _text(file)) if model.is_text_model else partial(read_image, file))
+    return _transformed(model, (lambda _: _text(file)) if model.is_text_model else image_reader(file))
 
 
-def _transform_for_members(model: Model, read: Callable[[int | None], Any]) -> tuple[Tensor, ...]:
+def _transformed(model: Model, read: Callable[[int | None], Any]) -> tuple[Tensor, ...]:
     """Return what is read as each member wants it; read once for each scale that may be asked for."""
     steps = [member.transforms.evaluate for member in model.members]
     decoded = {side: read(side) for side in {step.min_decode_side for step in steps}}
     return tuple(step(decoded[step.min_decode_side]) for step in steps)
 
 
-def predict_items(model: Model, items: Iterable[Any], batch_size: int) -> Iterator[Prediction]:
+def predict_items(
+    model: Model, items: Iterable[Any], batch_size: int, channels: Channels = "rgb"
+) -> Iterator[Prediction]:
     """Yield a prediction for each of some pictures or texts; see `ftcore.inference.model.Model.predict`."""
-    waiting = iter(items)
-    while batch := [prepare_input(model, item) for item in islice(waiting, batch_size)]:
+    waiting = (one for item in items for one in _expanded(model, item))
+    while batch := [prepare_input(model, item, channels) for item in islice(waiting, batch_size)]:
         yield from _predict_batch(model, batch, tta=False)
+
+
+def _expanded(model: Model, item: Any) -> Iterable[Any]:
+    """Return the pictures of a folder, or the one item."""
+    is_path = isinstance(item, str | os.PathLike) and not model.is_text_model
+    return find_images(Path(item)) if is_path else [item]
 
 
 def predict_batch(model: Model, items: Iterable[Any], *, tta: bool = False) -> list[Prediction | DataError]:
@@ -115,50 +124,24 @@ def predict_batch(model: Model, items: Iterable[Any], *, tta: bool = False) -> l
     return [item if isinstance(item, DataError) else next(predicted) for item in found]
 
 
-def prepare_input(model: Model, item: Any) -> tuple[Path | None, tuple[Tensor, ...]]:
+def prepare_input(model: Model, item: Any, channels: Channels = "rgb") -> tuple[Path | None, tuple[Tensor, ...]]:
     """Return one picture or text as each member wants it, and the file's path if it is one.
 
     Args:
         model: that is to see it.
         item: see `ftcore.inference.model.Model.predict`.
+        channels: order of the colours of an array; see there.
 
     Raises:
         UserError: it is no picture.
         DataError: it cannot be read.
     """
-    if isinstance(item, bytes) and not model.is_text_model:
-        return None, _transform_for_members(model, partial(decode_image, item, f"of {len(item):,} bytes"))
-    if isinstance(item, Path) or (isinstance(item, str) and not model.is_text_model):
-        return Path(item), _tensors(model, Path(item))
-    picture = item if isinstance(item, str) else _picture(item)
-    return None, _transform_for_members(model, lambda _: picture)
-
-
-def _picture(pixels: Any) -> Image:
-    """Turn pixels into a picture.
-
-    Raises:
-        UserError: they are none.
-    """
-    import numpy as np
-    from PIL import Image as PILImage
-
-    if isinstance(pixels, PILImage.Image):
-        return pixels
-    is_tensor = hasattr(pixels, "detach")
-    array = pixels.detach().cpu().numpy() if is_tensor else np.asarray(pixels)
-    shape = array.shape
-    if is_tensor and array.ndim == 3:
-        array = array.transpose(1, 2, 0)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.dtype != np.uint8 or array.ndim not in {2, 3} or (array.ndim == 3 and array.shape[2] not in {3, 4}):
-        wanted = "a tensor (C, H, W)" if is_tensor else "an array (H, W) or (H, W, C)"
-        raise UserError(
-            f"a picture is a path, a PIL image, or {wanted} of uint8 with 1, 3 or 4 channels, "
-            f"not {type(pixels).__name__} {shape} of {array.dtype}"
-        )
-    return PILImage.fromarray(array)
+    if model.is_text_model:
+        if not isinstance(item, str | Path):
+            raise UserError(f"this network reads texts: a str, or the Path of a file, not {type(item).__name__}")
+        return (item, _tensors(model, item)) if isinstance(item, Path) else (None, _transformed(model, lambda _: item))
+    path = Path(item) if isinstance(item, str | os.PathLike) else None
+    return path, _transformed(model, image_reader(item, channels))
 
 
 def _text(file: Path) -> str:

@@ -48,7 +48,7 @@ class OnnxRuntimeModule(nn.Module):
         (found,) = self.session.run(None, {"images": images.cpu().numpy()})
         said = torch.as_tensor(found, device=images.device)
         if self.task.kind == "regression":
-            mean, std = (torch.tensor(value, device=said.device) for value in (self.task.mean, self.task.std))
+            mean, std = (said.new_tensor(value, dtype=torch.float64) for value in (self.task.mean, self.task.std))
             return (said - mean) / std
         least = torch.finfo(said.dtype).tiny
         return said.clamp(min=least).log() if self.task.kind == "classification" else said.logit(eps=1e-7)

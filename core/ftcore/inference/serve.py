@@ -25,6 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from ftcore.checkpoints.strict_json import to_json
 from ftcore.errors import DataError, UserError
 
 from .output import prediction_to_dict
@@ -182,7 +183,8 @@ class _Endpoints:
             raise HTTPException(422, str(found))
         self.numbers.seconds.observe(time.monotonic() - began)
         self.numbers.requests.labels(200).inc()
-        return JSONResponse(prediction_to_dict(found, self.model.task, top))
+        answer = to_json(prediction_to_dict(found, self.model.task, top))  # which a network that is NaN has none of
+        return Response(answer, media_type="application/json")
 
     async def health(self, _request: Request) -> Response:
         task, reads = self.model.task, "text" if self.model.is_text_model else "picture"

@@ -13,6 +13,7 @@ from ftcore.checkpoints import atomic
 from ftcore.config.load import load_config
 from ftcore.errors import UserError
 from ftcore.training.assemble import select_monitor
+from ftcore.training.monitoring import comparable
 from ftcore.training.state import higher_is_better
 from ftcore.types.table import Table
 
@@ -55,13 +56,13 @@ class SoupEvaluator:
         evaluation: of the first run.
         network: its network, without a wrapper.
         monitor: name of the metric that decides.
-        sign: 1 where a higher value is better, else -1.
+        higher_is_better: which way it should go.
     """
 
     evaluation: Evaluation
     network: nn.Module
     monitor: str
-    sign: int
+    higher_is_better: bool
 
     def weights(self, file: Path) -> dict[str, Tensor]:
         """Read a checkpoint: name of each parameter and buffer -> a copy on the CPU."""
@@ -74,9 +75,8 @@ class SoupEvaluator:
         return compute_metrics(self.evaluation)
 
     def value(self, metrics: Mapping[str, Any]) -> float:
-        """Return the monitored metric so that higher is better; -inf for what is no number."""
-        value = self.sign * float(metrics[self.monitor])
-        return -math.inf if math.isnan(value) else value
+        """Return the monitored metric so that higher is better; see `ftcore.training.monitoring.comparable`."""
+        return comparable(metrics[self.monitor], higher_is_better=self.higher_is_better)
 
 
 @frozen(eq=False)
@@ -199,8 +199,8 @@ def _trial(run: Path) -> SoupEvaluator:
     monitor = select_monitor(evaluation.config, metrics)
     if monitor == "loss" and evaluation.loss is None:
         raise UserError(f"{run} monitors the loss, which cannot be built: there is no metric to compare checkpoints by")
-    sign = 1 if higher_is_better(monitor, metrics) else -1
-    return SoupEvaluator(evaluation, evaluation.model.members[0].network.module, monitor, sign)
+    up = higher_is_better(monitor, metrics)
+    return SoupEvaluator(evaluation, evaluation.model.members[0].network.module, monitor, up)
 
 
 def _check_monitors(runs: Sequence[Path], trial: SoupEvaluator) -> None:

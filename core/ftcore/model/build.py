@@ -82,19 +82,22 @@ def build_network(config: RunConfig, calls: HookCalls, task: Task, spec: InputSp
 def _input(spec: InputSpec, model: ModelConfig) -> InputSpec:
     """Let the ``[model]`` section beat what came with the weights."""
     if isinstance(spec, TokenSpec):
-        given = [key for key in ("image_size", "channels", "mean", "std") if getattr(model, key) is not None]
+        given = [key for key in ("image_size", "crop", "channels", "mean", "std") if getattr(model, key) is not None]
         if given:
             raise UserError(f"model.{given[0]} is for images, and {model.name} reads texts")
         return spec
     channels = model.channels or spec.channels
-    size = (model.image_size, model.image_size) if model.image_size else spec.size
     values = {"mean": model.mean, "std": model.std}
     changes: dict[str, Any] = {
         name: (value,) * channels if isinstance(value, float) else value
         for name, value in values.items()
         if value is not None
     }
-    changed = evolve(spec, size=size, channels=channels, **changes)
+    if model.crop:
+        changes["crop_mode"] = model.crop
+    if model.crop in {"squash", "pad"}:  # who asks for the whole picture is to get it
+        changes["crop_fraction"] = 1.0
+    changed = evolve(spec, size=model.size or spec.size, channels=channels, **changes)
     for name in ("mean", "std"):
         if len(getattr(changed, name)) != channels:
             raise UserError(

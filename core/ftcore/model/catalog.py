@@ -182,6 +182,8 @@ def _write_cache(counts: dict[str, int]) -> None:
     file = _cache()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_file(file, lambda aside: aside.write_text(json.dumps(read_cache() | counts), encoding="utf-8"))
+        write_file(
+            file, lambda aside: aside.write_text(json.dumps(read_cache() | counts, allow_nan=False), encoding="utf-8")
+        )
     except OSError:  # a home that cannot be written to: it is counted again next time
         return

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_STEPS = (32, 28, 16, 14)
+"""Usual patches, strides and windows, in pixels."""
+
 
 class _ParametersOnMeta(TorchFunctionMode):
     """Lets modules make their parameters without memory, and compute with all other tensors as they like."""
@@ -123,25 +126,54 @@ def _shapes(outputs: Any) -> list[Any]:
     return [tuple(o.shape) if isinstance(o, torch.Tensor) else type(o).__name__ for o in as_tuple(outputs)]
 
 
-def accepted_image_sizes(build: Callable[[int], nn.Module], asked: int, usual: int, channels: int) -> list[int]:
-    """Return image sides near the one asked for that an architecture takes, and its usual one.
+def accepted_image_sizes(
+    build: Callable[[Any], nn.Module], asked: int | tuple[int, int], usual: int, channels: int
+) -> list[Any]:
+    """Return image sizes near the one asked for that an architecture takes, and its usual one, as one would type them.
 
     Args:
-        build: side in pixels -> the network.
-        asked: the side that it refused.
+        build: side in pixels, or (height, width) -> the network.
+        asked: what it refused.
         usual: the side of its weights.
         channels: of the input.
+
+    Returns:
+        Sides of squares, sorted; where a rectangle was asked for, before them ``[height, width]`` of those near it.
     """
-    nearby = {asked // step * step + offset for step in (32, 28, 16, 14) for offset in (0, step)}
+    if isinstance(asked, tuple):
+        near = [size for size in _near_rectangles(asked) if accepts_image_size(build, size, channels)]
+        own = {side for side in asked if accepts_image_size(build, side, channels)}
+        return [*map(list, near), *sorted({*own, *accepted_image_sizes(build, max(asked), usual, channels)})]
+    nearby = {asked // step * step + offset for step in _STEPS for offset in (0, step)}
     tried = sorted(nearby - {asked, 0}, key=lambda side: abs(side - asked))[:6]
     tried += [usual // 2, usual * 2]
     return sorted({usual, *(side for side in tried if accepts_image_size(build, side, channels))})
 
 
-def accepts_image_size(build: Callable[[int], nn.Module], side: int, channels: int) -> bool:
-    """Whether an architecture can be built for images of this side, and trained on them."""
+def _near_rectangles(asked: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return the six sizes nearest the one asked for whose sides are multiples of a usual patch or stride."""
+    height, width = asked
+    found = {
+        (height // step * step + more, width // step * step + wider)
+        for step in _STEPS
+        for more in (0, step)
+        for wider in (0, step)
+    }
+    wanted = [size for size in found if 0 not in size and size != asked and size[0] != size[1]]
+    return sorted(wanted, key=lambda size: (abs(size[0] - height) + abs(size[1] - width), size))[:6]
+
+
+def accepts_image_size(build: Callable[[Any], nn.Module], size: int | tuple[int, int], channels: int) -> bool:
+    """Whether an architecture can be built for images of this size, and trained on them.
+
+    Args:
+        build: `size` -> the network.
+        size: side of a square in pixels, or (height, width).
+        channels: of the input.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
     try:
-        _forward_zeros(on_meta(lambda: build(side)).train(), InputSpec((side, side), channels))
+        _forward_zeros(on_meta(lambda: build(size)).train(), InputSpec((height, width), channels))
     except Exception:  # noqa: BLE001 - each architecture refuses in its own way
         return False
     return True

@@ -39,7 +39,7 @@ class HookCalls:
     def build_data(self, source: str | None) -> Data:
         """See `ftcore.hooks.build_data`."""
         data = self._call_one("build_data", Data, _no_data_message(source), source=source)
-        if data.weights is not None and not (len(data.weights) == len(data.train) and min(data.weights) > 0):
+        if data.weights is not None and not (len(data.weights) == len(data.train) and min(data.weights, default=1) > 0):
             raise self.make_error(
                 "build_data",
                 f": Data.weights must be a number > 0 for each of {len(data.train)} training samples; "
@@ -250,12 +250,19 @@ class HookCalls:
     def make_error(self, hook: str, wrong: str, by: Plugin | None = None) -> UserError:
         """Say what is wrong with an answer (or one of the answers) behind the plugins that made it and their lines."""
         makers = [by, *self.host.record[hook].wrapped] if by else self.host.contributors(hook)
-        where = " and ".join(plugin.location(impl) for plugin in makers for impl in plugin.hooks if impl.hook == hook)
-        return UserError(f"{where}{wrong}", faulty_plugins=[plugin.name for plugin in makers])
+        return UserError(f"{_locations(hook, makers)}{wrong}", faulty_plugins=[plugin.name for plugin in makers])
+
+    def makers(self, hook: str) -> str:
+        """Say which plugins made the answer of a hook, and where."""
+        return _locations(hook, self.host.contributors(hook))
 
     def _no_answer_message(self, hook: str, given: str) -> str:
         asked = ", ".join(plugin.name for plugin in self.host.record[hook].passed) or "nobody"
         return f"no plugin answered {hook} for {given}; asked: {asked}"
+
+
+def _locations(hook: str, makers: Sequence[Plugin]) -> str:
+    return " and ".join(plugin.location(impl) for plugin in makers for impl in plugin.hooks if impl.hook == hook)
 
 
 def _no_data_message(source: str | None) -> str:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from ftcore.errors import UserError, did_you_mean
 from ftcore.types.table import Table
 
 from .activation import load
-from .discovery import discover, file_hooks, load_defaults, source_file, static_hooks
+from .discovery import discover, file_hooks, load_defaults, source_file, static_facts, static_hooks
 from .lint import implementations
 from .references import resolve
 
@@ -20,11 +21,69 @@ if TYPE_CHECKING:
 
     from ftcore.config.schema import PluginRef, RunConfig
 
+    from .discovery import InstalledPlugin
     from .references import PluginReference
 
 
+KINDS = {
+    "build_data": "data",
+    "build_model": "model",
+    "build_head": "head",
+    "freeze": "freezing",
+    "make_transforms": "transforms",
+    "batch_transforms": "transforms",
+    "make_loss": "loss",
+    "make_metrics": "metrics",
+    "param_groups": "groups",
+    "make_optimizer": "optimizer",
+    "make_schedule": "schedule",
+    "make_regularizers": "regularizer",
+    "make_step": "step",
+    "make_average": "averaging",
+    "precision_context": "precision",
+    "wrap_devices": "devices",
+    "make_observers": "observer",
+    "list_models": "model",
+}
+"""Hook -> what a plugin is called that has it, and no hook above it; a recipe has none."""
+
+
+def kind_of(plugin: InstalledPlugin) -> str:
+    """Return which kind of plugin this is, from its source; ``other`` where that cannot be read."""
+    hooks = static_hooks(plugin.target) or ()
+    if static_facts(plugin.target).is_recipe:
+        return "recipe"
+    return next((kind for hook, kind in KINDS.items() if hook in hooks), "other")
+
+
+def filter_plugins(rows: list[dict[str, Any]], kind: str | None, word: str | None) -> list[dict[str, Any]]:
+    """Keep the rows of one kind, and those with a word in name, summary or hooks, or that is a synonym of the name.
+
+    Raises:
+        UserError: there is no such kind, or nothing is found.
+    """
+    kinds = sorted({row["kind"] for row in rows})
+    if kind is not None and kind not in kinds:
+        raise UserError(
+            f"--kind {kind}: no plugin is of that kind{did_you_mean(kind, kinds)}; there are {', '.join(kinds)}"
+        )
+    rows = [row for row in rows if kind in (None, row["kind"])]
+    if word is None:
+        return rows
+    plain = word.lower().replace("-", "_")
+    also = load_defaults().SYNONYMS.get(plain, ())
+    found = [
+        row
+        for row in rows
+        if row["name"] in also or word.lower() in f"{row['name']} {row['summary']} {row['hooks']} {row['kind']}".lower()
+    ]
+    if not found:
+        raise UserError(f"no plugin has {word!r} in its name or description; `ftcore plugins` lists all")
+    return found
+
+
 def list_plugins(config: RunConfig) -> list[dict[str, Any]]:
-    """Return name, distribution, version, hooks and state of every installed plugin, and of each hooks file named."""
+    """Describe every installed plugin, and each hooks file named: name, kind, summary, source, hooks and state."""
     available = discover()
     references = [resolve(named, available) for named in config.plugins]
     active = {reference.name: reference for reference in references}
@@ -36,6 +95,8 @@ def list_plugins(config: RunConfig) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": plugin.name,
+                "kind": kind_of(plugin),
+                "summary": static_facts(plugin.target).summary,
                 "distribution": plugin.distribution,
                 "version": plugin.version,
                 "hooks": _format_hooks(static_hooks(plugin.target)),
@@ -55,12 +116,12 @@ def describe_plugin(named: PluginRef) -> list[Table]:
     target = load(reference)
     facts = {
         "from": reference.source,
-        "target": reference.target,
+        "class": reference.target,
         "file": str(reference.file or source_file(reference.module)),
-        "about": (inspect.getdoc(target) or "").partition("\n")[0],
+        "description": (inspect.getdoc(target) or "").partition("\n")[0],
     }
     hooks = [
-        (i.hook, "goes round" if i.wrapper else "answers", ", ".join(a for a in i.arguments if a != "self"), i.where)
+        (i.hook, "wraps" if i.wrapper else "answers", ", ".join(a for a in i.arguments if a != "self"), i.where)
         for i in implementations(target)
     ]
     return [
@@ -99,6 +160,8 @@ def _file_row(reference: PluginReference) -> dict[str, Any]:
     hooks = file_hooks(reference.file, reference.attribute) if reference.file else None
     return {
         "name": reference.name,
+        "kind": next((kind for hook, kind in KINDS.items() if hook in (hooks or ())), "other"),
+        "summary": "",
         "distribution": reference.source,
         "version": "",
         "hooks": _format_hooks(hooks),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module, metadata
 from importlib.machinery import PathFinder
@@ -12,7 +13,7 @@ from typing import Any
 
 from attrs import frozen
 
-from ftcore.errors import UserError, did_you_mean, format_names
+from ftcore.errors import UserError, format_names
 
 GROUP = "ftcore.plugins"
 
@@ -86,12 +87,30 @@ def find_installed(name: str, distribution: str | None, available: tuple[Install
             f"plugin {name!r} is not in distribution {distribution!r}; it is in "
             f"{format_names(p.distribution for p in named)}"
         )
-    known = {plugin.name for plugin in available}
     raise UserError(
-        f"no plugin named {name!r}{did_you_mean(name, known)}\n"
-        f"installed: {format_names(known)}\n"
-        "a module is written acme.hooks, a class acme.losses:Focal, a file ./hooks.py"
+        f"no plugin named {name!r}{nearest_plugins(name, available)}\n"
+        "`ftcore plugins` lists all; a module is written acme.hooks, a class acme.losses:Focal, a file ./hooks.py"
     )
+
+
+def nearest_plugins(word: str, available: tuple[InstalledPlugin, ...]) -> str:
+    """Return ``"; did you mean ...?"`` with plugins of a similar name or task, each with what it does; or ``""``.
+
+    Other tools' words for what a plugin does are among the constants of the default plugins.
+    """
+    known = {plugin.name: plugin for plugin in available}
+    plain = word.replace("-", "_").lower()
+    exact = [plain] if plain in known else []
+    names = [*load_defaults().SYNONYMS.get(plain, exact)] or get_close_matches(plain, known, n=2, cutoff=0.6)
+    if not names:
+        parts = [part for part in plain.split("_") if len(part) > 3]
+        found = {p.name: f"{p.name} {static_facts(p.target).summary}".lower() for p in available}
+        names = [name for name, text in found.items() if any(part in text for part in parts)][:4]
+    if not names:
+        return ""
+    names = [name for name in dict.fromkeys(names) if name in known]
+    lines = [f"\n  {name}: {static_facts(known[name].target).summary}" for name in names]
+    return f"; did you mean {names[0]!r}?{''.join(lines)}" if names else ""
 
 
 def source_file(module: str) -> Path | None:
@@ -106,6 +125,31 @@ def source_file(module: str) -> Path | None:
             return None
         spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))
     return Path(spec.origin) if spec and spec.origin and spec.has_location else None
+
+
+@frozen
+class StaticFacts:
+    """What the source of a plugin says without being imported.
+
+    Attributes:
+        summary: first line of its docstring, or ``""``.
+        is_recipe: whether it names other plugins.
+    """
+
+    summary: str = ""
+    is_recipe: bool = False
+
+
+def static_facts(target: str) -> StaticFacts:
+    """Read the first line of a plugin's docstring, and whether it is a recipe, from its source."""
+    module, _, attribute = target.partition(":")
+    path = source_file(module)
+    tree = _syntax_tree(path) if path else None
+    scope = _class_node(tree, attribute) if tree and attribute else tree
+    if scope is None:
+        return StaticFacts()
+    methods = {node.name for node in scope.body if isinstance(node, ast.FunctionDef)}
+    return StaticFacts((ast.get_docstring(scope) or "").partition("\n")[0], is_recipe="recipe" in methods)
 
 
 def static_hooks(target: str) -> tuple[str, ...] | None:
@@ -137,13 +181,12 @@ def _syntax_tree(path: Path) -> ast.Module | None:
 def _class_hooks(path: Path, name: str) -> set[str] | None:
     """Names of hooks of a class and its bases, wherever they are imported from; None where there is no such class."""
     tree = _syntax_tree(path)
-    nodes = tree.body if tree else []
-    scope = next((node for node in nodes if isinstance(node, ast.ClassDef) and node.name == name), None)
-    if scope is None:
+    scope = _class_node(tree, name) if tree else None
+    if tree is None or scope is None:
         return None
     imported = {
         alias.asname or alias.name: (node, alias.name)
-        for node in nodes
+        for node in tree.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
@@ -154,6 +197,10 @@ def _class_hooks(path: Path, name: str) -> set[str] | None:
             file = path if node is None else _imported_file(path, node)
             names |= (_class_hooks(file, called) if file else None) or set()
     return names
+
+
+def _class_node(tree: ast.Module, name: str) -> ast.ClassDef | None:
+    return next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), None)
 
 
 def _imported_file(path: Path, node: ast.ImportFrom) -> Path | None:

@@ -152,7 +152,19 @@ class Host:
             if len(plugin.hooks) == 1 and not plugin.is_default and plugin.name not in order
         ]
         if len(rivals) > 1 and hook not in hooks.COLLECT_HOOKS:
-            raise UserError(_conflict_message(hook, rivals))
+            raise UserError(self._conflict_message(hook, rivals))
+
+    def _conflict_message(self, hook: str, plugins: Sequence[Plugin]) -> str:
+        lines = "\n".join(f"  {plugin}" for plugin in plugins)
+        order = ", ".join(f'"{plugin.name}"' for plugin in plugins)
+        by_recipes = {named.origin for named in self.config.plugins if named.recipe}
+        from_recipe = next((plugin for plugin in plugins if plugin.origin in by_recipes), None)
+        if from_recipe:
+            lines += f"\n--without {from_recipe.name} leaves out what the {from_recipe.origin} names, or"
+        return (
+            f"{len(plugins)} plugins answer {hook}, which takes one answer:\n{lines}\n"
+            f"keep one, or set the order in which they are asked:  [hooks] {hook} = [{order}]"
+        )
 
     def _warn(self, hook: str) -> None:
         """Warn of what a spec says that it will lose, as pluggy would, which sees our functions, not the plugins'."""
@@ -204,7 +216,7 @@ class Host:
                 record.answered.append(plugin)
                 record.answers.append(result)
             if result is not None and taken:
-                raise UserError(_conflict_message(impl.hook, record.answered))
+                raise UserError(self._conflict_message(impl.hook, record.answered))
             return result
 
         return answer
@@ -264,18 +276,6 @@ def _annotate_errors(plugin: Plugin, impl: Implementation) -> Generator[None, No
 
 def _fault(plugin: Plugin, message: str) -> UserError:
     return UserError(message, faulty_plugins=[plugin.name])
-
-
-def _conflict_message(hook: str, plugins: Sequence[Plugin]) -> str:
-    lines = "\n".join(f"  {plugin}" for plugin in plugins)
-    order = ", ".join(f'"{plugin.name}"' for plugin in plugins)
-    from_recipe = next((plugin for plugin in plugins if plugin.origin.startswith("recipe ")), None)
-    if from_recipe:
-        lines += f"\n--without {from_recipe.name} leaves out what the {from_recipe.origin} names, or"
-    return (
-        f"{len(plugins)} plugins answer {hook}, which takes one answer:\n{lines}\n"
-        f"keep one, or set the order in which they are asked:  [hooks] {hook} = [{order}]"
-    )
 
 
 def summary(host: Host) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from attrs import evolve
 
 from ftcore.config.schema import SECTIONS, PluginRef
 from ftcore.config.structure import structure
-from ftcore.errors import UserError
+from ftcore.errors import UserError, format_names
 from ftcore.types.training import Recipe
 
 from .activation import instantiate, load
+from .discovery import discover, static_facts
 from .references import resolve
 
 if TYPE_CHECKING:
@@ -34,10 +35,24 @@ def expand_recipes(config: RunConfig, available: tuple[InstalledPlugin, ...]) ->
             continue
         recipe = _recipe(reference, config)
         known = {resolve(other, available).name for other in waiting}
-        others = [PluginRef(text, f"recipe {reference.name}", named.base) for text in recipe.plugins]
+        others = [PluginRef(text, f"recipe {reference.name}", named.base, reference.name) for text in recipe.plugins]
         waiting += [other for other in others if resolve(other, available).name not in known]
         config = _apply_recipe(config, recipe, reference.name)
     return evolve(config, plugins=tuple(waiting))
+
+
+def check_recipe(named: PluginRef) -> None:
+    """Refuse a plugin that is no recipe.
+
+    Raises:
+        UserError: with the names of those that are installed.
+    """
+    available = discover()
+    if not callable(getattr(load(resolve(named, available)), "recipe", None)):
+        recipes = format_names(plugin.name for plugin in available if static_facts(plugin.target).is_recipe)
+        raise UserError(
+            f"--recipe {named.text}: it is a plugin, but no recipe (recipes: {recipes}); type --plugin {named.text}"
+        )
 
 
 def _recipe(reference: PluginReference, config: RunConfig) -> Recipe:
@@ -59,7 +74,8 @@ def _apply_recipe(config: RunConfig, recipe: Recipe, name: str) -> RunConfig:
         full = key if section in SECTIONS else f"plugin.{key}"
         if full in config.origins or section in config.without:
             continue
-        config = evolve(config, origins={**config.origins, full: f"recipe {name}"})
+        derived = f", from {name}.{recipe.derived[key]}" if key in recipe.derived else ""
+        config = evolve(config, origins={**config.origins, full: f"recipe {name}{derived}"})
         if section in SECTIONS:
             built: Any = structure({option: value}, SECTIONS[section], section, config.origins)
             given = evolve(getattr(config, section), **{option: getattr(built, option)})

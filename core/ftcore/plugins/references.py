@@ -22,6 +22,8 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 _ENTRY = re.compile(rf"({NAME.pattern})(?:@([A-Za-z0-9._-]+))?")
 
+_HYPHENATED = re.compile(r"[a-z][a-z0-9_]*(?:-[a-z0-9_]+)+")
+
 _IMPORT = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(?::([A-Za-z_]\w*))?")
 
 
@@ -56,7 +58,7 @@ class PluginReference:
 def resolve(named: PluginRef, available: tuple[InstalledPlugin, ...]) -> PluginReference:
     """Say what a written plugin means; imports nothing."""
     reference = _reference(named, available)
-    may_have_options = reference.attribute or _ENTRY.fullmatch(named.text)
+    may_have_options = reference.attribute or reference.distribution
     if may_have_options and (not NAME.fullmatch(reference.name) or reference.name in configuration.RESERVED):
         raise UserError(
             f"{reference.source} has a plugin called {reference.name!r}: a plugin's name is a-z, 0-9 and _, "
@@ -70,8 +72,8 @@ def _reference(named: PluginRef, available: tuple[InstalledPlugin, ...]) -> Plug
     path, _, attribute = text.partition(".py:")
     if text.endswith(".py") or attribute or "/" in text or "\\" in text:
         return _file(Path(f"{path}.py" if attribute else text), attribute, named)
-    if match := _ENTRY.fullmatch(text):
-        return _entry(find_installed(match[1], match[2], available), text)
+    if match := _ENTRY.fullmatch(text.replace("-", "_") if _HYPHENATED.fullmatch(text) else text):
+        return _entry(find_installed(match[1], match[2], available), match[0])
     if match := _IMPORT.fullmatch(text):
         module, attribute = match[1], match[2] or ""
         name = _snake(attribute or module.rsplit(".", 1)[-1])

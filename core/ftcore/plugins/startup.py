@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ftcore.config.load import apply_demo_defaults
 
-from . import activation, discovery
+from . import activation, discovery, hook_options
 from .discovery import load_defaults
 from .host import Host
 from .recipes import expand_recipes
@@ -26,4 +26,5 @@ def activate(config: RunConfig, folder: Path = Path(), ranks: ProcessInfo | None
     defaults = load_defaults()
     available = discovery.discover()
     config = expand_recipes(apply_demo_defaults(config, defaults.DEMO_CONFIG), available)
+    config = hook_options.assign(config, available, defaults.PLUGINS)
     return Host(config, activation.activate_all(config, available, defaults.PLUGINS), folder, ranks)

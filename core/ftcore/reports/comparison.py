@@ -42,12 +42,16 @@ class RunScores:
     Attributes:
         folder: of the run.
         images: their names, in order.
+        total: number of images in the data.
+        measured_on: which of them these are, for people.
         scores: (N,), of each image; see `SCORE_NAMES`.
         metrics: of the run's own, those that are one number.
     """
 
     folder: Path
     images: tuple[str, ...]
+    total: int
+    measured_on: str
     scores: Numbers
     metrics: Mapping[str, float]
 
@@ -75,13 +79,13 @@ class Difference:
     p: float
 
 
-def measure(folder: Path, source: str | None) -> tuple[RunScores, Task]:
-    """Measure a run on its own validation split, or on other data.
+def measure(folder: Path, source: str | None, split: str | None) -> tuple[RunScores, Task]:
+    """Measure a run on what `ftcore.inference.evaluate.prepare` chooses.
 
     Raises:
         UserError: what `ftcore.inference.evaluate.prepare` raises.
     """
-    evaluation = evaluate.prepare(folder, source, "val" if source is None else "all")
+    evaluation = evaluate.prepare(folder, source, split)
     found = evaluate.compute_metrics(evaluation)
     model, scores = evaluation.model, []
     with torch.inference_mode():
@@ -91,7 +95,9 @@ def measure(folder: Path, source: str | None) -> tuple[RunScores, Task]:
             scores.append(per_sample_scores(outputs, batches[0].targets, model.task).cpu())
     names = [batches.samples.name(index) for batches in evaluation.loaders[0] for index in range(len(batches.samples))]
     numbers = {name: value for name, value in found.items() if isinstance(value, float)}
-    return RunScores(folder, tuple(names), torch.cat(scores).double().numpy(), numbers), model.task
+    per_image = torch.cat(scores).double().numpy()
+    total, measured_on = evaluation.measured.total, evaluation.measured_on
+    return RunScores(folder, tuple(names), total, measured_on, per_image, numbers), model.task
 
 
 def per_sample_scores(outputs: Tensor, targets: Tensor, task: Task) -> Tensor:
@@ -123,24 +129,27 @@ def difference(one: Numbers, other: Numbers) -> Difference:
     return Difference(float(differences.mean()), low, high, float(found.pvalue))
 
 
-def compare(folders: Sequence[Path], source: str | None = None) -> tuple[list[Table], dict[str, Any]]:
+def compare(
+    folders: Sequence[Path], source: str | None = None, split: str | None = None
+) -> tuple[list[Table], dict[str, Any]]:
     """Compare runs with the first; return tables for people, and the same as values.
 
     Args:
         folders: at least two runs that know the same classes.
-        source: data that all are measured on; by default their own validation split, which must be the same.
+        source: data that all are measured on; by default their own, which must be the same.
+        split: see `ftcore.inference.evaluate.prepare`.
 
     Raises:
         UserError: they cannot be compared.
     """
     if len(folders) < 2:
         raise UserError("compare takes at least two runs")
-    found = [measure(folder, source) for folder in folders]
+    found = [measure(folder, source, split) for folder in folders]
     (first, task), *others = found
     for measured, _ in others:
         if measured.images != first.images:
             raise UserError(
-                f"{measured.folder} validates on other images than {first.folder}; --data SOURCE measures all runs on "
+                f"{measured.folder} was measured on other images than {first.folder}; --data SOURCE measures all on "
                 "the same"
             )
     runs = [measured for measured, _ in found]
@@ -149,6 +158,8 @@ def compare(folders: Sequence[Path], source: str | None = None) -> tuple[list[Ta
     values = {
         "score": SCORE_NAMES[task.kind],
         "images": len(first.images),
+        "total": first.total,
+        "measured_on": first.measured_on,
         "runs": [_to_dict(run, against_first) for run, against_first in zip(runs, against, strict=True)],
         "differences": settings,
     }
@@ -198,7 +209,7 @@ def _score_table(runs: Sequence[RunScores], against: Sequence[Difference | None]
         compared = _format_difference(found) if found else ("", "", "")
         metrics = [f"{run.metrics[name]:.4f}" for name in names]
         rows.append((str(run.folder), f"{run.mean:.4f}", _format_interval(low, high), *compared, *metrics))
-    return Table(f"on the same {len(runs[0].images)} images", columns, tuple(rows))
+    return Table(f"on the same {runs[0].measured_on}", columns, tuple(rows))
 
 
 def _format_difference(found: Difference) -> tuple[str, str, str]:

@@ -34,7 +34,7 @@ class ScannedSample:
     """One image of a data set.
 
     Attributes:
-        split: ``train`` or ``val``.
+        split: ``train``, ``val`` or ``test``.
         name: its path.
         label: its class, labels or numbers.
         seen: what decoding it showed.
@@ -52,7 +52,7 @@ class DataReport:
 
     Attributes:
         tables: for people.
-        errors: number of images that cannot be read, that have two labels, or that are in both splits.
+        errors: number of images that cannot be read, that have two labels, or that are in two splits.
     """
 
     tables: tuple[Table, ...]
@@ -70,12 +70,12 @@ def check(config: RunConfig) -> DataReport:
 
     host = activate(evolve(config, data=evolve(config.data, on_corrupt="skip")))
     data = HookCalls(host).build_data(host.config.data.source)
-    found = [*_looked_at(data, "train"), *_looked_at(data, "val")]
+    found = [sample for name in data.splits for sample in _looked_at(data, name)]
     same, alike = _exact_duplicates(found), _near_duplicates(found)
     tables = {
         "unreadable": Table("cannot be read", ("split", "reason"), data.skipped),
         "labels": _pairs("the same picture with another label", [p for p in same if p[0].label != p[1].label]),
-        "across": _pairs("the same picture in both splits", [p for p in same if p[0].split != p[1].split]),
+        "across": _pairs("the same picture in two splits", [p for p in same if p[0].split != p[1].split]),
         "within": _pairs("the same picture twice in a split", [p for p in same if p[0].split == p[1].split]),
         "alike": _pairs("look alike, across splits", [p for p in alike if p[0].split != p[1].split]),
         "alike_within": _pairs("look alike, within a split", [p for p in alike if p[0].split == p[1].split]),

@@ -64,7 +64,7 @@ def explain_without_building(config: RunConfig) -> list[Table]:
 
 
 def _kind(hook: str) -> str:
-    return "all" if hook in hooks.COLLECT_HOOKS else "one"
+    return "all answers" if hook in hooks.COLLECT_HOOKS else "first answer"
 
 
 def _names(found: list[tuple[Plugin, Any]]) -> str:
@@ -77,7 +77,7 @@ def _answers(host: Host) -> Table:
         places = {p.name: impl.where for p, impl in host.implementers(hook)}
         others = [", ".join(p.name for p in who) for who in (record.wrapped, record.passed, record.not_asked)]
         rows += [(hook, p.name, p.reference.source, p.origin, places[p.name], *others) for p in record.answered]
-    columns = ("hook", "plugin", "from", "named by", "code", "wrapped by", "passed", "not asked")
+    columns = ("hook", "plugin", "from", "named by", "code", "wrapped by", "declined", "not needed")
     return Table("who answers", columns, tuple(rows))
 
 

@@ -94,7 +94,7 @@ def _current_lrs(parts: TrainingParts) -> tuple[float, ...]:
 
 def _by_step(parts: TrainingParts, number: int) -> Iterator[tuple[int, tuple[float, ...]]]:
     """Yield steps and their rates, of so many steps, as `ftcore.training.loop.train_epoch` takes them."""
-    from ftcore.training.loop import step_scheduler
+    from ftcore.training.gradients import step_scheduler
 
     for step in range(number):
         yield step, _current_lrs(parts)
@@ -105,7 +105,7 @@ def _by_step(parts: TrainingParts, number: int) -> Iterator[tuple[int, tuple[flo
 
 def _by_epoch(parts: TrainingParts) -> Iterator[tuple[int, tuple[float, ...]]]:
     """Yield the first and the last step of each epoch, between which the rates stay."""
-    from ftcore.training.loop import step_scheduler
+    from ftcore.training.gradients import step_scheduler
 
     for epoch in range(parts.train_config.epochs):
         first = epoch * parts.steps_per_epoch

@@ -60,7 +60,7 @@ def _facts(network: Network, config: RunConfig) -> Table:
     learning = sum(p.numel() for p in network.module.parameters() if p.requires_grad)
     heads = ", ".join(f"{slot.path} ({slot.in_features} features)" for slot in network.backbone.heads)
     rows = (
-        ("input", f"{spec}{_normalised(spec)}"),
+        ("input", f"{spec.preprocessing}{_normalised(spec)}"),
         ("parameters", f"{total:,}, of which {learning:,} learn in the first epoch"),
         ("head", heads),
         ("stages", f"{max(stages.values(), default=0)} behind the stem"),

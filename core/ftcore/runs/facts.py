@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftcore.plugins.host import summary
 from ftcore.types.events import RunStarted
+from ftcore.types.model import TokenSpec
 
 if TYPE_CHECKING:
     from ftcore.config.schema import RunConfig
@@ -24,7 +25,8 @@ def make_report(ready: PreparedRun, progress: Progress, seconds: float) -> dict[
         "folder": str(ready.folder),
         "epochs": progress.epoch,
         "stopped_early": progress.epoch < ready.assembly.parts.train_config.epochs,
-        "skipped_steps": progress.skipped,
+        "updates": progress.updates,
+        "skipped_steps": progress.skipped + progress.overflows,
         "pieces": progress.micro_batch_splits,
         "monitor": ready.assembly.parts.evaluation.monitor,
         "skipped": len(ready.data.skipped),
@@ -43,6 +45,7 @@ def make_run_started(ready: PreparedRun, progress: Progress) -> RunStarted:
 
     assembly, parts = ready.assembly, ready.assembly.parts
     trainable, total = _parameter_counts(parts)
+    transforms = assembly.network.transforms
     return RunStarted(
         folder=ready.folder,
         summary=run_summary(ready) | _resumed(progress),
@@ -59,6 +62,10 @@ def make_run_started(ready: PreparedRun, progress: Progress) -> RunStarted:
         releases={epoch + 1: tuple(sorted(names)) for epoch, names in sorted(parts.plan.unfreeze_at.items())},
         task=parts.data.task,
         val=ready.data.val,
+        augmented=transforms.train != transforms.evaluate or bool(parts.data.batch_transforms),
+        rebalanced=parts.objective.loss.favours_rare or ready.data.weights is not None,
+        chance_level=parts.objective.loss.chance_level,
+        reads_text=isinstance(assembly.network.spec, TokenSpec),
     )
 
 
@@ -73,11 +80,12 @@ def run_summary(ready: PreparedRun) -> dict[str, str]:
     settings, task = parts.train_config, parts.data.task
     return {
         "data": f"{config.data.source}: {len(ready.data.train)} images to train on, {len(ready.data.val)} to validate"
+        f"{_kept(ready.data)}"
         f"{_unchecked(ready.data, config)}",
         **_skipped(ready.data),
         "task": f"{task.kind}: {', '.join(task.names[:12])}{' ...' if task.outputs > 12 else ''}",
         "network": f"{config.model.name}, weights {config.model.weights}, head {', '.join(network.heads)}, "
-        f"input {network.spec}",
+        f"input {network.spec.preprocessing}",
         "learning": "{:,} of {:,} parameters".format(*_parameter_counts(parts)),
         **_precompute_fact(ready.assembly),
         "plugins": ", ".join(f"{p.name} ({p.reference.source})" for p in named) or "none named, all defaults",
@@ -88,6 +96,11 @@ def run_summary(ready: PreparedRun) -> dict[str, str]:
         f"{parts.steps_per_epoch} steps an epoch, {settings.epochs} epochs, best by {parts.evaluation.monitor}",
         "folder": str(ready.folder),
     }
+
+
+def _kept(data: Data) -> str:
+    """Say how many samples neither teach nor choose."""
+    return f", {len(data.test)} kept for the test" if data.test is not None else ""
 
 
 def _unchecked(data: Data, config: RunConfig) -> str:

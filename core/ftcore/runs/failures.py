@@ -6,8 +6,6 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 import ftcore
 from ftcore.distributed.rendezvous import is_connection_error
 from ftcore.errors import UserError, blame_plugin
@@ -18,22 +16,9 @@ if TYPE_CHECKING:
 
     from ftcore.plugins.host import Host
     from ftcore.training.state import Progress, TrainingParts
-    from ftcore.types.events import RunFailed, RunStopped
 
     from .folder import RunFolder
     from .prepared import PreparedRun
-
-
-def notify_of_end(parts: TrainingParts, event: RunFailed | RunStopped) -> None:
-    """Tell every observer how a run ended; what one of them raises is logged, for why the run ended matters more."""
-    for observe in parts.observers:
-        try:
-            observe(event)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the error of the run is raised behind it
-            structlog.get_logger().warning(
-                f"an observer failed when it was told of the end: {type(error).__name__}: {error}",
-                observer=getattr(observe, "__qualname__", type(observe).__name__),
-            )
 
 
 def explain_failure(
@@ -76,7 +61,7 @@ def _name_plugin(error: BaseException, host: Host) -> None:
 def _callers() -> dict[tuple[str, str], tuple[str, str]]:
     """File and name of each function that calls what a hook returned -> hook, and the variable that holds it."""
     from ftcore.data.loader import EpochLoader
-    from ftcore.training import evaluation, gradients, loop, state, weight_averaging
+    from ftcore.training import evaluation, gradients, loop, weight_averaging
 
     calls: list[tuple[Callable[..., Any], str, str]] = [
         (EpochLoader.epoch, "make_transforms", ""),
@@ -88,11 +73,10 @@ def _callers() -> dict[tuple[str, str], tuple[str, str]]:
         (loop.step_terms, "make_step", ""),
         (loop.penalties, "make_regularizers", "r"),
         (gradients.optimizer_step, "make_optimizer", ""),
-        (loop.step_scheduler, "make_schedule", ""),
+        (gradients.step_scheduler, "make_schedule", ""),
         (weight_averaging.update_average, "make_average", ""),
         (evaluation.update_metrics, "make_metrics", "metric"),
         (evaluation.computed_metrics, "make_metrics", "metric"),
-        (state.TrainingParts.notify, "make_observers", "observe"),
     ]
     return {(f.__code__.co_filename, f.__code__.co_qualname): (hook, part) for f, hook, part in calls}
 

@@ -13,7 +13,8 @@ import tomlkit
 import torch
 from attrs import asdict, define, field
 
-from ftcore.checkpoints import atomic, checkpoint, distributed, manifest
+from ftcore.checkpoints import atomic, checkpoint, distributed, manifest, to_json
+from ftcore.config.schema import SECTIONS
 from ftcore.distributed.ranks import ProcessInfo
 from ftcore.errors import UserError
 from ftcore.plugins.discovery import discover
@@ -63,11 +64,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def save_epoch(self, event: EpochEnded, progress: Progress) -> None:
-        """Append to ``metrics.jsonl``, and save the model if this epoch is the best."""
+        """Append to ``metrics.jsonl``, and save the model if this epoch is the best, or while none is."""
         with atomic.wrap_write_errors(self.path):
             if self.ranks.is_main:
                 self._append_metrics({k: v for k, v in asdict(event).items() if k not in {"best", "monitor"}})
-            if event.best and self.writer:
+            if (event.best or not progress.best) and self.writer:
                 description = {**self.model, "epoch": event.epoch, "monitor": event.monitor, "metrics": dict(event.val)}
                 network = self.assembly.parts.model_at(progress.epoch - 1)
                 captured = checkpoint.CapturedState({"model": network}, {"model": description}, is_checkpoint=False)
@@ -75,7 +76,7 @@ class RunFolder:
 
     def _append_metrics(self, line: dict[str, Any]) -> None:
         with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(atomic.to_json(line) + "\n")
+            file.write(to_json(line) + "\n")
             file.flush()
             os.fsync(file.fileno())  # the next checkpoint counts on it
 
@@ -191,11 +192,11 @@ def config_toml(config: RunConfig, plugins: Sequence[Plugin]) -> str:
     named = [plugin for plugin in plugins if not plugin.is_default]
     document["plugins"] = [plugin.reference.canonical for plugin in named]
     available = discover()
-    left_out = {resolve(named, available).name for named in config.plugins if not named.origin.startswith("recipe ")}
+    left_out = {resolve(named, available).name for named in config.plugins if not named.recipe}
     without = [name for name in config.without if name not in left_out]
     if without:
         document["without"] = without
-    for section in ("model", "data", "train", "run"):
+    for section in SECTIONS:
         document[section] = _table(asdict(getattr(config, section)), section, config)
     if config.hooks:
         document["hooks"] = {hook: list(names) for hook, names in config.hooks.items()}

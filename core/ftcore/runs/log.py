@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 from attrs import asdict, define, field
 
+from ftcore.checkpoints.strict_json import to_json
 from ftcore.system.logging import _CONSOLE_LEVELS, format_event
 from ftcore.types.events import BatchEvaluated, RunStarted
 
@@ -46,7 +47,7 @@ class RunLog:
 
     def write(self, _logger: WrappedLogger, level: str, event: EventDict) -> str:
         """Write one event; the last processor of the chain."""
-        line = json.dumps(dict(event), default=str)
+        line = to_json(dict(event), default=str)
         if level in _CONSOLE_LEVELS:
             print(f"ftcore: {level}: {format_event(event)}", file=sys.stderr)  # noqa: T201 - the one place for warnings
         if self.path is None or not self.path.parent.is_dir():  # once a run is over, its folder may be gone

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, evolve
 
-from ftcore.checkpoints import atomic
 from ftcore.checkpoints import manifest as checkpoints_manifest
+from ftcore.checkpoints import to_json
 from ftcore.errors import UserError
 from ftcore.hooks import HOOK_API
 from ftcore.model import freezing
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ftcore.plugins.activation import Plugin
     from ftcore.plugins.references import PluginReference
     from ftcore.training.state import TrainingParts
+    from ftcore.types.data import Data
     from ftcore.types.distributed import Placement
 
     from .prepared import PreparedRun
@@ -37,6 +38,10 @@ REQUIRED_KEYS = frozenset({"hook_api", "hooks", "plugins", "libraries", "data", 
 
 RESULT_NEUTRAL_KEYS = frozenset({"data.cache", "data.cache_gb", "train.workers", "train.log_every", "train.on_oom"})
 """Keys of the config that change no result."""
+
+
+_INPUT_BEFORE = {"crop_mode": "center"}
+"""What was so in every run whose manifest does not describe the input."""
 
 
 def manifest(ready: PreparedRun) -> dict[str, Any]:
@@ -50,13 +55,9 @@ def manifest(ready: PreparedRun) -> dict[str, Any]:
         "wrappers": {hook: [p.name for p in record.wrapped] for hook, record in host.record.items() if record.wrapped},
         "plugins": [plugin_record(plugin, host.config) for plugin in host.used_plugins()],
         "libraries": {name: metadata.version(name) for name in _libraries()},
-        "data": {
-            "source": host.config.data.source,
-            "fingerprint": data.fingerprint,
-            "train": len(data.train),
-            "val": len(data.val),
-        },
+        "data": {"source": host.config.data.source, **data_record(data)},
         "config": {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()},
+        "input": asdict(ready.assembly.network.spec),
         "weights": _weights(ready.assembly.parts),
         "machine": machine_info(ready.assembly.parts.placement),
         "git_commit": _git_commit(),
@@ -161,6 +162,25 @@ def read_manifest(run: Path) -> dict[str, Any]:
     return found
 
 
+def data_record(data: Data) -> dict[str, Any]:
+    """Say what the data of a run is: its fingerprint, how many samples each split has, and the order of its names."""
+    lengths = {"train": len(data.train), "val": len(data.val), "test": 0 if data.test is None else len(data.test)}
+    return {"fingerprint": data.fingerprint, **lengths, "names": list(data.task.names)}
+
+
+def validated_on_test(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Say whether a run of an older ftcore validated on its test split; empty where it did not.
+
+    Args:
+        old: what the manifest of the run says of its data.
+        new: `data_record` of the same data, split as it is now.
+    """
+    lengths = [(record["train"], record["val"]) for record in (old, new)]
+    if "test" in old or not new["test"] or lengths[0] == lengths[1]:
+        return ""
+    return "it validated on its test split, as ftcore did before, and learnt what is held out of training now"
+
+
 def drop_run_folder(config: RunConfig, run: Path) -> RunConfig:
     """Forget the run folder that a run's own config names; one that a flag names stays."""
     named_there = config.origin("run.folder") == str(run / "config.toml")
@@ -169,18 +189,20 @@ def drop_run_folder(config: RunConfig, run: Path) -> RunConfig:
 
 def version_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Say in what the making of two runs differs: hook API, libraries, data, and plugins that both use."""
-    return [f"{name}: {was} then, {now} now" for name, was, now in _pairs(old, new) if was != now]
+    changes = [f"{name}: {was} then, {now} now" for name, was, now in _pairs(old, new) if was != now]
+    return [*changes, *filter(None, [validated_on_test(old["data"], new["data"])])]
 
 
 def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Say in what a resumed run is not the one that was begun: versions, its config, and who answers."""
     pairs = [(f"config {key}", value, new["config"].get(key)) for key, value in old["config"].items()]
     pairs = [pair for pair in pairs if pair[0].removeprefix("config ") not in RESULT_NEUTRAL_KEYS]
+    pairs += [(f"input {key}", value, new["input"].get(key)) for key, value in old.get("input", _INPUT_BEFORE).items()]
     pairs += [(f"hook {hook}", answer, new["hooks"].get(hook)) for hook, answer in old["hooks"].items()]
     then, now = ({p["name"]: p["options"] or {} for p in one["plugins"]} for one in (old, new))
     for name in sorted(then.keys() & now.keys()):
         pairs += [(f"option {name}.{key}", value, now[name].get(key)) for key, value in then[name].items()]
-    plain = [(name, was, json.loads(atomic.to_json(value))) for name, was, value in pairs]
+    plain = [(name, was, json.loads(to_json(value))) for name, was, value in pairs]
     changes = (f"{name}: {was} then, {value} now" for name, was, value in plain if was != value)
     return [*version_changes(old, new), *changes]
 

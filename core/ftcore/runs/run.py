@@ -20,8 +20,9 @@ from ftcore.system.signals import StoppedBySignal, handle_signals
 from ftcore.types.events import EpochEnded, RunEnded, RunFailed, RunStopped
 
 from .facts import make_report, make_run_started
-from .failures import explain_failure, notify_of_end
+from .failures import explain_failure
 from .lock import lock_run_folder
+from .observers import GuardedObservers
 from .prepared import _check_empty, choose_folder, prepare
 
 if TYPE_CHECKING:
@@ -189,7 +190,8 @@ def _supervised(
 
     ready, progress = session.ready, session.progress
     parts = ready.assembly.parts
-    parts = evolve(parts, observers=(*observers, *parts.observers) if ready.ranks.is_main else ())
+    guarded = _guard(observers, ready)
+    parts = evolve(parts, observers=(guarded,))
     begun, before = time.monotonic(), progress.seconds + progress.current.seconds
     report: dict[str, Any] = {}
     with handle_signals(second_kills=ready.ranks.world_size == 1) as flags:
@@ -200,33 +202,50 @@ def _supervised(
             progress,
             SaveInterval.parse(options.save_every),
             flags,
+            guarded,
             background=options.async_save,
         )
         saver.saved = saver.position() if progress.step else None
         try:
             parts.notify(make_run_started(ready, progress))
+            guarded.raise_error()
             with name_lost_samples(lambda: [*parts.data.train.names_in_flight(), *parts.data.val.names_in_flight()]):
                 yield parts, saver, report
             saver.save()
             saver.wait_pending()
+            guarded.raise_error()
         except StoppedBySignal as stopped:
-            notify_of_end(parts, RunStopped(str(stopped)))
+            parts.notify(RunStopped(str(stopped)))
             raise
         except BaseException as error:
             saver.wait_pending_after_failure()
             if flags.ending and is_connection_error(error):  # who ends this process knows what happened to the other
                 raise PeerFailed(128 + flags.ending) from None
             error = explain_failure(error, session.folder, ready, parts, progress)
-            notify_of_end(parts, RunFailed(f"{type(error).__name__}: {error}"))
+            parts.notify(RunFailed(f"{type(error).__name__}: {error}"))
             raise error from None
         report |= make_report(ready, progress, before + time.monotonic() - begun)
         report |= {"saves": saver.saved_count, "saving_seconds": saver.seconds}
+        report |= {"observer_errors": guarded.failures.total()}
         parts.notify(RunEnded(report))
+        guarded.raise_error()
+
+
+def _guard(handed: Sequence[Observer], ready: PreparedRun) -> GuardedObservers:
+    """Put the observers of the caller and those of the plugins together, in the process that tells them."""
+
+    def origin(observe: Observer) -> str:
+        if any(observe is other for other in handed):
+            return f"{getattr(observe, '__qualname__', type(observe).__name__)}, which was handed to the run"
+        return ready.host.origin_of("make_observers", observe)
+
+    observers = (*handed, *ready.assembly.parts.observers) if ready.ranks.is_main else ()
+    return GuardedObservers(observers, origin, stops=ready.host.config.observers.on_error == "stop")
 
 
 def _check_ranks(ready: PreparedRun, versions: Mapping[str, Any]) -> None:
     """Refuse processes that would not train one network together."""
-    from ftcore.checkpoints import atomic
+    from ftcore.checkpoints import to_json
 
     from . import manifest
 
@@ -239,7 +258,7 @@ def _check_ranks(ready: PreparedRun, versions: Mapping[str, Any]) -> None:
             f"{ranks.world_size} processes were started, and wrap_devices of {who} is for {placement.world_size}; "
             f"{load_defaults().ADVICE['processes']}"
         )
-    here = atomic.to_json({name: value for name, value in versions.items() if name not in {"machine", "git_commit"}})
+    here = to_json({name: value for name, value in versions.items() if name not in {"machine", "git_commit"}})
     first, *others = ranks.gather("manifest", here) or [here]
     for rank, there in enumerate(others, start=1):
         changes = manifest.config_changes(json.loads(first), json.loads(there))

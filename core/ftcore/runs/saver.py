@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ftcore.training.state import Progress, TrainingParts
 
     from .folder import RunFolder
+    from .observers import GuardedObservers
 
 
 POLL_INTERVAL_S = 0.2
@@ -71,6 +72,7 @@ class CheckpointSaver:
         progress: of the run.
         every: how often.
         flags: what signals have asked for.
+        observers: of the run, one of which may end it.
         saved: where the run was when it was last saved.
         since: when that was, on the monotonic clock.
         background: whether the run goes on while it is saved.
@@ -87,6 +89,7 @@ class CheckpointSaver:
     progress: Progress
     every: SaveInterval
     flags: SignalFlags
+    observers: GuardedObservers
     saved: tuple[int, int, bool] | None = None
     since: float = field(factory=time.monotonic)
     background: bool = False
@@ -102,13 +105,18 @@ class CheckpointSaver:
 
         Raises:
             StoppedBySignal: a signal has asked for the end.
+            UserError: an observer is to end the run.
         """
         if self.writing and self.writing[0].done():
             self.wait_pending()
         due = self.progress.step > 0 and self.every.due(self.progress, time.monotonic() - self.since)
-        ending, wanted = self.any_rank_wants(self.flags.ending, self.flags.saving or due)
+        asked = self.flags.saving or due or self.observers.error is not None
+        ending, wanted = self.any_rank_wants(self.flags.ending, asked)
         if ending or wanted or (due and self.every.unit != "minute"):  # steps and epochs are the same for all
             self.save()
+        if self.observers.error is not None and self.position() == self.saved:
+            self.wait_pending()
+            self.observers.raise_error()
         if ending:
             self.wait_pending()
         if ending and self.progress.epoch < self.parts.train_config.epochs:

@@ -12,6 +12,7 @@ from torch import nn
 from ftcore.data.dataset import ImageSplit
 from ftcore.data.decoded_cache import make_image_cache
 from ftcore.data.loader import TransformedDataset, default_workers, make_batches
+from ftcore.data.targets import checked_target
 from ftcore.errors import UserError, did_you_mean
 from ftcore.model import freezing
 from ftcore.model.build import build_network
@@ -21,8 +22,10 @@ from ftcore.types.model import TokenSpec
 from .frozen_features.cache import make_feature_cache
 from .frozen_features.features import plan_precompute
 from .loop import backward
+from .monitoring import check_metrics_are_defined
 from .oom import halve_on_oom
 from .state import EvaluationParts, Objective, Optimization, TrainingData, TrainingParts, higher_is_better
+from .unregistered_parameters import check_all_registered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from ftcore.model.build import Network
     from ftcore.plugins.activation import Plugin
     from ftcore.plugins.calls import HookCalls
-    from ftcore.types.data import Data, Transforms
+    from ftcore.types.data import Data, SampleDataset, Task, Transforms
     from ftcore.types.distributed import Placement
     from ftcore.types.events import Observer
     from ftcore.types.training import Loss, ParamGroup
@@ -81,6 +84,7 @@ def assemble(config: RunConfig, calls: HookCalls, data: Data) -> Assembly:
         for name, metric in calls.make_metrics(data.task).items()
     }
     monitor = select_monitor(config, metrics)
+    check_metrics_are_defined(metrics, monitor, val.samples, data.task)
     schedule = calls.make_schedule(optimizer, config.train.epochs, steps, higher_is_better(monitor, metrics))
     regularizers = calls.make_regularizers(learning, model, network.heads)
     step = calls.make_step(model, network.heads, network.backbone, data.task, placement, precision)
@@ -123,6 +127,7 @@ def _check_parts(calls: HookCalls, network: Network, parts: TrainingParts) -> No
     if mixes and parts.data.task.kind == "classification":
         _check_soft_targets(calls, "make_loss", taken=objective.loss.soft_targets)
         _check_soft_targets(calls, "make_step", taken=objective.step.soft_targets)
+    check_all_registered(calls, parts)
     _check_terms(calls, ["loss", *objective.step.terms, *(penalty.name for penalty in objective.regularizers)])
     _check_used(calls)
 
@@ -137,7 +142,8 @@ def _splits(calls: HookCalls, data: Data, transforms: Transforms, placement: Pla
         samples, cache = getattr(data, split), make_image_cache(config, data, split, steps)
         if isinstance(samples, ImageSplit):
             samples = evolve(samples, side=steps.min_decode_side)
-        prepared = TransformedDataset(samples, steps, data.task, seed, cache, origin)
+        _check_first_target(samples, data.task, calls.makers("build_data"))
+        prepared = TransformedDataset(samples, steps, data.task, seed, cache, origin, calls.makers("build_data"))
         sampling = {**ranks, "weights": data.weights if split == "train" else None}
         batch_size = config.train.batch_size if split == "train" else config.train.effective_eval_batch_size
         splits.append(
@@ -146,6 +152,18 @@ def _splits(calls: HookCalls, data: Data, transforms: Transforms, placement: Pla
             )
         )
     return tuple(splits)
+
+
+def _check_first_target(samples: SampleDataset, task: Task, origin: str) -> None:
+    """Refuse a split whose targets have another form than the task's; what else is wrong is found when it is read."""
+    if isinstance(samples, ImageSplit):
+        target = samples.target(0)
+    else:
+        try:
+            _, target = samples[0]
+        except Exception:  # noqa: BLE001 - a picture that cannot be read, perhaps
+            return
+    checked_target(target, task, origin, f"0, {samples.name(0)},")
 
 
 def _disable_metric_sync(metric: Any) -> Any:

@@ -1,4 +1,4 @@
-"""After an epoch: what the validation split says of the network, and whether that is the best so far."""
+"""After an epoch: what the validation split says of the network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 
 from ftcore.data.batch_sharding import gather_batch
 from ftcore.data.targets import decode_targets
-from ftcore.errors import UserError
 from ftcore.model.shape_inference import as_tuple
 from ftcore.types.events import BatchEvaluated
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from .state import Progress, TrainingParts
+    from .state import TrainingParts
 
 
 def forward(parts: TrainingParts, model: nn.Module, images: Tensor) -> Tensor:
@@ -64,23 +63,3 @@ def update_metrics(parts: TrainingParts, predicted: Tensor, wanted: Tensor) -> N
 def computed_metrics(parts: TrainingParts) -> dict[str, Any]:
     """Return what every metric says: a float, or nested lists of numbers."""
     return {name: metric.compute().tolist() for name, metric in parts.evaluation.metrics.items()}
-
-
-def update_best(parts: TrainingParts, progress: Progress, metrics: dict[str, Any]) -> bool:
-    """Remember the metrics of an epoch, and return whether it is the best so far."""
-    progress.last, value = metrics, metrics[parts.evaluation.monitor]
-    if not isinstance(value, float):
-        raise UserError(f"train.monitor = {parts.evaluation.monitor!r} is no single number: {value!r:.80}")
-    sign = 1 if parts.higher_is_better else -1
-    better = not progress.best or sign * value > sign * progress.best[parts.evaluation.monitor]
-    if better:
-        progress.best = metrics
-    progress.epochs_since_best += 1
-    if progress.best_value is None or sign * (value - progress.best_value) > (parts.train_config.min_delta or 0.0):
-        progress.best_value, progress.epochs_since_best = value, 0
-    return better
-
-
-def should_stop_early(parts: TrainingParts, progress: Progress) -> bool:
-    """Whether the monitored metric has not been better for `train.patience` epochs."""
-    return 0 < parts.train_config.patience <= progress.epochs_since_best

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import structlog
 import torch
 
 from ftcore.distributed.dtensor import full_tensor
@@ -103,6 +104,7 @@ def all_finite(
     settings = parts.train_config
     if settings.on_nonfinite == "skip" and progress.skipped < (settings.max_nonfinite or 10):
         progress.skipped += 1
+        progress.current.skipped += 1
         return False
     indices = [int(index) for batch in window for index in batch.indices]
     names = [parts.data.train.samples.name(index) for index in indices]
@@ -114,13 +116,22 @@ def all_finite(
         f"precision {parts.precision.name}, learning rates "
         f"{[g['lr'] for g in parts.optimization.optimizer.param_groups]}, "
         f"samples {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}\n"
-        f"a lower learning rate, train.clip_norm, or {load_defaults().ADVICE['float16']} usually helps"
+        f"{_ways_out(parts)} usually helps"
     )
     raise NotFiniteError(message, {name: float(term) for name, term in terms.items()}, float(norm), indices)
 
 
+def _ways_out(parts: TrainingParts) -> str:
+    """Say what keeps a gradient finite and is not in use."""
+    clip = [] if parts.train_config.clip_norm else ["train.clip_norm"]
+    precision = [load_defaults().ADVICE["float16"]] if parts.precision.scaler.is_enabled() else []
+    return " or ".join(["a lower learning rate", *clip, *precision])
+
+
 def optimizer_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer, progress: Progress) -> bool:
-    """Let the optimizer step; return False if the scaler skipped it because the scaled gradient overflowed.
+    """Let the optimizer step; return False, and count it, if the scaler skipped it: the scaled gradient overflowed.
+
+    A scaler lowers its scale after a step that it skipped, and only then; it does not say so otherwise.
 
     Raises:
         UserError: it overflows at every scale, so no step would ever be made.
@@ -128,6 +139,8 @@ def optimizer_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimize
     if not scaler.is_enabled():
         optimizer.step()
         return True
+    # So that it is not called to skip: torch's fused SGD would take its momentum from memory that nobody has written.
+    vars(optimizer)["_step_supports_amp_scaling"] = False
     before = scaler.get_scale()
     scaler.step(optimizer)
     scaler.update()
@@ -135,9 +148,60 @@ def optimizer_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimize
     made = after >= before
     if after != before:
         progress.scale_history = [*progress.scale_history, (progress.step + 1, after)][-SCALE_HISTORY:]
+    if not made:
+        progress.overflows += 1
+        progress.current.skipped += 1
     if not made and before < MIN_LOSS_SCALE:
         raise UserError(
             f"the gradient is not finite in float16, nor is it with the loss scaled down to {before}; no update is "
             f"made any more; {load_defaults().ADVICE['float16']} usually helps"
         )
     return made
+
+
+def step_scheduler(parts: TrainingParts, per: str, *metric: float) -> None:
+    """Let the schedule step if it does so after an update, after an epoch, or with the metric of an epoch."""
+    schedule, scheduler = parts.optimization.schedule, cast("Any", parts.optimization.schedule.scheduler)
+    if per == "step" and schedule.warmup:
+        schedule.warmup.step()
+    if per == schedule.interval:
+        scheduler.step(*metric)
+
+
+SKIPPED_SHARE = 0.1
+"""Share of the optimizer steps without an update that is worth a warning; a few while a scale is found are none."""
+
+
+def warn_of_skipped(progress: Progress) -> None:
+    """Warn at the end of an epoch when, with it, more than a tenth of all steps made no update."""
+    current, skipped = progress.current, progress.skipped + progress.overflows
+    was_notable = skipped - current.skipped > SKIPPED_SHARE * (progress.step - current.step)
+    if skipped > SKIPPED_SHARE * progress.step and not was_notable:
+        structlog.get_logger().warning(
+            f"{skipped} of {progress.step} optimizer steps so far made no update, nor did the schedule of the learning "
+            f"rate step: {_why_skipped(progress)}"
+        )
+
+
+def check_updates(progress: Progress) -> None:
+    """Refuse the result of a run in which no step changed the network.
+
+    Raises:
+        UserError: none did.
+    """
+    if progress.step and not progress.updates:
+        raise UserError(
+            f"none of the {progress.step} optimizer steps of this run made an update, so the network is the one it "
+            f"began with: {_why_skipped(progress)}"
+        )
+
+
+def _why_skipped(progress: Progress) -> str:
+    """Say why updates were skipped, and what helps."""
+    reasons = (
+        (progress.overflows, f"in {progress.overflows} the gradient, with the loss scaled up for float16, overflowed"),
+        (progress.skipped, f"in {progress.skipped} the loss or gradient was not finite (train.on_nonfinite)"),
+    )
+    scales = f"; the scale was last {progress.scale_history[-1][1]:g}" if progress.scale_history else ""
+    said = ", ".join(text for number, text in reasons if number)
+    return f"{said}{scales}; more steps, a lower learning rate, or {load_defaults().ADVICE['float16']} helps"

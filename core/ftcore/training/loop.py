@@ -7,7 +7,7 @@ import time
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import one_hot
@@ -21,11 +21,12 @@ from ftcore.types.data import BatchImageTransform
 from ftcore.types.events import EpochEnded, StepLogged
 from ftcore.types.training import ForwardPass, sample_count
 
-from .evaluation import evaluate, forward, should_stop_early, update_best
-from .gradients import all_finite, clip, optimizer_step, sum_terms
+from .evaluation import evaluate, forward
+from .gradients import all_finite, check_updates, clip, optimizer_step, step_scheduler, sum_terms, warn_of_skipped
+from .monitoring import comparable, should_stop_early, update_best, warn_without_best
 from .oom import split_micro_batches
 from .state import EpochProgress
-from .weight_averaging import model_for_evaluation, update_average
+from .weight_averaging import initial_share, model_for_evaluation, update_average
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,15 +51,18 @@ def fit(
     Args:
         parts: of the run.
         progress: where it is.
-        save: called once after each epoch, before the observers are told.
+        save: called once after each epoch, before the observers are told; a checkpoint, which holds their state, comes
+            behind that.
         on_boundary: called after each optimizer step, before each validation batch, and after each epoch: the moments
             at which a run can be left, by an exception, and gone on with.
         frozen_digests: digest of each tensor that was frozen when the run began; by default that of now.
     """
     frozen_digests = frozen_digests or freezing.tensor_digests(parts.frozen_at(progress.epoch))
     while progress.epoch < parts.train_config.epochs and not should_stop_early(parts, progress):
+        began = time.monotonic()
         now = parts.for_epoch(progress.epoch, on_boundary)
         if not progress.current.trained:
+            progress.current.seconds += time.monotonic() - began  # what is computed once is computed to train on it
             train_epoch(now, progress, on_boundary)
         started = time.monotonic()
         val = evaluate(now, model_for_evaluation(now, progress.epoch), on_boundary)
@@ -67,19 +71,23 @@ def fit(
         save(event)
         parts.notify(event)
         on_boundary()
+    check_updates(progress)
+    warn_without_best(parts, progress)
 
 
 def end_epoch(parts: TrainingParts, progress: Progress, val: dict[str, Any], evaluated: float) -> EpochEnded:
     """Count an epoch that was trained, and evaluated in so many seconds, as done."""
+    warn_of_skipped(progress)
     done, progress.current = progress.current, EpochProgress()
-    losses = done.means()
+    losses, share = done.means(), initial_share(parts, progress)
     progress.epoch += 1
     progress.samples += done.samples
     progress.training_seconds += done.seconds
     progress.seconds += done.seconds + evaluated
     train = {f"train_{name}": value for name, value in losses.items()}
     best = update_best(parts, progress, {"epoch": progress.epoch, **train, **val})
-    step_scheduler(parts, "metric", val[parts.evaluation.monitor])
+    signed = comparable(val[parts.evaluation.monitor], higher_is_better=parts.higher_is_better)
+    step_scheduler(parts, "metric", signed if parts.higher_is_better else -signed)
     return EpochEnded(
         epoch=progress.epoch,
         step=progress.step,
@@ -90,6 +98,10 @@ def end_epoch(parts: TrainingParts, progress: Progress, val: dict[str, Any], eva
         seconds=done.seconds + evaluated,
         samples_per_second=per_second(done.samples, done.seconds),
         data_wait=fraction(done.data_wait_s, done.seconds),
+        training_seconds=done.seconds,
+        initial_share=share,
+        updates=done.step - done.skipped,
+        skipped=done.skipped,
     )
 
 
@@ -118,7 +130,8 @@ def train_epoch(parts: TrainingParts, progress: Progress, on_boundary: Callable[
             values = {name: float(term) for name, term in terms.items()}
             passed, norm = time.monotonic() - began, finite_or_none(current.last_grad_norm)
             speed, wait = per_second(current.samples - seen, passed), fraction(current.data_wait_s, passed)
-            parts.notify(StepLogged(epoch + 1, current.step, values.pop("loss"), rates, speed, values, norm, wait))
+            numbers = values.pop("loss"), rates, speed, values, norm, wait, current.skipped
+            parts.notify(StepLogged(epoch + 1, current.step, *numbers))
         current.seconds, since = current.seconds + time.monotonic() - since, time.monotonic()
         if current.step < parts.steps_per_epoch:
             on_boundary()
@@ -164,13 +177,12 @@ def train_step(parts: TrainingParts, window: Sequence[Batch], progress: Progress
     terms, divisor = compute_gradient(parts, window, progress)
     scaler.unscale_(parts.optimization.optimizer)
     norm = progress.current.last_grad_norm = clip(parts)
-    if all_finite(parts, window, terms, norm, progress):
-        if optimizer_step(scaler, parts.optimization.optimizer, progress):
-            step_scheduler(parts, "step")
-            update_average(parts, progress, "step")
-    else:
+    if not all_finite(parts, window, terms, norm, progress):
         terms = {}
         scaler.update()
+    elif optimizer_step(scaler, parts.optimization.optimizer, progress):
+        step_scheduler(parts, "step")
+        update_average(parts, progress, "step")
     parts.optimization.optimizer.zero_grad(set_to_none=True)
     return terms, divisor
 
@@ -253,15 +265,6 @@ def step_terms(parts: TrainingParts, batch: Batch, outputs: Tensor, samples: int
 def penalties(parts: TrainingParts) -> dict[str, Tensor]:
     """Return this process's share of each penalty on the parameters."""
     return {r.name: full_tensor(r.penalty()) / parts.placement.world_size for r in parts.objective.regularizers}
-
-
-def step_scheduler(parts: TrainingParts, per: str, *metric: float) -> None:
-    """Let the schedule step if it does so after a step, after an epoch, or with the metric of an epoch."""
-    schedule, scheduler = parts.optimization.schedule, cast("Any", parts.optimization.schedule.scheduler)
-    if per == "step" and schedule.warmup:
-        schedule.warmup.step()
-    if per == schedule.interval:
-        scheduler.step(*metric)
 
 
 def apply_batch_transforms(parts: TrainingParts, batch: Batch) -> Batch:

@@ -151,7 +151,7 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def as_json(found: ReplayResult) -> dict[str, Any]:
+def to_dict(found: ReplayResult) -> dict[str, Any]:
     """Return what `ftcore replay --json` prints."""
     return {**asdict(found), "reproduced": found.reproduced}
 

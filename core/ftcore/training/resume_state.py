@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from attrs import asdict
@@ -12,6 +13,7 @@ from ftcore.distributed.dtensor import is_sharded, local_tensor
 from ftcore.errors import UserError
 from ftcore.model import freezing
 
+from .monitoring import comparable
 from .state import EpochProgress, Progress
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ RENAMED = {
     }
 }
 """Format of a checkpoint -> name of an attribute of `Progress` there -> its name now."""
+
+ADDED = ("overflows", "unmeasured_epochs")
+"""Attributes of `Progress` that a checkpoint of an older version has not, and that are 0 then."""
 
 
 def capture(parts: TrainingParts, progress: Progress, *, copy: bool = False, **more: Any) -> CapturedState:
@@ -94,6 +99,9 @@ def restore_state(parts: TrainingParts, folder: Path) -> Progress:
     try:
         names = RENAMED.get(manifest.read_format(folder), {})
         progress = _progress({names.get(name, name): value for name, value in state["progress"].items()})
+        monitor, up = parts.evaluation.monitor, parts.higher_is_better
+        if comparable(progress.best.get(monitor), higher_is_better=up) == -math.inf:  # as older versions took it
+            progress.best = {}
         _check_learning(state["learning"], trainable_names(parts, progress.epoch), folder)
         freezing.apply_requires_grad(parts.network, parts.plan, progress.epoch)
         for name, network in networks_to_save(parts, progress).items():
@@ -114,6 +122,7 @@ def restore_state(parts: TrainingParts, folder: Path) -> Progress:
 
 
 def _progress(state: Mapping[str, Any]) -> Progress:
+    state = {**dict.fromkeys(ADDED, 0), **state, "current": {"skipped": 0, **state["current"]}}
     for fresh, saved in ((Progress(), state), (EpochProgress(), state["current"])):
         for name, value in asdict(fresh, recurse=False, filter=_is_saved).items():
             if isinstance(value, int | float | dict) and not isinstance(saved[name], type(value)):

@@ -201,8 +201,9 @@ class EpochProgress:
 
     Attributes:
         step: optimizer steps.
+        skipped: of those, the ones that made no update; see `Progress.updates`.
         samples: trained on, repeats counted.
-        seconds: in training.
+        seconds: in training, and in what was computed for it before the first step.
         trained: whether the training of this epoch is over; its evaluation may be not.
         totals: name -> (sum, what it is divided by), of the loss and of what was added to it, on the device.
         last_grad_norm: () float32 on the device, of the last step's gradient before it was clipped; not saved with a
@@ -211,6 +212,7 @@ class EpochProgress:
     """
 
     step: int = 0
+    skipped: int = 0
     samples: int = 0
     seconds: float = 0.0
     trained: bool = False
@@ -250,13 +252,16 @@ class Progress:
         seconds: spent so far.
         samples: trained on so far, repeats counted.
         training_seconds: of `seconds`, in training.
-        skipped: optimizer steps that were not made, for their gradient was not finite.
+        skipped: optimizer steps that made no update, for their loss or gradient was not finite.
+        overflows: optimizer steps that made no update, for the gradient of the scaled loss overflowed float16.
         averages: updates of the average so far.
         scale_history: (step, scale of the loss behind it), of the last steps that changed it.
         micro_batch_splits: that each micro-batch is cut into, for memory was short.
         epochs_since_best: epochs since the monitored metric was better by `train.min_delta`, of `best_value`.
         best_value: its value then.
-        best: metrics of the best epoch, with its number as ``epoch``; empty before the first.
+        unmeasured_epochs: epochs in which the monitored value was no finite number.
+        best: metrics of the best epoch, with its number as ``epoch``; empty while its value was a finite number in
+            none.
         last: metrics of the last epoch, likewise.
     """
 
@@ -267,10 +272,17 @@ class Progress:
     samples: int = 0
     training_seconds: float = 0.0
     skipped: int = 0
+    overflows: int = 0
     averages: int = 0
     scale_history: list[tuple[int, float]] = field(factory=list)
     micro_batch_splits: int = 1
     epochs_since_best: int = 0
     best_value: float | None = None
+    unmeasured_epochs: int = 0
     best: dict[str, Any] = field(factory=dict)
     last: dict[str, Any] = field(factory=dict)
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps that changed the network."""
+        return self.step - self.skipped - self.overflows

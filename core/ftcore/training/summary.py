@@ -37,7 +37,7 @@ def _child_table(parts: TrainingParts) -> Table:
         held = sum(freezing.stays_in_eval(parts.plan, path, released) for path in inside)
         state = "learns" if learns == total else "frozen" if not learns else "partly frozen"
         rows.append((name, state if total else "no parameters", f"{total:,}", f"{learns:,}", str(held)))
-    columns = ("module", "state", "parameters", "learning", "modules held in eval")
+    columns = ("module", "state", "parameters", "trainable", "modules kept in eval mode")
     return Table("what learns", columns, tuple(rows))
 
 

@@ -23,6 +23,12 @@ def update_average(parts: TrainingParts, progress: Progress, per: str) -> None:
         progress.averages += 1
 
 
+def initial_share(parts: TrainingParts, progress: Progress) -> float:
+    """Return how much of what is evaluated after this epoch is still the network of the average's first update."""
+    average = parts.average_at(progress.epoch)
+    return average.initial_share(progress.averages) if average and average.initial_share else 0.0
+
+
 def model_for_evaluation(parts: TrainingParts, epoch: int) -> nn.Module:
     """Return the network to evaluate after an epoch (from 0): the average where there is one, or that which learns."""
     average = parts.average_at(epoch)

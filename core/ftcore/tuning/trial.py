@@ -61,8 +61,9 @@ def start_first_epoch(parts: TrainingParts) -> None:
 
 def nonfinite_first_loss_error(parts: TrainingParts) -> UserError:
     """Return the error for a network whose first loss is not finite."""
+    precision = f"; {load_defaults().ADVICE['float16']} may help" if parts.precision.scaler.is_enabled() else ""
     return UserError(
         f"the loss or its gradient is not finite in the very first step, whatever the learning rate; precision "
-        f"{parts.precision.name}, {parts.data.task.kind}: look at the data with ftcore check, and at the weights; "
-        f"{load_defaults().ADVICE['float16']} may help"
+        f"{parts.precision.name}, {parts.data.task.kind}: look at the data with ftcore check, and at the weights"
+        f"{precision}"
     )

@@ -20,7 +20,8 @@ class Task:
 
     Attributes:
         kind: ``classification`` (one class per image), ``multilabel`` (any number of labels) or ``regression``.
-        names: class names, sorted, in the order of the targets 0..N-1; or names of the labels or regression targets.
+        names: class names in the order of the targets 0..N-1: sorted, by their value where all are numbers; or names of
+            the labels or regression targets.
         counts: images per class, or with each label, in the training split; empty for regression.
         images: in the training split.
         mean: per regression target, in its own unit, over the training split; targets are standardised with it.
@@ -68,13 +69,18 @@ class Data:
 
     Attributes:
         train: samples to learn from.
-        val: samples to measure on.
+        val: samples to measure on after each epoch; they choose the best.
         task: classes or targets, taken from `train` alone.
         fingerprint: SHA-256 in hex that changes when samples are added, removed, renamed, relabelled or change size.
         tables: shown at the start of the run.
         skipped: ``(split, reason)`` of each image that cannot be read and was left out.
         weights: (N,) float64 > 0: each epoch draws N training samples with replacement, in proportion; None visits
             each once.
+        test: samples that neither teach nor choose, to measure on at the end; None where there are none.
+        has_splits: whether the source says which samples are in which split; where it does not and
+            `RunConfig.measuring` is set, all are in `test`.
+        total: number of samples in the source, with those of other splits and those that were left out; None: of the
+            three splits.
     """
 
     train: SampleDataset
@@ -84,6 +90,15 @@ class Data:
     tables: tuple[Table, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     weights: Any = None
+    test: SampleDataset | None = None
+    has_splits: bool = True
+    total: int | None = None
+
+    @property
+    def splits(self) -> dict[str, SampleDataset]:
+        """The splits that have samples, by name: of ``train``, ``val`` and ``test``."""
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: samples for name, samples in named.items() if samples is not None and len(samples)}
 
 
 def identity(value: Any) -> Any:

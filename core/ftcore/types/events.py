@@ -4,7 +4,9 @@
         match event:
             case EpochEnded(epoch=epoch, val=val): ...
 
-New kinds of events may be added: an observer ignores what it does not know.
+New kinds of events may be added: an observer ignores what it does not know. What an observer raises is a warning, said
+once, with its plugin and its traceback in the log, and the run goes on; with ``observers.on_error = "stop"`` it ends
+the run, which is saved first. KeyboardInterrupt and SystemExit always do.
 """
 
 from __future__ import annotations
@@ -47,6 +49,10 @@ class RunStarted:
         total_parameters: how many the network has.
         heads: paths of the new heads.
         releases: epoch (from 1) -> names of modules and parameters that start to learn there, in order; "" is all.
+        augmented: whether training samples are changed at random: by their transform, or in batches.
+        rebalanced: whether rare classes or labels count for more in the loss, or are drawn more often.
+        chance_level: see `ftcore.Loss`.
+        reads_text: whether the samples are texts.
     """
 
     folder: Path
@@ -64,6 +70,10 @@ class RunStarted:
     total_parameters: int = 0
     heads: tuple[str, ...] = ()
     releases: Mapping[int, tuple[str, ...]] = field(factory=dict)
+    augmented: bool = False
+    rebalanced: bool = False
+    chance_level: float | None = None
+    reads_text: bool = False
 
 
 @frozen
@@ -79,6 +89,7 @@ class StepLogged:
         loss_terms: what was added to the loss, by name.
         gradient_norm: L2 norm of the whole gradient before it was clipped; None where it is not finite or not known.
         data_wait: share of the time since the epoch began in which steps waited for their images, from 0 to 1.
+        skipped: of the steps in this epoch so far, those that made no update, for the gradient was not finite.
     """
 
     epoch: int
@@ -89,6 +100,7 @@ class StepLogged:
     loss_terms: Mapping[str, float] = field(factory=dict)
     gradient_norm: float | None = None
     data_wait: float = 0.0
+    skipped: int = 0
 
 
 @frozen(eq=False)
@@ -133,11 +145,16 @@ class EpochEnded:
         step: optimizer steps in the whole run so far.
         train: ``loss``, the mean over the epoch, and each term that was added to it, the mean over its steps.
         val: ``loss`` and every metric.
-        best: whether the monitored metric is the best so far.
+        best: whether the monitored metric is the best so far; a value that is not finite never is.
         monitor: name of the monitored metric.
-        seconds: training and evaluation of this epoch.
-        samples_per_second: of training.
+        seconds: training and evaluation of this epoch, with what was computed for it before its first step.
+        samples_per_second: samples that were trained on, by `training_seconds`.
         data_wait: share of the training's time in which steps waited for their images, from 0 to 1.
+        training_seconds: of `seconds`, all but those of the evaluation.
+        initial_share: how much of the network that was evaluated is still that of an average's first update, from 0 to
+            1; 0 where no average was evaluated.
+        updates: optimizer steps of this epoch that changed the network.
+        skipped: those that did not, for the gradient was not finite; in float16, also with its loss scaled up.
     """
 
     epoch: int
@@ -149,6 +166,10 @@ class EpochEnded:
     seconds: float
     samples_per_second: float
     data_wait: float = 0.0
+    training_seconds: float = 0.0
+    initial_share: float = 0.0
+    updates: int = 0
+    skipped: int = 0
 
 
 @frozen

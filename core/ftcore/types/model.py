@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import field, frozen, validators
@@ -48,6 +49,12 @@ class FreezePlan:
     never_unfreeze: frozenset[str] = field(default=frozenset(), converter=_names)
 
 
+CROP_MODES = ("center", "squash", "pad")
+
+_ROUNDING = 1e-12
+"""Relative: a fraction of two whole numbers gives them back."""
+
+
 @frozen
 class InputSpec:
     """What a network wants to see, images if it is no `TokenSpec`; comes with its weights.
@@ -57,8 +64,11 @@ class InputSpec:
         channels: 1 (greyscale) or 3 (RGB) for the built-in transforms.
         mean: per channel, of pixel values in [0, 1].
         std: per channel, as `mean`; > 0.
-        interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
-        crop_fraction: side of the centre crop over side of the resized image, > 0; above 1 a black margin is added.
+        interpolation: ``nearest``, ``bilinear`` or ``bicubic``; ``box``, ``hamming`` and ``lanczos`` of PIL.
+        crop_fraction: side of the crop over side of the resized image, > 0; above 1 a margin is added.
+        crop_mode: how an image of other proportions comes to `size`: ``center`` cuts off what sticks out, ``squash``
+            resizes height and width each by its own factor, ``pad`` adds margins of the colour `mean`. With a
+            `crop_fraction` of 1 the latter two show the whole image.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -67,6 +77,39 @@ class InputSpec:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bilinear"
     crop_fraction: float = field(default=0.875, validator=validators.gt(0))
+    crop_mode: str = field(default="center", validator=validators.in_(CROP_MODES))
+
+    @property
+    def resize_size(self) -> tuple[int, int]:
+        """(height, width) in pixels that `size` is cut out of: floored, but not by rounding."""
+        height, width = (int(side / self.crop_fraction * (1 + _ROUNDING)) for side in self.size)
+        return height, width
+
+    @property
+    def fill(self) -> tuple[int, ...]:
+        """Colour of the margins that ``pad`` adds, 0 to 255 per channel: what becomes about 0."""
+        return tuple(min(max(round(255 * value), 0), 255) for value in self.mean)
+
+    @property
+    def preprocessing(self) -> str:
+        """What happens to an image, in words."""
+        height, width = self.resize_size
+        cut = "" if self.resize_size == self.size else f" of {height} x {width}"
+        shown = {"center": f"centre crop{cut}", "squash": f"squashed{cut and ', centre'}{cut}", "pad": f"padded{cut}"}
+        return f"{self}, {self.interpolation}, {shown[self.crop_mode]}"
+
+    def data_config(self) -> dict[str, Any]:
+        """Return the description in the terms of timm's ``create_transform``, which reads it as it is meant here."""
+        floored = tuple(math.floor(side / self.crop_fraction) for side in self.size)
+        exact = self.crop_fraction if floored == self.resize_size else self.crop_fraction / (1 + 2 * _ROUNDING)
+        return {
+            "input_size": (self.channels, *self.size),
+            "interpolation": self.interpolation,
+            "mean": self.mean,
+            "std": self.std,
+            "crop_pct": exact,
+            "crop_mode": "border" if self.crop_mode == "pad" else self.crop_mode,
+        }
 
     def __str__(self) -> str:
         height, width = self.size
@@ -97,6 +140,15 @@ class TokenSpec(InputSpec):
     vocabulary: int = field(validator=validators.gt(0))
     padding: int = 0
 
+    @property
+    def preprocessing(self) -> str:
+        """What a text becomes, in words."""
+        return str(self)
+
+    def data_config(self) -> dict[str, Any]:
+        """Return nothing: a text is no image."""
+        return {}
+
     def __str__(self) -> str:
         return f"{self.length} tokens of {self.vocabulary}"
 
@@ -112,8 +164,11 @@ class TokenSpec(InputSpec):
 
 
 def input_spec_from_dict(values: Mapping[str, Any]) -> InputSpec:
-    """Make what a network wants of the values that a file holds."""
-    return TokenSpec(**values) if "vocabulary" in values else InputSpec(**values)
+    """Make what a network wants of the values that a file holds; before there was a crop mode, a rectangle squashed."""
+    if "vocabulary" in values:
+        return TokenSpec(**values)
+    height, width = values["size"]
+    return InputSpec(**{"crop_mode": "center" if height == width else "squash", **values})
 
 
 @frozen

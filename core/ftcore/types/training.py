@@ -49,12 +49,16 @@ class Loss:
             batches (accumulation, ranks, an epoch) are combined with it. Default: the number of samples.
         tables: shown at the start of the run.
         soft_targets: for classification, whether both functions also take probabilities (N, K) float32.
+        favours_rare: whether rare classes or labels count for more in it than frequent ones.
+        chance_level: its value where all answers are held for equally likely; None where that is not known.
     """
 
     function: Callable[[Tensor, Tensor], Tensor]
     denominator: Callable[[Tensor], Tensor | float] = sample_count
     tables: tuple[Table, ...] = ()
     soft_targets: bool = False
+    favours_rare: bool = False
+    chance_level: float | None = None
 
 
 @frozen
@@ -64,10 +68,12 @@ class Recipe:
     Attributes:
         plugins: named as if by the user, behind his own; as in ``--plugin``.
         settings: as in ``--set``: ``train.epochs`` or ``sgd.lr`` -> value.
+        derived: of those, ones that follow from an option of the recipe -> that option, for messages.
     """
 
     plugins: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(factory=dict)
+    derived: Mapping[str, str] = field(factory=dict)
 
 
 @frozen(eq=False)
@@ -133,6 +139,8 @@ class WeightAverage:
         start: first epoch, from 0, that updates it; before it is done the network itself is evaluated and saved.
         recompute_bn: whether the running statistics of norm layers that learn are measured anew, in one pass over the
             training images, before each evaluation.
+        initial_share: number of updates so far -> how much of `network` is still that of the first one, from 0 to 1;
+            None where that is no question.
     """
 
     name: str
@@ -141,6 +149,7 @@ class WeightAverage:
     interval: Literal["step", "epoch"] = "step"
     start: int = 0
     recompute_bn: bool = False
+    initial_share: Callable[[int], float] | None = None
 
 
 @frozen

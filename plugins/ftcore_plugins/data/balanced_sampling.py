@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import evolve, field, frozen, validators
@@ -13,7 +13,7 @@ from ftcore.data import ImageSplit
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from ftcore import Context, Data, RunConfig
+    from ftcore import Context, Data
 
 
 @frozen
@@ -30,7 +30,7 @@ class BalancedSamplingConfig:
 
 
 class BalancedSampling:
-    """Draws training images with replacement, so that classes come up evenly; goes round `build_data`."""
+    """Oversamples rare classes: draws training images with replacement, evenly over the classes; wraps `build_data`."""
 
     Config = BalancedSamplingConfig
 
@@ -38,10 +38,16 @@ class BalancedSampling:
         self.config = config
 
     @hookimpl(wrapper=True)
-    def build_data(self, config: RunConfig, ctx: Context) -> Generator[None, Data, Data]:
+    def make_loss(self, ctx: Context) -> Generator[None, Any, Any]:
+        """Look at whatever loss is made, and leave it as it is."""
+        loss = yield
+        if getattr(loss, "favours_rare", False):  # a bare callable says nothing of it
+            ctx.log.warning("rare classes count twice: they are drawn more often, and the loss weighs them more")
+        return loss
+
+    @hookimpl(wrapper=True)
+    def build_data(self) -> Generator[None, Data, Data]:
         """Set the weights of whatever data is built."""
-        if any(named.text.partition("@")[0] == "weighted_ce" for named in config.plugins):
-            ctx.log.warning("rare classes count twice: they are drawn more often, and weighted_ce weighs them more")
         data = yield
         if data is None:
             return data

@@ -59,7 +59,7 @@ class DigitImages:
 
 
 class Digits:
-    """Answers for the data ``digits`` and ``digits:5-9``, and for the network ``digits/cnn``."""
+    """The digits of scikit-learn, ``digits`` or ``digits:5-9``, and a small network for them, ``digits/cnn``."""
 
     @hookimpl
     def build_data(self, source: str | None, config: RunConfig) -> Data | None:

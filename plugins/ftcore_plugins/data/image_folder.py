@@ -9,6 +9,7 @@ import numpy as np
 
 from ftcore import Data, UserError, hookimpl
 from ftcore.data import (
+    TEST_NAMES,
     TRAIN_NAMES,
     VAL_NAMES,
     ImageFiles,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Folder:
-    """Answers for any existing folder: ``photos/cat/1.jpg`` or ``photos/train/cat/1.jpg``."""
+    """A folder of images, ``photos/cat/1.jpg``, or with splits, ``photos/train/cat/1.jpg``."""
 
     @hookimpl
     def build_data(self, source: str | None, config: RunConfig, ctx: Context) -> Data | None:
@@ -46,20 +47,20 @@ class Folder:
                 classes.append(folder)
             else:
                 left_out += len(folder.pictures)
-        _check_filled(root, classes, has_splits)
+        _check_filled(root, classes, config, has_splits=has_splits)
         if left_out:
             ctx.log.warning("files that are no pictures of a class are left out", folder=source, files=left_out)
         return make_data(_labelled(root, classes, config, has_splits=has_splits), config)
 
 
 def _has_splits(found: list[ScannedFolder]) -> bool:
-    """Whether the uppermost folders are splits: there is one to train on, or there are none but validation splits."""
+    """Whether the uppermost folders are splits: there is one to train on, or there is nothing but some to measure."""
     names = {folder.path.partition("/")[0].lower() for folder in found if folder.path}
-    return not names.isdisjoint(TRAIN_NAMES) or (bool(names) and names <= {*VAL_NAMES})
+    return not names.isdisjoint(TRAIN_NAMES) or (bool(names) and names <= {*VAL_NAMES, *TEST_NAMES})
 
 
-def _check_filled(root: Path, folders: list[ScannedFolder], has_splits: int) -> None:
-    """Refuse a folder without class folders, and a class folder without pictures or without a name in letters."""
+def _check_filled(root: Path, folders: list[ScannedFolder], config: RunConfig, *, has_splits: bool) -> None:
+    """Refuse a folder without class folders, and a class folder to learn without pictures, or of a garbled name."""
     pictures: dict[str, int] = {}
     for folder in folders:
         name = "/".join(folder.path.split("/")[: 1 + has_splits])
@@ -68,7 +69,7 @@ def _check_filled(root: Path, folders: list[ScannedFolder], has_splits: int) -> 
         expected = f"{root}/train/CLASS/PICTURE" if has_splits else f"{root}/CLASS/PICTURE"
         raise UserError(f"data folder {root} has no class folders; expected {expected}")
     empty = [name for name, count in pictures.items() if not count]
-    if empty:
+    if empty and not (config.measuring and any(pictures.values())):
         raise UserError(f"class folder {root / empty[0]} has no pictures")
     garbled = [name for name in pictures if name.encode(errors="replace").decode() != name]
     if garbled:

@@ -51,7 +51,7 @@ class TableConfig:
 
 
 class Table:
-    """Answers for any existing file that ends with .csv, .tsv or .parquet."""
+    """A table of images, .csv, .tsv or .parquet, with their classes, labels or numbers."""
 
     Config = TableConfig
 

@@ -38,7 +38,7 @@ class DdpConfig:
 
 
 class Ddp:
-    """`torch.nn.parallel.DistributedDataParallel`: one process a device, which share each micro-batch.
+    """`torch.nn.parallel.DistributedDataParallel`: one process per device, which share each batch.
 
     `train.batch_size` is that of all processes together, so an update is made of the same images whatever their number.
     Running statistics of batch norm are those of the first process.

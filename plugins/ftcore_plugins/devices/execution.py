@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ChannelsLast:
-    """Weights of convolutions in channels-last memory, and so all that they compute; same arithmetic, often faster."""
+    """Channels-last memory format for convolutions: same arithmetic, often faster."""
 
     @hookimpl(wrapper=True)
     def wrap_devices(self, model: nn.Module) -> Generator[None, Placement, Placement]:
@@ -61,7 +61,7 @@ class CompileConfig:
 
 
 class Compile:
-    """Compiles the network with `torch.compile`, in place: names of parameters stay as they are."""
+    """Compiles the network with `torch.compile`; names of parameters stay as they are."""
 
     Config = CompileConfig
 
@@ -89,7 +89,7 @@ class Compile:
 
 
 class Checkpointing:
-    """Keeps no activations inside blocks and computes them again in the backward pass: less memory, a third more time.
+    """Activation checkpointing: recomputes blocks in the backward pass; less memory, about a third more time.
 
     Same gradient, same dropout, and running statistics move once (Chen et al. 2016, arXiv:1604.06174).
     """

@@ -38,7 +38,7 @@ class FsdpConfig:
 
 
 class Fsdp:
-    """`torch.distributed.fsdp.fully_shard`: parameters, gradients and optimizer state are spread over the processes.
+    """`torch.distributed.fsdp.fully_shard`: parameters, gradients and optimizer state are sharded over the processes.
 
     Each block of the architecture is gathered when it is needed, and let go behind it. `train.batch_size` is that of
     all processes together. Running statistics of batch norm are those of the first process.

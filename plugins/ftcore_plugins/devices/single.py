@@ -25,7 +25,7 @@ class OneDeviceConfig:
 
 
 class SingleDevice:
-    """The whole network on one device."""
+    """The whole network on one device: cuda, mps or cpu."""
 
     Config = OneDeviceConfig
 

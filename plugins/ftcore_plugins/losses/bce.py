@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 from attrs import field, frozen
 
 from ftcore import Loss, hookimpl
 
-from .cross_entropy import SHARE, class_counts, class_table, per_class_values
+from .cross_entropy import SHARE, check_smoothing_weights, class_counts, class_table, favours_rare, per_class_values
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ftcore import Context, Task
 
 
@@ -24,10 +27,17 @@ class BinaryCrossEntropyConfig:
             1; every factor > 0. For classes likewise: the class of the image is there, the others are not.
         label_smoothing: share of each target that is spread evenly, in [0, 1): of a label over there and not there, of
             a class over all classes.
+        smoothing_weights: whose factor the spread share has: ``"true_class"``, that of what the image is, so that what
+            is absent cannot win by it; or ``"torch"``, `positive` wherever the smoothed target is above 0, as
+            `torch.nn.BCEWithLogitsLoss(pos_weight=...)` of smoothed targets.
     """
 
     positive: Literal["equal", "balanced"] | dict[str, float] = "equal"
     label_smoothing: float = field(default=0.0, validator=SHARE)
+    smoothing_weights: Literal["true_class", "torch"] = "true_class"
+
+    def __attrs_post_init__(self) -> None:
+        check_smoothing_weights(self.smoothing_weights, self.label_smoothing)
 
 
 class BinaryCrossEntropy:
@@ -49,11 +59,20 @@ class BinaryCrossEntropy:
             return None
         from .modules import BinaryCrossEntropyLoss
 
-        factors = self._factors(task)
-        among = 2 if task.kind == "multilabel" else task.outputs
-        loss = BinaryCrossEntropyLoss(factors, self.config.label_smoothing, among)
+        factors, smoothing = self._factors(task), self.config.label_smoothing
+        among, as_torch = 2 if task.kind == "multilabel" else task.outputs, self.config.smoothing_weights == "torch"
+        loss = BinaryCrossEntropyLoss(factors, smoothing, among, smooth_as_torch=as_torch)
+        if as_torch and (how := how_smoothing_inverts(task.names, factors, smoothing, among)):
+            ctx.log.warning(how)
         tables = () if self.config.positive == "equal" else (class_table("bce", task, "factor", factors),)
-        return Loss(loss, tables=tables, soft_targets=True)
+        even = self.config.positive == "equal" and task.kind == "multilabel"
+        return Loss(
+            loss,
+            tables=tables,
+            soft_targets=True,
+            favours_rare=favours_rare(task, factors),
+            chance_level=math.log(2) if even else None,
+        )
 
     def _factors(self, task: Task) -> list[float]:
         given = self.config.positive
@@ -63,3 +82,15 @@ class BinaryCrossEntropy:
             images = sum(task.counts) if task.kind == "classification" else task.images
             return [(images - count) / count or 1.0 for count in class_counts("bce.positive", task)]
         return per_class_values("bce.positive", given, task)
+
+
+def how_smoothing_inverts(names: Sequence[str], factors: Sequence[float], smoothing: float, among: int) -> str:
+    """Say which name wins by torch's rule where it is absent; nothing if none: f s / among > 1 - s / among."""
+    most, low = max(factors), smoothing / among
+    if most * low <= 1 - low:
+        return ""
+    return (
+        f"with factors and label smoothing by torch's rule an image without {names[factors.index(most)]!r} costs least "
+        f"where it is answered: f e/{among} = {most:g} x {smoothing:g} / {among} = {most * low:.4g} > "
+        f'1 - e/{among} = {1 - low:.4g}; bce.smoothing_weights = "true_class" has no such case'
+    )

@@ -12,7 +12,7 @@ from ftcore import Loss, Table, UserError, did_you_mean, hookimpl
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ftcore import Task
+    from ftcore import Context, Task
 
 
 SHARE = (validators.ge(0.0), validators.lt(1.0))
@@ -45,7 +45,8 @@ class CrossEntropy:
             return None
         import torch
 
-        return Loss(torch.nn.CrossEntropyLoss(label_smoothing=self.config.label_smoothing), soft_targets=True)
+        loss = torch.nn.CrossEntropyLoss(label_smoothing=self.config.label_smoothing)
+        return Loss(loss, soft_targets=True, chance_level=math.log(task.outputs))
 
 
 @frozen
@@ -62,20 +63,31 @@ class WeightedCrossEntropyConfig:
         divide_by: ``"weights"``, the sum of the targets' weights, as `torch.nn.CrossEntropyLoss(weight=...)` does; or
             ``"samples"``, the plain mean over the batch.
         label_smoothing: share of each target that is spread evenly over all classes, in [0, 1).
+        smoothing_weights: whose weight the spread share has: ``"true_class"``, that of the image's own class, so that
+            no other class can win by it; or ``"torch"``, that of each class itself, as in
+            `torch.nn.CrossEntropyLoss(weight=..., label_smoothing=...)`.
     """
 
     weights: Literal["balanced", "effective"] | tuple[float, ...] | dict[str, float] = "balanced"
     beta: float | None = field(default=None, validator=validators.optional(SHARE))
     divide_by: Literal["weights", "samples"] = "weights"
     label_smoothing: float = field(default=0.0, validator=SHARE)
+    smoothing_weights: Literal["true_class", "torch"] = "true_class"
 
     def __attrs_post_init__(self) -> None:
         if self.beta is not None and self.weights != "effective":
             raise ValueError(f'beta needs weights = "effective", not {self.weights!r}')
+        check_smoothing_weights(self.smoothing_weights, self.label_smoothing)
+
+
+def check_smoothing_weights(smoothing_weights: str, label_smoothing: float) -> None:
+    """Refuse a rule for label smoothing where there is none."""
+    if smoothing_weights == "torch" and not label_smoothing:
+        raise ValueError('smoothing_weights = "torch" needs label_smoothing > 0')
 
 
 class WeightedCrossEntropy:
-    """Cross-entropy that counts some classes more than others."""
+    """Cross-entropy with class weights."""
 
     Config = WeightedCrossEntropyConfig
 
@@ -83,17 +95,50 @@ class WeightedCrossEntropy:
         self.config = config
 
     @hookimpl
-    def make_loss(self, task: Task) -> Loss | None:
+    def make_loss(self, task: Task, ctx: Context) -> Loss | None:
         """Answer for classification."""
         if task.kind != "classification":
             return None
         from .weighted_cross_entropy import WeightedCrossEntropyLoss
 
         weights = class_weights(self.config.weights, task, 0.999 if self.config.beta is None else self.config.beta)
-        mean_over_samples, smoothing = self.config.divide_by == "samples", self.config.label_smoothing
-        loss = WeightedCrossEntropyLoss(weights, mean_over_samples=mean_over_samples, label_smoothing=smoothing)
+        mean_over_samples, as_torch = self.config.divide_by == "samples", self.config.smoothing_weights == "torch"
+        loss = WeightedCrossEntropyLoss(
+            weights,
+            mean_over_samples=mean_over_samples,
+            label_smoothing=self.config.label_smoothing,
+            smooth_as_torch=as_torch,
+        )
+        if as_torch and (how := how_smoothing_inverts(task.names, weights, self.config.label_smoothing)):
+            ctx.log.warning(how)
         title = f"weighted_ce, divided by the {'number' if mean_over_samples else 'weights'} of the samples"
-        return Loss(loss, loss.denominator, (class_table(title, task, "weight", weights),), soft_targets=True)
+        return Loss(
+            loss,
+            loss.denominator,
+            (class_table(title, task, "weight", weights),),
+            soft_targets=True,
+            favours_rare=favours_rare(task, weights),
+            chance_level=None if mean_over_samples else math.log(task.outputs),
+        )
+
+
+def how_smoothing_inverts(names: Sequence[str], weights: Sequence[float], smoothing: float) -> str:
+    """Say for which two classes torch's rule of label smoothing answers the wrong one; nothing if for none.
+
+    An image of class y costs least where p[c] ~ w[c] e/K + [c = y] w[y] (1 - e), so c beats y where
+    w[c] e/K > w[y] (1 - e + e/K); if it does for any two, it does for the heaviest and the lightest.
+    """
+    light, heavy = (weights.index(extreme(weights)) for extreme in (min, max))
+    each = smoothing / len(weights)
+    wrong, right = weights[heavy] * each, weights[light] * (1 - smoothing + each)
+    if wrong <= right:
+        return ""
+    return (
+        f"with class weights and label smoothing by torch's rule an image of {names[light]!r} costs least where "
+        f"{names[heavy]!r} is answered: w[c] e/K = {weights[heavy]:g} x {smoothing:g} / {len(weights)} = {wrong:.4g} > "
+        f"w[y] (1 - e + e/K) = {weights[light]:g} x {1 - smoothing + each:.4g} = {right:.4g}; "
+        'weighted_ce.smoothing_weights = "true_class" has no such case'
+    )
 
 
 def class_weights(given: str | tuple[float, ...] | dict[str, float], task: Task, beta: float = 0.999) -> list[float]:
@@ -144,7 +189,12 @@ class LogitAdjustment:
         counts = class_counts("logit_adjustment", task)
         priors = [count / sum(counts) for count in counts]
         loss = LogitAdjustedLoss([self.config.tau * math.log(prior) for prior in priors])
-        return Loss(loss, tables=(class_table("logit_adjustment", task, "prior", priors),), soft_targets=True)
+        return Loss(
+            loss,
+            tables=(class_table("logit_adjustment", task, "prior", priors),),
+            soft_targets=True,
+            favours_rare=self.config.tau > 0 and min(counts) < max(counts),
+        )
 
 
 def class_counts(option: str, task: Task) -> tuple[int, ...]:
@@ -175,6 +225,12 @@ def per_class_values(option: str, given: tuple[float, ...] | dict[str, float], t
         if not (number > 0 and math.isfinite(number)):
             raise UserError(f"{option}: that of {name!r} must be a positive number, got {number}")
     return [given.get(name, 1.0) for name in task.names]
+
+
+def favours_rare(task: Task, factors: Sequence[float]) -> bool:
+    """Whether the rarest class or label counts more than the most frequent one."""
+    counts = task.counts
+    return bool(counts) and factors[counts.index(min(counts))] > factors[counts.index(max(counts))]
 
 
 def class_table(title: str, task: Task, what: str, numbers: Sequence[float]) -> Table:

@@ -8,7 +8,7 @@ from attrs import field, frozen, validators
 
 from ftcore import Loss, UserError, hookimpl
 
-from .cross_entropy import SHARE, class_table, per_class_values
+from .cross_entropy import SHARE, class_table, favours_rare, per_class_values
 
 if TYPE_CHECKING:
     from ftcore import Task
@@ -50,9 +50,11 @@ class Focal:
 
         gamma, (present, absent) = self.config.gamma, self._factors(task)
         tables = () if self.config.alpha is None else (class_table("focal", task, "alpha", present),)
+        rare = favours_rare(task, present)
         if task.kind == "classification":
-            return Loss(FocalLoss(gamma, present), tables=tables, soft_targets=True)
-        return Loss(AsymmetricLabelLoss(gamma, gamma, present=present, absent=absent), tables=tables)
+            return Loss(FocalLoss(gamma, present), tables=tables, soft_targets=True, favours_rare=rare)
+        loss = AsymmetricLabelLoss(gamma, gamma, present=present, absent=absent)
+        return Loss(loss, tables=tables, favours_rare=rare)
 
     def _factors(self, task: Task) -> tuple[list[float], list[float]]:
         """Return a factor for each class or label where it is there, and where it is not."""
@@ -91,7 +93,7 @@ class AsymmetricConfig:
 
 
 class Asymmetric:
-    """Asymmetric loss (Ridnik et al. 2021, arXiv:2009.14119): what is not there is played down more than what is.
+    """Asymmetric loss (Ridnik et al. 2021, arXiv:2009.14119): down-weights easy negatives more than positives.
 
     For labels it is the mean over images and labels, where the authors' code takes the sum: that is larger by their
     number, and so is its learning rate. For classes it is the mean over images.

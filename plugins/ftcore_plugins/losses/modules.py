@@ -112,23 +112,34 @@ class AsymmetricClassLoss(nn.Module):
 
 
 class BinaryCrossEntropyLoss(nn.Module):
-    """Mean over images and outputs of -f y' log(p) - (1 - y') log(1 - p), p the sigmoid; y' = (1 - s) y + s / among.
+    """Mean over images and outputs of f y B(1) + (1 - y) B(0), p the sigmoid, s the smoothing, B the cross-entropy.
 
-    `among` is 2 for labels, each of which is there or not, and K for classes, one of which is.
+    B(y) = -y' log(p) - (1 - y') log(1 - p) with y' = (1 - s) y + s / among: what is there weighs f, with its smoothed
+    target as a whole. `smooth_as_torch` is torch's `pos_weight` on smoothed targets, of which it is the mean of
+    -f y' log(p) - (1 - y') log(1 - p): there the share s / among of what is absent weighs f, too, and wins where
+    f s / among > 1 - s / among. `among` is 2 for labels, each of which is there or not, and K for classes.
     """
 
     factors: Tensor
 
-    def __init__(self, factors: Sequence[float], label_smoothing: float, among: int) -> None:
+    def __init__(
+        self, factors: Sequence[float], label_smoothing: float, among: int, *, smooth_as_torch: bool = False
+    ) -> None:
         """Take K factors f > 0 and s in [0, 1)."""
         super().__init__()
-        self.label_smoothing, self.among = label_smoothing, among
+        self.label_smoothing, self.among, self.smooth_as_torch = label_smoothing, among, smooth_as_torch
         self.register_buffer("factors", torch.tensor(factors, dtype=torch.float32))
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Outputs (N, K), indices, probabilities or labels -> scalar."""
-        smoothed = probabilities(targets, outputs) * (1 - self.label_smoothing) + self.label_smoothing / self.among
-        return functional.binary_cross_entropy_with_logits(outputs, smoothed, pos_weight=self.factors)
+        there, low = probabilities(targets, outputs), self.label_smoothing / self.among
+        if self.smooth_as_torch or not self.label_smoothing:
+            smoothed = there * (1 - self.label_smoothing) + low
+            return functional.binary_cross_entropy_with_logits(outputs, smoothed, pos_weight=self.factors)
+        present, absent = self.factors * there, 1 - there
+        weight = present + absent
+        smoothed = (present * (1 - self.label_smoothing) + weight * low) / weight
+        return functional.binary_cross_entropy_with_logits(outputs, smoothed, weight=weight)
 
 
 class SoftF1DiceLoss(nn.Module):

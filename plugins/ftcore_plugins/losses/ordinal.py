@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -9,7 +10,7 @@ from attrs import frozen
 from ftcore import Loss, Table, UserError, did_you_mean, hookimpl
 
 if TYPE_CHECKING:
-    from ftcore import Task
+    from ftcore import Context, Task
 
 
 @frozen
@@ -17,15 +18,15 @@ class OrdinalConfig:
     """Options of `ordinal`.
 
     Attributes:
-        order: names of all classes from low to high, e.g. ``["none", "mild", "severe"]``; None: sorted by name, as they
-            are.
+        order: names of all classes from low to high, e.g. ``["none", "mild", "severe"]``; None: as classes are sorted
+            everywhere, by their value where all are numbers, else as texts.
     """
 
     order: tuple[str, ...] | None = None
 
 
 class Ordinal:
-    """Squared Earth Mover's Distance, which counts by how many places a class is missed.
+    """Squared Earth Mover's Distance for ordered classes: an error counts by how many ranks it is off.
 
     sum_k (CDF_k(p) - CDF_k(y))^2, a mean over images (Hou, Yu and Samaras 2016, arXiv:1611.05916).
     """
@@ -36,7 +37,7 @@ class Ordinal:
         self.config = config
 
     @hookimpl
-    def make_loss(self, task: Task) -> Loss | None:
+    def make_loss(self, task: Task, ctx: Context) -> Loss | None:
         """Answer for classification."""
         if task.kind != "classification":
             return None
@@ -44,9 +45,16 @@ class Ordinal:
 
         order = task.names if self.config.order is None else self.config.order
         check_order(order, task)
+        if self.config.order is None and list(order) != sorted(order, key=_natural_key):
+            ctx.log.warning("classes are in the order of texts; ordinal.order names another", order=", ".join(order))
         rows = tuple((str(place), name) for place, name in enumerate(order, start=1))
         loss = SquaredEarthMoversDistance([order.index(name) for name in task.names])
         return Loss(loss, tables=(Table("ordinal, from low to high", ("place", "class"), rows),), soft_targets=True)
+
+
+def _natural_key(name: str) -> list[str | int]:
+    """Return what sorts ``grade 2`` before ``grade 10``."""
+    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name))]
 
 
 def check_order(order: tuple[str, ...], task: Task) -> None:

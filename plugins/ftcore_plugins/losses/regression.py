@@ -26,7 +26,7 @@ class MeanSquaredError:
 
 
 class MeanAbsoluteError:
-    """`torch.nn.L1Loss` on standardised targets: leads to the median, and outliers pull no harder than others."""
+    """`torch.nn.L1Loss` on standardised targets: leads to the median, so it is robust to outliers."""
 
     @hookimpl
     def make_loss(self, task: Task) -> Loss | None:

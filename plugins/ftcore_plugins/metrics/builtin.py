@@ -1,4 +1,4 @@
-"""Validation metrics, all from torchmetrics."""
+"""Validation metrics."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ class RegressionMetrics:
         """Answer for regression."""
         if task.kind != "regression":
             return None
-        from torchmetrics import MeanAbsoluteError, MeanSquaredError, R2Score
+        from .regression import R2, MeanAbsoluteError, R2OfEach, RootMeanSquaredError
 
         if task.outputs == 1:
-            return {"rmse": MeanSquaredError(squared=False), "mae": MeanAbsoluteError(), "r2": R2Score()}
+            return {"rmse": RootMeanSquaredError(task), "mae": MeanAbsoluteError(task), "r2": R2(task)}
         return {
-            "r2": R2Score(),
-            "rmse": _unmonitored(MeanSquaredError)(squared=False, num_outputs=task.outputs),
-            "mae": _unmonitored(MeanAbsoluteError)(num_outputs=task.outputs),
-            "r2_of_each": _unmonitored(R2Score)(multioutput="raw_values"),
+            "r2": R2(task),
+            "rmse": _unmonitored(RootMeanSquaredError)(task),
+            "mae": _unmonitored(MeanAbsoluteError)(task),
+            "r2_of_each": R2OfEach(task),
         }

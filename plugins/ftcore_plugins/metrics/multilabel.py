@@ -63,6 +63,10 @@ class AveragePrecision(_Scores):
         """Return () float64 in [0, 1]."""
         return self.per_label().nanmean()
 
+    def undefined_for(self, targets: Tensor) -> list[int]:
+        """Return the labels that no image has: targets (N, K) in 0 and 1 -> places."""
+        return [place for place, there in enumerate((targets > 0.5).any(dim=0).tolist()) if not there]
+
     def per_label(self) -> Tensor:
         """Return (K,) float64 in [0, 1], NaN for a label without an image in the split."""
         _, hits, ends = self.sort_scores()

@@ -15,6 +15,8 @@ from ftcore.model import is_submodule_of, is_weights_file, load_weights, named_t
 from .timm_hub import TimmHub
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
     from ftcore.config import ModelConfig, RunConfig
@@ -33,7 +35,7 @@ class TimmConfig:
 
 
 class Timm:
-    """Answers for ``timm/NAME`` and ``timm/NAME.TAG``; a tag names pre-trained weights."""
+    """Networks of timm: ``timm/NAME``, or ``timm/NAME.TAG``, where a tag names pre-trained weights."""
 
     Config = TimmConfig
 
@@ -47,6 +49,7 @@ class Timm:
         if provider != "timm":
             return None
         import timm
+        from timm.data import resolve_model_data_config
 
         from ftcore.model import find_heads
 
@@ -57,7 +60,7 @@ class Timm:
         backbone = Backbone(
             module,
             heads,
-            _input(module, config.model.channels),
+            input_spec(resolve_model_data_config(module), config.model.channels),
             stages=_stage_numbers(module, heads, coarse=True),
             blocks=_stage_numbers(module, heads, coarse=False),
             no_decay=_no_decay(module),
@@ -142,7 +145,7 @@ def _check_drop_path(build: partial[nn.Module], network: str) -> None:
         raise UserError(f"timm/{network} has no stochastic depth, so timm.drop_path cannot be set")
 
 
-def _for_image_size(build: partial[nn.Module], network: str, side: int) -> partial[nn.Module]:
+def _for_image_size(build: partial[nn.Module], network: str, size: int | tuple[int, int]) -> partial[nn.Module]:
     """Let the network be built for the size, where it is: one that takes any size has no such argument."""
     import timm
 
@@ -150,12 +153,13 @@ def _for_image_size(build: partial[nn.Module], network: str, side: int) -> parti
 
     usual = timm.get_pretrained_cfg(network).input_size
     channels = build.keywords.get("in_chans", usual[0])
-    if accepts_image_size(lambda side: build(img_size=side), side, channels):
-        return partial(build, img_size=side)
-    if accepts_image_size(lambda _: build(), side, channels):
+    if accepts_image_size(lambda size: build(img_size=size), size, channels):
+        return partial(build, img_size=size)
+    if accepts_image_size(lambda _: build(), size, channels):
         return build
-    sizes = accepted_image_sizes(lambda side: build(img_size=side), side, usual[1], channels)
-    raise UserError(f"timm/{network} does not take model.image_size = {side}; sizes it takes: {sizes}")
+    sizes = ", ".join(map(str, accepted_image_sizes(lambda size: build(img_size=size), size, usual[1], channels)))
+    asked = size if isinstance(size, int) else list(size)
+    raise UserError(f"timm/{network} does not take model.image_size = {asked}; sizes it takes: {sizes}")
 
 
 def _with_weights(build: partial[nn.Module], weights: str, network: str, heads: tuple[HeadSlot, ...]) -> nn.Module:
@@ -250,10 +254,13 @@ def with_pooling(encoder: Backbone) -> Backbone:
     )
 
 
-def _input(module: Any, channels: int | None) -> InputSpec:
-    from timm.data import resolve_model_data_config
+def input_spec(wanted: Mapping[str, Any], channels: int | None = None) -> InputSpec:
+    """Say what images must look like.
 
-    wanted = resolve_model_data_config(module)
+    Args:
+        wanted: what timm's `resolve_data_config` makes of a network's pre-trained configuration.
+        channels: where they are not to be the configuration's own.
+    """
     usual, height, width = wanted["input_size"]
     channels = channels or usual
     return InputSpec(
@@ -263,6 +270,7 @@ def _input(module: Any, channels: int | None) -> InputSpec:
         std=_per_channel(wanted["std"], channels),
         interpolation=wanted["interpolation"],
         crop_fraction=wanted["crop_pct"],
+        crop_mode={"border": "pad"}.get(wanted["crop_mode"], wanted["crop_mode"]),
     )
 
 

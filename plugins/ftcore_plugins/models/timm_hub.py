@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from ftcore import UserError
+from ftcore.runs import to_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,18 +67,10 @@ def _leave_to_transformers(config: Path) -> None:
     """Leave the number of classes out of the arguments: it is beside them, and transformers passes it by itself."""
     described = json.loads(config.read_text(encoding="utf-8"))
     described.get("model_args", {}).pop("num_classes", None)
-    config.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    config.write_text(to_json(described, indent=2) + "\n", encoding="utf-8")
 
 
 def _pretrained_cfg(network: Any, spec: InputSpec) -> dict[str, Any]:
     """Return timm's description of the network, with the run's own input."""
     known = {key: value for key, value in dict(network.pretrained_cfg).items() if key not in LEFT_OUT}
-    ours = {
-        "input_size": (spec.channels, *spec.size),
-        "mean": spec.mean,
-        "std": spec.std,
-        "interpolation": spec.interpolation,
-        "crop_pct": spec.crop_fraction,
-        "crop_mode": "center",
-    }
-    return {**known, **ours}
+    return {**known, **spec.data_config()}

@@ -52,7 +52,7 @@ class TorchvisionConfig:
 
 
 class Torchvision:
-    """Answers for ``torchvision/NAME``; `weights` may be an entry such as ``IMAGENET1K_V2``."""
+    """Networks of torchvision: ``torchvision/NAME``; `weights` may be an entry such as ``IMAGENET1K_V2``."""
 
     Config = TorchvisionConfig
 
@@ -203,14 +203,18 @@ def _input(network: str, entry: Any) -> InputSpec:
     """Read the preset that belongs to the weights; without weights, that of the default ones."""
     from torchvision.models import get_model_weights
 
-    preset = (entry or get_model_weights(network).DEFAULT).transforms()
+    return input_spec((entry or get_model_weights(network).DEFAULT).transforms())
+
+
+def input_spec(preset: Any) -> InputSpec:
+    """Say what images must look like, from the ``transforms()`` of torchvision's weights: shorter side, centre."""
     crop, resize = preset.crop_size[0], preset.resize_size[0]
     return InputSpec(
         size=(crop, crop),
         mean=tuple(preset.mean),
         std=tuple(preset.std),
         interpolation=preset.interpolation.value,
-        crop_fraction=min(1.0, crop / resize),
+        crop_fraction=crop / resize,
     )
 
 
@@ -228,7 +232,7 @@ def _resolve_input(module: Any, spec: InputSpec, network: str, *, trained: bool)
     return evolve(spec, size=(fixed, fixed)) if fixed else spec
 
 
-def _resized(module: nn.Module, network: str, side: int) -> nn.Module:
+def _resized(module: nn.Module, network: str, size: int | tuple[int, int]) -> nn.Module:
     """Build the network for images of another size, where its tensors or its windows depend on that.
 
     Raises:
@@ -239,26 +243,26 @@ def _resized(module: nn.Module, network: str, side: int) -> nn.Module:
     from ftcore.model import accepted_image_sizes, accepts_image_size
 
     build = partial(_for_size, network)
-    if not accepts_image_size(build, side, channels=3):
-        usual = _input(network, None).size[0]
-        sizes = accepted_image_sizes(build, side, usual, channels=3)
-        raise UserError(f"torchvision/{network} does not take model.image_size = {side}; sizes it takes: {sizes}")
+    if not accepts_image_size(build, size, channels=3):
+        sizes = ", ".join(map(str, accepted_image_sizes(build, size, _input(network, None).size[0], channels=3)))
+        asked = size if isinstance(size, int) else list(size)
+        raise UserError(f"torchvision/{network} does not take model.image_size = {asked}; sizes it takes: {sizes}")
     if not network.startswith(("vit", "maxvit")):
         return module
     state = cast("Any", module.state_dict())
-    if network.startswith("vit"):
-        state = interpolate_embeddings(side, cast("int", module.patch_size), state)
+    if isinstance(size, int) and network.startswith("vit"):
+        state = interpolate_embeddings(size, cast("int", module.patch_size), state)
     classes = next(len(t) for name, t in reversed(state.items()) if name.endswith("weight"))
-    sized = _for_size(network, side, num_classes=classes)
+    sized = _for_size(network, size, num_classes=classes)
     sized.load_state_dict(state)
     return sized
 
 
-def _for_size(network: str, side: int, **options: Any) -> nn.Module:
-    if network.startswith("vit"):
-        options["image_size"] = side
+def _for_size(network: str, size: int | tuple[int, int], **options: Any) -> nn.Module:
+    if network.startswith("vit"):  # which divides the size, so that a rectangle is refused here
+        options["image_size"] = size
     if network.startswith("maxvit"):
-        options["input_size"] = (side, side)
+        options["input_size"] = (size, size) if isinstance(size, int) else size
     return _build(network, **options)
 
 

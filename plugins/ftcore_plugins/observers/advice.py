@@ -1,20 +1,25 @@
-"""Warnings where the numbers of a run say that something is wrong, each said once."""
+"""Warnings where the numbers of a run say that something is wrong, each said once.
+
+What is advised is what the run does not do yet. What the run is going through is no fault: an average that has hardly
+moved is no judge of classes, and epochs are compared with those in which the same learnt.
+"""
 
 from __future__ import annotations
 
-import math
+import os
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, evolve, field
 
 from ftcore import EpochEnded, RunEnded, RunStarted, hookimpl
+from ftcore.data import ImageSplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import structlog
 
-    from ftcore import Context, Event, Observer, Task
+    from ftcore import Context, Event, Observer, RunConfig, Task
 
 
 CHANCE_TOLERANCE = 0.01
@@ -32,21 +37,27 @@ OVERFIT_RATIO = 1.5
 MIN_EPOCHS = 3
 """Epochs after which a class must have been predicted."""
 
+RARE = 0.5
+"""Share of the mean number of images a class below which it is rare."""
+
+MAX_INITIAL_SHARE = 0.5
+"""How much of an average may be the network of its first update before its metrics say something of the training."""
+
 SHOWN = 5
 """Classes that are named, at most."""
 
 
 class Advice:
-    """Warns of a loss that stays where guessing is, of waiting for images, of pictures learnt by heart, and of classes.
+    """Warns about chance-level loss, slow data loading, overfitting and classes that are never predicted.
 
-    A class that is never predicted, and an accuracy that one class always said would have. In the log, and so in
-    ``report.html``, too.
+    A class that is never predicted, an accuracy that one class always said would have, and an average that has hardly
+    moved. In the log, and so in ``report.html``, too.
     """
 
     @hookimpl
-    def make_observers(self, ctx: Context) -> Sequence[Observer]:
+    def make_observers(self, config: RunConfig, ctx: Context) -> Sequence[Observer]:
         """Answer always."""
-        return [TrainingAdvisor(ctx.log).observe]
+        return [TrainingAdvisor(ctx.log, config).observe]
 
 
 @define
@@ -55,12 +66,14 @@ class TrainingAdvisor:
 
     Attributes:
         log: where to warn.
+        config: of the run.
         started: the run.
         epochs: that ended, since it began or went on; of the validation only the loss.
         said: names of the warnings that were said.
     """
 
     log: structlog.typing.FilteringBoundLogger
+    config: RunConfig
     started: RunStarted | None = None
     epochs: list[EpochEnded] = field(factory=list)
     said: set[str] = field(factory=set)
@@ -72,14 +85,23 @@ class TrainingAdvisor:
                 self.started, self.epochs = event, []
             case EpochEnded() if self.started and self.started.task:
                 self.epochs.append(evolve(event, val={"loss": event.val["loss"]}))  # and no matrix of each epoch
-                last = event.epoch >= min(MIN_EPOCHS, self.started.epochs)
-                self.warn(check_losses(self.started.task, self.epochs))
-                self.warn(check_waiting(self.epochs))
-                self.warn(check_classes(self.started.task, event.val) if last else iter(()))
+                self.look(self.started, event)
             case RunEnded(report=report) if self.started and self.started.task:
-                self.warn(check_accuracy(self.started.task, report["best"]))
+                if not self.epochs or judges(self.epochs[-1]):
+                    self.warn(check_accuracy(self.started.task, report["best"]))
             case _:
                 pass
+
+    def look(self, started: RunStarted, event: EpochEnded) -> None:
+        """Look at an epoch, and at those before it in which the same learnt."""
+        began = max((epoch for epoch in started.releases if epoch <= event.epoch), default=1)
+        alike = [epoch for epoch in self.epochs if epoch.epoch >= began]
+        self.warn(check_chance(started, self.epochs))
+        self.warn(check_overfitting(started, self.config, [epoch for epoch in alike if judges(epoch)]))
+        self.warn(check_waiting(started, self.config, alike))
+        self.warn(check_average(event))
+        if judges(event) and event.epoch >= min(MIN_EPOCHS, started.epochs):
+            self.warn(check_classes(started, event.val))
 
     def warn(self, found: Iterator[tuple[str, str]]) -> None:
         """Say what was not said."""
@@ -89,63 +111,102 @@ class TrainingAdvisor:
                 self.log.warning(text)
 
 
-def check_losses(task: Task, epochs: Sequence[EpochEnded]) -> Iterator[tuple[str, str]]:
-    """Yield what the losses of all epochs say: a name, and a sentence."""
-    guess, formula = chance_level_loss(task)
-    losses = [epoch.train["loss"] for epoch in epochs]
-    if len(losses) > 1 and all(abs(loss - guess) < CHANCE_TOLERANCE * guess for loss in losses[-2:]):
+def judges(epoch: EpochEnded) -> bool:
+    """Whether the metrics of an epoch say something of what was learnt, and not of the start of an average."""
+    return epoch.initial_share <= MAX_INITIAL_SHARE
+
+
+def check_chance(started: RunStarted, epochs: Sequence[EpochEnded]) -> Iterator[tuple[str, str]]:
+    """Yield whether the losses stay where a network is that holds all answers for equally likely."""
+    guess, last = started.chance_level, epochs[-2:]
+    if guess is None or len(last) < 2:
+        return
+    losses = [epoch.train["loss"] for epoch in last]
+    stays = all(abs(loss - guess) < CHANCE_TOLERANCE * guess for loss in losses)
+    if stays and min(epoch.val["loss"] for epoch in last) > (1 - CHANCE_TOLERANCE) * guess:  # mixtures are hard to fit
+        frozen = ", `ftcore inspect` says what is frozen" if _freezes(started) else ""
         yield (
             "guessing",
-            f"the training loss, {losses[-1]:.4f}, stays at {formula} = {guess:.4f}, that of guessing: nothing is "
-            "learnt; `ftcore find lr` looks for a learning rate, `ftcore inspect` says what is frozen, `ftcore check` "
-            "what is wrong with the data",
+            f"the training loss, {losses[-1]:.4f}, stays at {guess:.4f}, that of guessing: nothing is learnt; "
+            f"`ftcore find lr` looks for a learning rate{frozen}, `ftcore check` says what is wrong with the data",
         )
-    best = min(epochs, key=lambda epoch: epoch.val["loss"])
-    lowest, now = best.val["loss"], epochs[-1].val["loss"]
-    if now > OVERFIT_RATIO * lowest > 0 and losses[-1] < best.train["loss"] and epochs[-1].epoch > best.epoch + 1:
+
+
+def check_overfitting(
+    started: RunStarted, config: RunConfig, epochs: Sequence[EpochEnded]
+) -> Iterator[tuple[str, str]]:
+    """Yield whether the validation loss rises while the training loss falls, in epochs in which the same learnt."""
+    if not epochs:
+        return
+    best, last = min(epochs, key=lambda epoch: epoch.val["loss"]), epochs[-1]
+    lowest, now = best.val["loss"], last.val["loss"]
+    if now > OVERFIT_RATIO * lowest > 0 and last.train["loss"] < best.train["loss"] and last.epoch > best.epoch + 1:
+        help_by = {
+            "train.patience=3 stops there": not config.train.patience,
+            "`augment` shows other views": not started.augmented and not started.reads_text,
+            "`freeze_backbone` lets less learn": not _freezes(started) and config.model.weights != "none",
+        }
+        ways = [way for way, unused in help_by.items() if unused] or ["more samples or a smaller network help"]
         yield (
             "by heart",
             f"the validation loss, {now:.4f}, is {now / lowest:.1f} times that of epoch {best.epoch}, {lowest:.4f}, "
-            f"while the training loss went from {best.train['loss']:.4f} to {losses[-1]:.4f}: pictures are learnt by "
-            "heart; train.patience=3 stops there; `augment`, `mixup`, weight decay or a frozen backbone help",
+            f"while the training loss went from {best.train['loss']:.4f} to {last.train['loss']:.4f}: samples are "
+            f"learnt by heart; {', '.join(ways)}",
         )
 
 
-def chance_level_loss(task: Task) -> tuple[float, str]:
-    """Return the loss of a network that holds all answers for equally likely, and how it is spelt; nan for numbers."""
-    if task.kind == "regression":
-        return math.nan, ""
-    answers = task.outputs if task.kind == "classification" else 2
-    return math.log(answers), f"ln({answers})"
+def _freezes(started: RunStarted) -> bool:
+    """Whether something does not learn, or did not at first."""
+    return bool(started.releases) or started.trainable_parameters < started.total_parameters
 
 
-def check_waiting(epochs: Sequence[EpochEnded]) -> Iterator[tuple[str, str]]:
-    """Yield what the time of the last epoch says; the first starts the workers."""
+def check_waiting(started: RunStarted, config: RunConfig, epochs: Sequence[EpochEnded]) -> Iterator[tuple[str, str]]:
+    """Yield what the time of the last epoch says; the first, in which workers start, says nothing."""
     last = epochs[-1]
     if len(epochs) > 1 and last.data_wait > MAX_DATA_WAIT and last.seconds >= MIN_EPOCH_SECONDS:
+        help_by = {
+            "more processes read them with train.workers": (config.train.workers or 0) < (os.cpu_count() or 1),
+            "data.cache=ram or disk reads them once": not config.data.cache and isinstance(started.val, ImageSplit),
+        }
+        ways = [way for way, unused in help_by.items() if unused] or ["smaller files are read sooner"]
         yield (
             "waiting",
-            f"{last.data_wait:.0%} of the training of epoch {last.epoch} was spent waiting for images: more processes "
-            "read them with train.workers, and data.cache=ram or disk reads them once",
+            f"{last.data_wait:.0%} of the training of epoch {last.epoch} was spent waiting for samples: "
+            + ", and ".join(ways),
         )
 
 
-def check_classes(task: Task, val: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def check_average(epoch: EpochEnded) -> Iterator[tuple[str, str]]:
+    """Yield whether what was evaluated is an average that has hardly moved."""
+    if not judges(epoch):
+        yield (
+            "average",
+            f"{epoch.initial_share:.0%} of the average that was evaluated after epoch {epoch.epoch} is still the "
+            "network of its first step, so metrics say little of what is learnt: a lower decay follows sooner, as does "
+            "one that warms up (ema.warmup=true)",
+        )
+
+
+def check_classes(started: RunStarted, val: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield which classes are in the validation split and were never predicted."""
+    task = started.task
+    assert task
     matrix = _matrix(task, val)
     predicted = [sum(column) for column in zip(*matrix, strict=True)]
-    missing = [
-        f"{name!r} ({sum(row):,.0f} images)"
-        for name, row, times in zip(task.names, matrix, predicted, strict=False)
-        if sum(row) and not times
-    ]
+    missing = [place for place, row in enumerate(matrix) if sum(row) and not predicted[place]]
     if missing:
-        named = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
-        yield (
-            "classes",
-            f"never predicted on validation: {named}; `weighted_ce` weighs rare classes, `balanced_sampling` draws "
-            "them more often",
-        )
+        each = [f"{task.names[place]!r} ({sum(matrix[place]):,.0f} images)" for place in missing]
+        named = ", ".join(each[:SHOWN]) + (f" and {len(each) - SHOWN} more" if len(each) > SHOWN else "")
+        yield "classes", f"never predicted on validation: {named}{_for_rare_classes(started, task, missing)}"
+
+
+def _for_rare_classes(started: RunStarted, task: Task, missing: Sequence[int]) -> str:
+    """Say what helps if all these classes are rare in training, and nothing is done about it."""
+    few = RARE * sum(task.counts) / task.outputs
+    if started.rebalanced or not task.counts or any(task.counts[place] >= few for place in missing):
+        return ""
+    sampled = ", `balanced_sampling` draws them more often" if isinstance(started.val, ImageSplit) else ""
+    return f"; as a loss `weighted_ce` weighs rare classes{sampled}"
 
 
 def check_accuracy(task: Task, best: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ProgressBar:
-    """Writes to standard error; where that is no terminal, there is no bar."""
+    """A line per epoch and, in a terminal, a progress bar, on standard error."""
 
     @hookimpl
     def make_observers(self) -> Sequence[Observer]:
@@ -61,10 +61,11 @@ class _ConsoleObserver:
     def end_epoch(self, event: EpochEnded) -> None:
         scores = ", ".join(f"{name} {value:.4f}" for name, value in event.val.items() if isinstance(value, float))
         star = " *" if event.best else ""
+        skipped = f", {event.skipped} of {event.updates + event.skipped} updates skipped" if event.skipped else ""
         terms = "".join(f" + {name} {value:.4f}" for name, value in event.train.items() if name != "loss")
         self.out.print(
             f"epoch {event.epoch:>3}  train loss {event.train['loss']:.4f}{terms}  val {scores}  "
-            f"{event.seconds:.1f} s, {event.samples_per_second:.0f} images/s{star}",
+            f"{event.seconds:.1f} s, {event.samples_per_second:.0f} images/s{skipped}{star}",
             soft_wrap=True,
         )
 
@@ -77,8 +78,9 @@ class _ConsoleObserver:
         best, monitor = report["best"], report["monitor"]
         if report["stopped_early"]:
             self.out.print(f"stopped: {monitor} has not been better for train.patience epochs")
+        found = f"{best[monitor]:.4f} in epoch {best['epoch']}" if best else "none, it was a finite number in none"
         self.out.print(
-            f"best {monitor} {best[monitor]:.4f} in epoch {best['epoch']} of {report['epochs']}, "
+            f"best {monitor} {found} of {report['epochs']}, "
             f"{report['seconds']:.1f} s; everything is in {report['folder']}",
             soft_wrap=True,
         )

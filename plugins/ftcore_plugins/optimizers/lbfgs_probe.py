@@ -45,7 +45,7 @@ class ProbeSolverConfig:
 
 
 class ProbeSolver:
-    """A linear probe by L-BFGS over all training images at once, in one epoch, with no rate to choose.
+    """Linear probe fitted by L-BFGS on all training images at once, in one epoch, without a learning rate.
 
     Minimises the mean loss + |W|^2 / (2 C N) over N images (Liu and Nocedal 1989; strong Wolfe line search, as in
     `torch.optim.LBFGS`); with the cross-entropy it is scikit-learn's logistic regression on what the head sees.

@@ -38,7 +38,7 @@ class GroupsConfig:
 
 
 class Groups:
-    """Separates head from backbone, block from block, and what decays from what does not, as far as options ask.
+    """Parameter groups: rates of head and backbone, layer-wise rate decay, no weight decay on norms and biases.
 
     Weight decay leaves out vectors (biases, scales and shifts of norm layers) and what the architecture lists. Block i
     of L gets ``layer_decay ** (L + 1 - i)``, the head and what lies beside it 1, as in BEiT (arXiv:2106.08254).

@@ -85,7 +85,7 @@ class Fp16Config:
 
 
 class Fp16:
-    """Autocast to float16 with a gradient scaler, for small gradients would vanish in it."""
+    """Autocast to float16 with a gradient scaler, because small gradients underflow."""
 
     Config = Fp16Config
 

@@ -108,7 +108,7 @@ class ConstantConfig:
 
 
 class Constant(_CurveSchedule):
-    """The optimizer's rate throughout, perhaps after a warm-up."""
+    """Constant learning rate, optionally after a warm-up."""
 
     Config = ConstantConfig
 
@@ -135,7 +135,7 @@ class CosineConfig:
 
 
 class Cosine(_CurveSchedule):
-    """Half a cosine from the optimizer's rate to `final` times that (Loshchilov and Hutter 2017, eq. 5)."""
+    """Cosine annealing from the optimizer's rate to `final` times that (Loshchilov and Hutter 2017, eq. 5)."""
 
     Config = CosineConfig
 
@@ -169,7 +169,7 @@ class PolynomialConfig:
 
 
 class Polynomial(_CurveSchedule):
-    """A power of the share of steps left, from the optimizer's rate to `final` times that."""
+    """Polynomial decay from the optimizer's rate to `final` times that."""
 
     Config = PolynomialConfig
 
@@ -194,7 +194,7 @@ class ExponentialConfig:
 
 
 class Exponential(_CurveSchedule):
-    """The same factor in every epoch, as in `torch.optim.lr_scheduler.ExponentialLR`."""
+    """Decay by a factor every epoch, as `torch.optim.lr_scheduler.ExponentialLR`."""
 
     Config = ExponentialConfig
 
@@ -219,7 +219,7 @@ class StepConfig:
 
 
 class Step(_CurveSchedule):
-    """A factor every few epochs, as in `torch.optim.lr_scheduler.StepLR`."""
+    """Decay by a factor every few epochs, as `torch.optim.lr_scheduler.StepLR`."""
 
     Config = StepConfig
 
@@ -253,7 +253,7 @@ class MultiStepConfig:
 
 
 class MultiStep(_CurveSchedule):
-    """A factor after given epochs, as in `torch.optim.lr_scheduler.MultiStepLR`."""
+    """Decay by a factor at given epochs, as `torch.optim.lr_scheduler.MultiStepLR`."""
 
     Config = MultiStepConfig
 

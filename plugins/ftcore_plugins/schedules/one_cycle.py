@@ -135,7 +135,7 @@ class PhasesConfig:
 
 
 class Phases:
-    """One cycle after another, as in fastai's `fine_tune`: cosines up and down, without its cycle of momentum."""
+    """One-cycle schedules in sequence, as in fastai's `fine_tune`, without its cycle of momentum."""
 
     Config = PhasesConfig
 

@@ -38,7 +38,7 @@ class DistillConfig:
 
 
 class Distill:
-    """Adds T^2 KL(teacher || student) at temperature T to the loss (Hinton et al. 2015, arXiv:1503.02531, section 2).
+    """Knowledge distillation: adds T^2 KL(teacher || student) (Hinton et al. 2015, arXiv:1503.02531, section 2).
 
     The teacher sees the same pictures, augmentation and mixing included, at its own size and normalisation. Several
     labels: the mean over labels of the two-sided KL; regression: the mean squared difference.

@@ -6,7 +6,7 @@ from ftcore import Step, hookimpl
 
 
 class PlainStep:
-    """The loss, its gradient, and nothing else."""
+    """The plain training step: the loss and its gradient."""
 
     @hookimpl
     def make_step(self) -> Step:

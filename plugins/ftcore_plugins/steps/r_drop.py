@@ -28,7 +28,7 @@ class RDropConfig:
 
 
 class RDrop:
-    """Asks two passes with different dropout to agree (Liang et al. 2021, arXiv:2106.14448, eq. 2).
+    """R-Drop: makes two passes with different dropout agree (Liang et al. 2021, arXiv:2106.14448, eq. 2).
 
     The paper adds the cross-entropy of both passes up, the authors' code takes their mean; here it is that of the first
     pass, whose expectation is that of the mean.

@@ -32,7 +32,7 @@ class SamConfig:
 
 
 class Sam:
-    """Goes up by rho g / |g|, and takes the gradient there (Foret et al. 2021, arXiv:2010.01412, eq. 2 and 3).
+    """Sharpness-aware minimisation: the gradient at w + rho g / |g| (Foret et al. 2021, arXiv:2010.01412, eq. 2, 3).
 
     Two passes a step, so twice the time. Both see the same dropout, and running statistics move once. It works with
     every optimizer, precision and schedule, for it only changes the gradient.

@@ -30,7 +30,7 @@ class SupConConfig:
 
 
 class SupCon:
-    """Pulls the features of a class together and others apart, beside the loss, as Gunel et al. 2021 fine-tune.
+    """Supervised contrastive loss on the features, added to the loss (Gunel et al. 2021).
 
     arXiv:2011.01403, on the features that the head sees, normalised; the term is that of Khosla et al. 2020
     (arXiv:2004.11362, eq. 2). Pairs are those of one batch: batches must hold several images of a class, and

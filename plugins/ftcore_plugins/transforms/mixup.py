@@ -35,7 +35,7 @@ class CutMixConfig(MixConfig):
 
 
 class MixUp:
-    """Blend each picture of a batch, and its target, with its neighbour (Zhang et al. 2018, arXiv:1710.09412)."""
+    """MixUp: blends each image and its target with another of the batch (Zhang et al. 2018, arXiv:1710.09412)."""
 
     Config: type[MixConfig] = MixConfig
     name = "MixUp"
@@ -52,7 +52,7 @@ class MixUp:
 
 
 class CutMix(MixUp):
-    """Paste a part of a neighbour into each picture; targets by area (Yun et al. 2019, arXiv:1905.04899)."""
+    """CutMix: pastes a part of another image into each; targets by area (Yun et al. 2019, arXiv:1905.04899)."""
 
     Config = CutMixConfig
     name = "CutMix"

@@ -22,7 +22,7 @@ DECODE_MARGIN = 2
 
 
 class PlainTransforms:
-    """Resize, centre crop and normalise, in training as in evaluation; nothing is random."""
+    """Resize, crop or pad, and normalise, in training as in evaluation; nothing is random."""
 
     @hookimpl
     def make_transforms(self, spec: InputSpec) -> Transforms:
@@ -32,7 +32,7 @@ class PlainTransforms:
 
 
 def eval_transform(spec: InputSpec) -> TwoStageTransform:
-    """Resize the shorter side to size / crop_fraction and cut out the centre."""
+    """Resize to size / crop_fraction as the crop mode says, and cut out the centre."""
     if isinstance(spec, TokenSpec):
         raise UserError(
             f"plain_transforms and augment make images, and this network reads {spec}; "
@@ -42,8 +42,7 @@ def eval_transform(spec: InputSpec) -> TwoStageTransform:
         raise UserError(
             f"plain_transforms and augment make 1 or 3 channels, not {spec.channels}; name another plugin for that"
         )
-    resize = Resize(spec)
-    return TwoStageTransform(resize, to_uint8, min_decode_side=DECODE_MARGIN * min(resize.sides))
+    return TwoStageTransform(Resize(spec), to_uint8, min_decode_side=DECODE_MARGIN * max(spec.resize_size))
 
 
 def to_uint8(image: Image) -> Tensor:
@@ -75,7 +74,9 @@ class Normalize:
 def resized(image: Image, size: list[int], interpolation: str) -> Image:
     """Resize a picture of mode L or RGB: to (height, width), or its shorter side to the one number given.
 
-    Bilinear and bicubic on torch's integers: three times as fast as PIL, and at most one grey level from it.
+    Bilinear and bicubic on torch's integers: three times as fast as PIL, and at most one grey level from it; bicubic at
+    most two, more only beside hard edges of black and white, where it is cut off at 0 and 255 between two passes, whose
+    order is PIL's own choice.
     """
     from PIL import Image as PILImage
     from torchvision.transforms import InterpolationMode
@@ -106,19 +107,35 @@ class Resize:
 
     spec: InputSpec
 
-    @property
-    def sides(self) -> list[int]:
-        """Height and width before the crop, floored, but not by rounding."""
-        return [int(side / self.spec.crop_fraction + 1e-6) for side in self.spec.size]
-
     def __call__(self, image: Image) -> Image:
         """Transform one picture."""
         from torchvision.transforms.v2.functional import center_crop
 
-        image = image.convert(_MODES[self.spec.channels])
-        sides = self.sides[:1] if self.sides[0] == self.sides[1] else self.sides
-        cut: Image = center_crop(resized(image, sides, self.spec.interpolation), list(self.spec.size))
+        spec, image = self.spec, image.convert(_MODES[self.spec.channels])
+        image = resized(image, self.resized_size(image.height, image.width), spec.interpolation)
+        cut: Image = center_crop(_padded(image, spec) if spec.crop_mode == "pad" else image, list(spec.size))
         return cut
+
+    def resized_size(self, height: int, width: int) -> list[int]:
+        """Size of a picture -> height and width before the crop, or the shorter side alone; rounded as timm does."""
+        tall, wide = self.spec.resize_size
+        if self.spec.crop_mode == "squash":
+            return [tall, wide]
+        if self.spec.crop_mode == "center" and tall == wide:
+            return [tall]
+        fit = max if self.spec.crop_mode == "pad" else min
+        ratio = fit(height / tall, width / wide)
+        return [max(1, round(side / ratio)) for side in (height, width)]
+
+
+def _padded(image: Image, spec: InputSpec) -> Image:
+    """Put a picture in the middle of one that is at least as large as the input, of the colour that becomes 0."""
+    from PIL import Image as PILImage
+
+    height, width = max(spec.size[0], image.height), max(spec.size[1], image.width)
+    padded = PILImage.new(image.mode, (width, height), spec.fill if spec.channels > 1 else spec.fill[0])
+    padded.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+    return padded
 
 
 @frozen
@@ -147,7 +164,7 @@ _ERASE = {"light": 0.0, "medium": 0.0, "heavy": 0.25}
 
 
 class Augment:
-    """Random crops, flips and colours in training; evaluation as `plain_transforms`."""
+    """Random crops, flips and colours in training, whatever the crop mode; evaluation as `plain_transforms`."""
 
     Config = AugmentConfig
 

@@ -71,3 +71,27 @@ def test_a_command_that_starts_the_log_has_it_as_its_context_s_object() -> None:
         click.echo(type(log).__name__)
 
     assert CliRunner().invoke(look).output == "RunLog\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (("ftcore", "pre"), ["predict"]),
+        (("ftcore", "run", "--bat"), ["--batch-size"]),
+        (("ftcore", "run", "--plugin", "weigh"), ["weighted_ce"]),
+        (("ftcore", "run", "--recipe", "l"), ["linear_probe", "lp_ft"]),
+    ],
+)
+def test_a_shell_completes_commands_flags_and_names(words: tuple[str, ...], completed: list[str]) -> None:
+    given = {"_FTCORE_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+
+    found = CliRunner().invoke(main, env=given, prog_name="ftcore").output
+
+    assert [line.partition(",")[2] for line in found.splitlines()] == completed
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_a_shell_gets_its_script(shell: str) -> None:
+    script = CliRunner().invoke(main, env={"_FTCORE_COMPLETE": f"{shell}_source"}, prog_name="ftcore").output
+
+    assert f"_FTCORE_COMPLETE={shell}_complete" in script

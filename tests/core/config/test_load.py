@@ -108,7 +108,10 @@ def test_a_hooks_file_of_a_flag_is_relative_to_the_working_folder() -> None:
     [
         ("epochs = 3", "unknown key 'epochs' in"),
         ("[trian]\nepochs = 3", "unknown key 'trian' in"),
-        ("[trian]\nepochs = 3", "did you mean 'train'?; allowed: model, data, train, run, hooks, plugin, plugins"),
+        (
+            "[trian]\nepochs = 3",
+            "did you mean 'train'?; allowed: model, data, train, run, observers, hooks, plugin",
+        ),
         ("[train]\nepoch = 3", "unknown option 'train.epoch'; did you mean 'epochs'?"),
         ("[train]\nepochs = 0.9", "train.epochs: expected a whole number, got 0.9"),
         ("[train]\nepochs = 0", "train.epochs: 'epochs' must be > 0: 0"),

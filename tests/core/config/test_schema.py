@@ -7,7 +7,16 @@ from typing import Any
 import attrs
 import pytest
 
-from ftcore.config.schema import RESERVED, SAVE_INTERVAL, SECTIONS, DataConfig, RunConfig, RunSection, TrainConfig
+from ftcore.config.schema import (
+    RESERVED,
+    SAVE_INTERVAL,
+    SECTIONS,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    RunSection,
+    TrainConfig,
+)
 
 REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (TrainConfig, {"clip_norm": 1.0, "clip_value": 0.5}, "one way to clip at most, not clip_norm and clip_value"),
@@ -16,6 +25,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (TrainConfig, {"min_delta": 0.1}, "min_delta needs patience > 0"),
     (TrainConfig, {"epochs": 0}, "epochs' must be > 0"),
     (TrainConfig, {"seed": -1}, "seed' must be >= 0"),
+    (ModelConfig, {"image_size": (64, 0)}, r"image_size' must be > 0: \(64, 0\)"),
     (DataConfig, {"val_fraction": 1.0}, "val_fraction' must be < 1"),
     (DataConfig, {"val_fraction": 0.0}, "val_fraction' must be > 0"),
     (DataConfig, {"folds": 1}, "folds' must be >= 2"),
@@ -41,6 +51,11 @@ def test_batches_in_evaluation_are_those_of_training_unless_said_otherwise(given
     assert TrainConfig(batch_size=24, eval_batch_size=given).effective_eval_batch_size == images
 
 
+@pytest.mark.parametrize(("given", "size"), [(None, None), (64, (64, 64)), ((64, 96), (64, 96))])
+def test_one_number_is_the_size_of_a_square(given: Any, size: tuple[int, int] | None) -> None:
+    assert ModelConfig(image_size=given).size == size
+
+
 @pytest.mark.parametrize("text", ["1 step", "500 steps", "30 minutes", "2 epochs", "1 epoch"])
 def test_a_run_is_saved_every_so_many_steps_minutes_or_epochs(text: str) -> None:
     assert SAVE_INTERVAL.fullmatch(RunSection(save_every=text).save_every)
@@ -59,7 +74,7 @@ def test_a_value_knows_where_it_was_set() -> None:
 
 
 def test_sections_and_what_else_a_config_holds_are_no_names_of_plugins() -> None:
-    assert set(SECTIONS) == {"model", "data", "train", "run"}
+    assert set(SECTIONS) == {"model", "data", "train", "run", "observers"}
     assert {*SECTIONS, "hooks", "plugin", "plugins", "without"} == RESERVED
 
 

@@ -15,15 +15,16 @@ from PIL import Image
 
 from ftcore import DataError, UserError
 from ftcore.config.load import CliOverrides, load_config
-from ftcore.data.dataset import ImageSplit, LabelledImages, PackedStrings, fingerprint, make_data
+from ftcore.data.dataset import ImageSplit, PackedStrings, fingerprint, make_data
 from ftcore.data.files import ImageFiles
+from ftcore.data.labels import LabelledImages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from ftcore import Data, RunConfig
-    from ftcore.data.dataset import Kind
+    from ftcore.data.labels import Kind
 
 
 @frozen

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
+import tempfile
+import urllib.request
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
 
-from ftcore import DataError
-from ftcore.data.decoding import check_image, find_images, is_image, read_image
+from ftcore import DataError, UserError
+from ftcore.data.decoding import check_image, find_images, image_reader, is_image, is_one_picture, read_image
 from ftcore.testing import image_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -161,3 +167,168 @@ def test_a_missing_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
 def test_a_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no pictures in folder .*; looked for .avif, .bmp"):
         find_images(tmp_path)
+
+
+def noise(mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 4), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode) if mode != "P" else Image.fromarray(pixels[:, :, :3]).quantize(16)
+
+
+def turned(code: int) -> dict[str, Any]:
+    exif = Image.Exif()
+    exif[0x0112] = code
+    return {"exif": exif}
+
+
+DEEP = (np.arange(600, dtype=np.uint16) * 100).reshape(20, 30)
+LARGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)).resize((2000, 1200))
+
+TREATED: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
+    **{f"exif {code}": (noise(), "a.jpg", turned(code)) for code in range(1, 9)},
+    "16 bit": (Image.fromarray(DEEP), "a.png", {}),
+    "float": (Image.fromarray((DEEP / 65535).astype(np.float32)), "a.tif", {}),
+    "cmyk": (noise("CMYK"), "a.jpg", {}),
+    "clear palette": (noise("P"), "a.png", {"transparency": bytes([0, 128] * 8)}),
+    "clear colour": (corner(), "a.png", {"transparency": (255, 0, 0)}),
+    "large": (LARGE, "a.jpg", {}),
+    **{mode: (noise(mode), "a.png", {}) for mode in ("RGB", "RGBA", "LA", "L", "P", "1")},
+}
+"""Pictures that must be treated in some way before they are 8 bits a channel, upright: one, its file, its options."""
+
+
+def saved_as(folder: Path, kind: str) -> Path:
+    image, name, options = TREATED[kind]
+    image.save(folder / name, **options)
+    return folder / name
+
+
+class Upload:
+    """As Streamlit and Flask hand one over: read already, with a name of its own; it is no file of `io`."""
+
+    def __init__(self, data: bytes) -> None:
+        self.stream, self.filename = io.BytesIO(data), "upload.png"
+        self.stream.read()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def spooled(path: Path) -> Any:
+    """Return a file as FastAPI's `UploadFile.file` is one."""
+    file = tempfile.SpooledTemporaryFile()  # noqa: SIM115 - closed as it goes
+    file.write(path.read_bytes())
+    return file
+
+
+def pil_in_memory(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+    return image
+
+
+FORMS: dict[str, Callable[[Path], Any]] = {
+    "str": str,
+    "bytes": lambda path: path.read_bytes(),
+    "bytearray": lambda path: bytearray(path.read_bytes()),
+    "memoryview": lambda path: memoryview(path.read_bytes()),
+    "BytesIO": lambda path: io.BytesIO(path.read_bytes()),
+    "open file": lambda path: path.open("rb"),
+    "upload": lambda path: Upload(path.read_bytes()),
+    "spooled": spooled,
+    "url": lambda path: urllib.request.urlopen(path.as_uri()),
+    "PIL": Image.open,
+    "PIL of bytes": lambda path: Image.open(io.BytesIO(path.read_bytes())),
+}
+
+
+@pytest.mark.parametrize("kind", TREATED)
+@pytest.mark.parametrize("form", [*FORMS, "PIL in memory"])
+def test_a_picture_says_the_same_in_every_form(tmp_path: Path, kind: str, form: str) -> None:
+    path = saved_as(tmp_path, kind)
+    given = pil_in_memory(path) if form == "PIL in memory" else FORMS[form](path)
+
+    with closing(given) if hasattr(given, "close") else nullcontext():
+        for side in (None, 50):
+            found = read_image(given, side)
+            expected = read_image(path, None if (kind, form) == ("large", "PIL in memory") else side)
+            assert (found.mode, found.size) == (expected.mode, expected.size)
+            assert np.array_equal(np.asarray(found), np.asarray(expected))
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "L", "RGB", "1", "16 bit"])
+def test_the_array_that_numpy_makes_of_a_picture_says_the_same(tmp_path: Path, kind: str) -> None:
+    path = saved_as(tmp_path, kind)
+
+    found = read_image(np.asarray(Image.open(path)))
+
+    assert np.array_equal(np.asarray(found), np.asarray(read_image(path)))
+
+
+def test_what_was_given_stays_as_it_was(tmp_path: Path) -> None:
+    path = saved_as(tmp_path, "exif 6")
+
+    with Image.open(path) as waiting, path.open("rb") as file:
+        decoded = pil_in_memory(path)
+        file.seek(7)
+        for given in (decoded, waiting, file):
+            read_image(given)
+
+        assert (decoded.size, decoded.getexif()[0x0112], file.tell()) == ((30, 20), 6, 7)
+        assert np.array_equal(np.asarray(waiting), np.asarray(decoded))
+
+
+def test_a_picture_that_pil_has_turned_already_is_not_turned_again(tmp_path: Path) -> None:
+    path = saved_as(tmp_path, "exif 6")
+
+    found = read_image(ImageOps.exif_transpose(pil_in_memory(path)))
+
+    assert np.array_equal(np.asarray(found), np.asarray(read_image(path)))
+
+
+def test_what_can_be_read_once_is_decoded_at_any_number_of_scales(tmp_path: Path) -> None:
+    path = saved_as(tmp_path, "large")
+    with urllib.request.urlopen(path.as_uri()) as stream:
+        read = image_reader(stream)
+
+    assert [read(side).size for side in (None, 50, None)] == [(2000, 1200), (250, 150), (2000, 1200)]
+
+
+def test_an_error_names_the_file_that_was_uploaded() -> None:
+    with pytest.raises(DataError, match=r"^cannot read image upload\.png: "):
+        read_image(Upload(b"no picture"))
+    with pytest.raises(DataError, match=r"^cannot read image of 10 bytes: "):
+        read_image(io.BytesIO(b"no picture"))
+    with pytest.raises(DataError, match=r"^cannot read image of 0 bytes: it is empty"):
+        read_image(b"")
+
+
+def test_a_file_that_is_open_for_text_is_an_error_that_says_how_to_open_it(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+
+    with (tmp_path / "a.txt").open() as file, pytest.raises(UserError, match=r"read\(\) gives str.*open\(path, 'rb'\)"):
+        read_image(file)
+
+
+def test_an_asynchronous_upload_is_an_error_that_names_its_file() -> None:
+    class UploadFile:
+        async def read(self) -> bytes:
+            return b""
+
+    with pytest.raises(UserError, match=r"UploadFile\.read is asynchronous; give its \.file, or the bytes"):
+        read_image(UploadFile())
+
+
+def test_another_order_of_channels_is_an_error_that_names_both() -> None:
+    with pytest.raises(UserError, match="channels = 'brg': the colours of an array are 'rgb', or 'bgr'"):
+        read_image(np.zeros((4, 4, 3), np.uint8), channels="brg")  # type: ignore[arg-type]
+
+
+def test_one_picture_is_told_from_several() -> None:
+    one = ["a.jpg", b"", io.BytesIO(), noise(), np.zeros((4, 4)), np.zeros((4, 4, 3)), torch.zeros(3, 4, 4)]
+    several = [["a.jpg"], (), np.zeros((2, 4, 4, 3)), torch.zeros(2, 3, 4, 4), np.array(["a.jpg", "b.jpg"]), iter([])]
+
+    assert [is_one_picture(item) for item in one] == [True] * 7
+    assert [is_one_picture(item) for item in several] == [False] * 6

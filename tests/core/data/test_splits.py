@@ -6,8 +6,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
+from attrs import evolve
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
 
 from ftcore import UserError
 from ftcore.config.load import CliOverrides, load_config
@@ -32,8 +34,8 @@ def split(
     splits: Sequence[str] | None = None,
     **values: float,
 ) -> tuple[list[int], list[int]]:
-    train, val = split_indices(count, settings(values), classes=classes, groups=groups, given=splits)
-    return train.tolist(), val.tolist()
+    rows = split_indices(count, settings(values), classes=classes, groups=groups, given=splits)
+    return rows.train.tolist(), rows.val.tolist()
 
 
 def assert_whole(train: list[int], val: list[int], count: int) -> None:
@@ -153,13 +155,54 @@ def test_the_first_fold_is_held_out_unless_another_is_named() -> None:
     assert split(35, CLASSES, folds=5) == split(35, CLASSES, folds=5, fold=0)
 
 
+def three(given: Sequence[str] | None, count: int | None = None, **values: float) -> list[list[int]]:
+    rows = split_indices(count or len(given or ()), settings(values), given=given)
+    return [rows.train.tolist(), rows.val.tolist(), rows.test.tolist()]
+
+
 def test_given_splits_are_taken_as_they_are_and_others_left_out() -> None:
-    assert split(5, splits=["Val", "train", "test", "other", "TRAIN"]) == ([1, 4], [0])
+    assert three(["Val", "train", "test", "other", "TRAIN"]) == [[1, 4], [0], [2]]
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "validation", "dev", "test"])
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "dev"])
 def test_validation_has_many_names(name: str) -> None:
     assert split(2, splits=["training", name]) == ([0], [1])
+
+
+@pytest.mark.parametrize("test", ["test", "Testing"])
+def test_a_test_split_never_validates_and_training_is_held_out_instead(test: str) -> None:
+    given = ["train", test, "train", "train", test, "train", "train"] * 5
+    rows = [row for row, name in enumerate(given) if name == "train"]
+    chosen = [CLASSES[row] for row in rows]
+
+    found = split_indices(35, settings({"val_fraction": 0.3, "split_seed": 4}), classes=CLASSES, given=given)
+
+    expected = train_test_split(rows, test_size=0.3, stratify=chosen, random_state=4)
+    assert [found.train.tolist(), found.val.tolist()] == [sorted(part) for part in expected]
+    assert found.test.tolist() == [row for row, name in enumerate(given) if name == test]
+    assert found.held_out
+
+
+def test_folds_and_groups_cut_the_training_split_alone() -> None:
+    given, groups = ["train"] * 12 + ["test"] * 4, [f"p{row // 2}" for row in range(16)]
+
+    cuts = [split_indices(16, settings({"folds": 3, "fold": n}), groups=groups, given=given) for n in range(3)]
+
+    assert sorted(row for cut in cuts for row in cut.val.tolist()) == list(range(12))
+    assert all(cut.test.tolist() == [12, 13, 14, 15] for cut in cuts)
+    assert all(not {groups[row] for row in cut.train} & {groups[row] for row in cut.val} for cut in cuts)
+
+
+def test_what_is_only_measured_is_not_split_whatever_its_classes_are() -> None:
+    measuring = evolve(settings({}), measuring=True)
+
+    whole = split_indices(3, measuring, classes=["a", "b", "b"], groups=["x", "y", "y"])
+    named = split_indices(4, measuring, classes=["a"] * 4, given=["test", "train", "other", "test"])
+
+    assert [part.tolist() for part in (whole.train, whole.val, whole.test)] == [[], [], [0, 1, 2]]
+    assert [part.tolist() for part in (named.train, named.val, named.test)] == [[1], [], [0, 3]]
+    with pytest.raises(UserError, match=r"photos: no split to measure; expected one .*testing, found 'x' \(2\)"):
+        split_indices(2, measuring, given=["x", "x"])
 
 
 @pytest.mark.parametrize(
@@ -167,12 +210,23 @@ def test_validation_has_many_names(name: str) -> None:
     [
         ({"fold": 1}, None, r"data\.fold does nothing without data\.folds \(--set data\.fold=1\)"),
         ({"folds": 2, "val_fraction": 0.2}, None, r"val_fraction does nothing with data\.folds \(--set data\.val_frac"),
-        ({"val_fraction": 0.2}, ["train", "val"], r"data\.val_fraction does nothing: photos has splits of its own"),
-        ({"split_seed": 0}, ["train", "val"], r"data\.split_seed does nothing: photos has splits of its own"),
-        ({"folds": 2}, ["train", "val"], r"data\.folds does nothing: photos has splits of its own \(--set data\.folds"),
+        (
+            {"val_fraction": 0.2},
+            ["train", "val"],
+            r"data\.val_fraction does nothing: photos has a validation split of",
+        ),
+        (
+            {"split_seed": 0},
+            ["train", "val"],
+            r"data\.split_seed does nothing: photos has a validation split of",
+        ),
+        (
+            {"folds": 2},
+            ["train", "val"],
+            r"data\.folds does nothing: photos has a val.* own \(--set data\.folds",
+        ),
         ({"folds": 2, "fold": 2}, None, r"data\.fold = 2 must be below data\.folds = 2 \(--set data\.fold=2\)"),
         ({"folds": 3}, None, r"data\.folds = 3, but there are 2 of 'images' \(--set data\.folds=3\)"),
-        ({}, ["train", "train"], r"photos: no validation split; expected one called val or .*found 'train' \(2\)"),
         ({}, ["x", "val"], r"photos: no training split; expected one called train or training, found 'x' \(1\), 'val'"),
     ],
 )
@@ -194,3 +248,5 @@ def test_what_cannot_be_split_is_refused() -> None:
         split(1)
     with pytest.raises(UserError, match="photos: group 'x' is in training and in validation"):
         split(3, groups=["x", "y", "x"], splits=["train", "train", "val"])
+    with pytest.raises(UserError, match="photos: group 'y' is in validation and in test"):
+        split(3, groups=["x", "y", "y"], splits=["train", "val", "test"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ftcore import Task, UserError
-from ftcore.data.task import make_task, target_table
+from ftcore.data.task import make_task, significant_digits, target_table
 
 LABELS = np.array([[1, 0], [1, 1], [0, 1], [1, 0]], dtype=np.uint8)
 NUMBERS = np.array([[1.0, -5.0], [2.0, 5.0], [3.0, 0.0]])
@@ -76,3 +76,16 @@ def test_the_spread_of_numbers_is_shown() -> None:
 
     assert table.title == "targets of 3 images"
     assert table.rows == (("age", "2", "0.8165", "1", "3"), ("size", "0", "4.082", "-5", "5"))
+
+
+def test_a_number_is_spelled_so_that_six_digits_are_within_its_spread() -> None:
+    spreads = {(0, 1): 6, (5, 2): 6, (40, 10): 6, (1e4, 1): 10, (-1e6, 1e-3): 15, (1e9, 1e-9): 15}
+
+    assert {given: significant_digits(*given) for given in spreads} == spreads
+
+
+def test_the_table_of_numbers_far_from_zero_tells_them_apart() -> None:
+    numbers = np.array([[1e6 - 1.25], [1e6], [1e6 + 2.0]])
+    task = make_task("regression", ("year",), numbers)
+
+    assert target_table(numbers, numbers, task).rows == (("year", "1000000.25", "1.339", "999998.75", "1000002"),)

@@ -68,6 +68,28 @@ def test_an_onnx_file_knows_its_classes_and_takes_uint8(digits: Path, tmp_path: 
     assert facts["classes"] == ["5", "6"]
 
 
+def test_a_file_says_what_its_pictures_must_look_like(tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "pictures", ("blue", "red"), per_class=4)
+    sets = ("model.weights=none", "model.image_size=[32, 48]", "model.crop=pad", "model.mean=0.5")
+    words = [word for text in sets for word in ("--set", text)]
+    folder = run(tmp_path / "run", "--data", str(data), "--model", "timm/test_resnet", *words)
+
+    exported(folder, "safetensors", tmp_path / "model.safetensors")
+    exported(folder, "onnx", tmp_path / "model.onnx")
+
+    with safetensors.safe_open(tmp_path / "model.safetensors", "pt") as file:
+        written = {name: json.loads(value) for name, value in file.metadata().items() if name != "format"}
+    of_onnx: Any = onnx.load(tmp_path / "model.onnx")
+    inside = {entry.key: json.loads(entry.value) for entry in of_onnx.metadata_props}
+    assert written.pop("classes") == inside.pop("classes") == ["blue", "red"]
+    assert written.pop("size") == inside.pop("size") == [32, 48]
+    assert (inside.pop("task"), inside.pop("fill")) == ("classification", [128, 128, 128])
+    assert {**inside, "mean": [0.5] * 3, "std": written["std"]} == written  # the ONNX file normalises by itself
+    steps, image = load.load(folder).transforms, Image.new("RGB", (60, 20), "red")
+    shown = steps.on_device(steps.evaluate(image)[None])[0]
+    torch.testing.assert_close(timm.data.create_transform(**written)(image), shown, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("model", ["timm/test_resnet", "torchvision/mobilenet_v3_small"])
 def test_the_printed_lines_load_the_weights_into_the_plain_network(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

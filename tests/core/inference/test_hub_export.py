@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -43,6 +44,31 @@ def test_a_folder_for_the_hub_is_a_network_of_timm_with_its_transform_and_a_card
     assert printed.strip().replace("pets.hf", ".") in card
     best = json.loads((folder / "model" / "model.json").read_text())["metrics"]
     assert f"accuracy {best['accuracy']:.4f}" in card
+
+
+@pytest.mark.parametrize(
+    ("model", "crop", "size"),
+    [("timm/test_resnet", "squash", 96), ("timm/test_resnet", "pad", [64, 96]), ("timm/test_vit", "pad", [64, 96])],
+)
+def test_a_folder_for_the_hub_sees_of_a_ramp_what_the_run_sees(
+    model: str, crop: str, size: Any, tmp_path: Path
+) -> None:
+    data = image_folder(tmp_path / "pictures", ("red", "blue"), per_class=4)
+    sets = ("model.weights=none", f"model.image_size={size}", f"model.crop={crop}")
+    words = [word for text in sets for word in ("--set", text)]
+    folder = run(tmp_path / "run", "--data", str(data), "--model", model, *words)
+    across = np.broadcast_to(np.linspace(0, 255, 640).round().astype(np.uint8)[None, :, None], (320, 640, 3))
+
+    names: dict[str, Any] = {"timm": timm}
+    exec(exported(folder, "hf", tmp_path / "a.hf").out.replace("local-dir:", f"local-dir:{tmp_path}/"), names)
+
+    seen = names["transform"](Image.fromarray(across))
+    steps = load.load(folder).transforms
+    shown = steps.on_device(steps.evaluate(Image.fromarray(across))[None])[0]
+    torch.testing.assert_close(seen, shown, rtol=0, atol=1.01 / 255 / 0.224)
+    with torch.inference_mode():
+        found = names["model"](seen[None]).softmax(1)[0].tolist()
+    assert found == pytest.approx([load.load(folder).predict(across)[0].values[n] for n in ("blue", "red")], abs=1e-3)
 
 
 @pytest.mark.parametrize(

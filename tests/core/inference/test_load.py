@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from tests.core.inference.training import run
 
 import ftcore
 from ftcore import DataError, UserError
+from ftcore.inference.gradcam import explain_prediction
 from ftcore.inference.load import load
 from ftcore.testing import image_folder, invoke
 
@@ -60,11 +62,11 @@ def test_it_says_what_the_command_says(photographs: Path) -> None:
 
 @pytest.mark.parametrize(
     "picture",
-    [np.zeros((4, 4), np.float32), np.zeros((4, 4, 2), np.uint8), torch.zeros(5, 4, 3, dtype=torch.uint8), 3],
-    ids=["floats", "two channels", "channels last", "a number"],
+    [np.zeros((4, 4), np.float32), np.zeros((4, 4, 5), np.uint8), torch.zeros(5, 4, 3, dtype=torch.uint8), 3],
+    ids=["floats", "five channels", "channels last", "a number"],
 )
 def test_what_is_no_picture_is_refused_with_what_is_one(photographs: Path, picture: Any) -> None:
-    with pytest.raises(UserError, match=r"a picture is a path, a PIL image, or .* of uint8 with 1, 3 or 4 channels"):
+    with pytest.raises(UserError, match=r"^a picture is a path, .*, a PIL image, or .* of uint8 with 1 to 4"):
         ftcore.load(photographs / "run").predict([picture])
 
 
@@ -80,6 +82,40 @@ def test_texts_are_told_from_files_of_text(tmp_path: Path) -> None:
 
     assert values(model.predict("cdea")) == values(model.predict(tmp_path / "one.txt"))
     assert len(model.predict(["cdea", "defb", tmp_path / "one.txt"])) == 3
+
+
+@pytest.mark.parametrize(("size", "mode"), [((24, 24), "center"), ((24, 32), "squash")])
+def test_a_run_of_before_there_was_a_crop_mode_sees_what_it_saw(
+    photographs: Path, tmp_path: Path, size: tuple[int, int], mode: str
+) -> None:
+    shutil.copytree(photographs / "run" / "model", tmp_path / "model", symlinks=True)
+    file = next(tmp_path.rglob("model.json"))
+    description = json.loads(file.read_text())
+    del description["input"]["crop_mode"], description["model"]["crop"]
+    file.write_text(json.dumps({**description, "input": {**description["input"], "size": size}}))
+
+    assert ftcore.load(tmp_path).single.network.spec.crop_mode == mode
+
+
+def test_what_was_chosen_of_the_crop_and_the_size_is_seen_by_whoever_reads_the_folder(
+    photographs: Path, tmp_path: Path
+) -> None:
+    sets = ("model.weights=none", "model.image_size=[32, 48]", "model.crop=pad", "model.mean=0.5")
+    words = [word for text in sets for word in ("--set", text)]
+    folder = run(tmp_path / "run", "--data", str(photographs / "pictures"), "--model", "timm/test_resnet", *words)
+
+    model = ftcore.load(folder)
+
+    white = Image.new("RGB", (480, 160), "white")
+    shown = explain_prediction(model, white, model.task.names[0]).view
+    assert shown.shape == (32, 48, 3)
+    assert (shown[8:24] == 255).all()
+    assert (shown[:8] == 128).all()
+    assert (shown[24:] == 128).all()
+    measured = invoke("evaluate", folder, "--json")
+    assert json.loads(measured.out)["metrics"]["accuracy"] == pytest.approx(
+        json.loads((folder / "model" / "model.json").read_text())["metrics"]["accuracy"]
+    )
 
 
 def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:

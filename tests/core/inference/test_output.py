@@ -68,7 +68,10 @@ def test_a_table_has_a_line_a_picture_and_a_column_a_class(run: Path) -> None:
 
 
 def test_a_table_of_labels_and_one_of_numbers() -> None:
-    labels, numbers = Task("multilabel", ("sun", "sea")), Task("regression", ("kilos", "a, b"))
+    labels, numbers = (
+        Task("multilabel", ("sun", "sea")),
+        Task("regression", ("kilos", "a, b"), mean=(1e6, 0), std=(1, 1)),
+    )
     found = Prediction(Path("1, 2.jpg"), {"sea": 0.75, "sun": 0.5}, ("sea", "sun"))
 
     assert PredictionWriter(labels, as_csv=True).header == "path,prediction,sun,sea"

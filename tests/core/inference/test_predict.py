@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
 import sys
+import urllib.request
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +20,7 @@ from tests.core.inference.training import train
 
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.errors import DataError
+from ftcore.inference.gradcam import explain_prediction
 from ftcore.inference.load import load
 from ftcore.inference.predict import Prediction, predict, predict_batch
 from ftcore.runs.prepared import prepare
@@ -97,6 +100,67 @@ def test_the_bytes_of_a_file_are_a_picture(run: Path) -> None:
 
     assert of_bytes.path is None
     assert of_bytes.values == of_file.values
+
+
+def test_every_form_of_a_picture_gets_the_answer_of_its_file(run: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    colours = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(colours).resize((700, 500)).save(tmp_path / "phone.jpg", exif=exif)
+    Image.fromarray(np.arange(3000, dtype=np.uint16).reshape(50, 60) * 20).save(tmp_path / "deep.png")
+    Image.fromarray(np.dstack([colours, colours[:, :, 0]])).save(tmp_path / "clear.png")
+    model, files = load(run), sorted(tmp_path.iterdir())
+
+    expected = [answer.values for answer in model.predict(tmp_path)]
+
+    forms = [io.BytesIO(path.read_bytes()) for path in files], [bytearray(path.read_bytes()) for path in files]
+    images = [Image.open(path) for path in files]
+    for given in (files, [str(path) for path in files], *forms, images):
+        assert [answer.values for answer in model.predict(given)] == expected
+    for image in images:
+        image.load()
+    assert [answer.values for answer in model.predict(images)] == expected
+    alone = [model.predict(path)[0].values for path in files]
+    assert [model.predict(one)[0].values for one in (*forms[0], *images)] == alone * 2
+    assert len({str(values) for values in expected}) == 3
+    heat = explain_prediction(model, forms[0][2], "red")
+    assert torch.equal(heat.map, explain_prediction(model, files[2], "red").map)
+
+
+def test_a_frame_of_opencv_is_answered_as_the_picture_that_it_is(run: Path) -> None:
+    model, picture = load(run), next((run.parent / "data" / "red").iterdir())
+    colours = np.asarray(Image.open(picture))
+    frame = colours[:, :, ::-1]
+
+    expected = model.predict(picture)[0].values
+
+    assert model.predict(colours)[0].values == expected
+    assert model.predict(frame, channels="bgr")[0].values == expected
+    assert model.predict(np.stack([frame] * 3), channels="bgr")[2].values == pytest.approx(expected)
+    assert torch.equal(
+        explain_prediction(model, frame, "red", channels="bgr").map, explain_prediction(model, picture, "red").map
+    )
+    assert next(iter(model.predict(frame)[0].values)) != "red"
+
+
+def test_a_folder_in_python_is_its_pictures_and_a_missing_one_an_error(run: Path) -> None:
+    model, folder = load(run), run.parent / "data" / "green"
+
+    answers = model.predict(str(folder))
+
+    assert [answer.path for answer in answers] == sorted(folder.iterdir())
+    with pytest.raises(DataError, match=r"^no such picture or folder: nowhere \(looked at "):
+        model.predict("nowhere")
+
+
+def test_a_stream_is_read_once_for_all_networks_of_an_ensemble(run: Path, tmp_path: Path) -> None:
+    picture = run.parent / "data" / "red" / "0.jpg"
+    assert invoke("ensemble", run, run, "--out", tmp_path / "both").code == 0
+
+    with urllib.request.urlopen(picture.as_uri()) as stream:
+        (answer,) = load(tmp_path / "both").predict(stream)
+
+    assert answer.values == load(tmp_path / "both").predict(picture)[0].values
 
 
 def test_pictures_that_go_through_together_keep_their_places_beside_one_that_cannot_be_read(run: Path) -> None:

@@ -17,6 +17,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -116,6 +117,21 @@ def test_a_picture_is_answered_as_predict_answers_it(server: Server, run: Path) 
     assert list(found) == ["values"]
     assert list(found["values"]) == list(expected)
     assert found["values"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_picture_of_a_phone_is_answered_upright_as_its_file_is(server: Server, run: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(BytesIO(png(7))) as image:
+        image.convert("RGB").resize((48, 32)).save(tmp_path / "phone.jpg", exif=exif)
+    model = ftcore.load(run)
+    with Image.open(tmp_path / "phone.jpg") as image:
+        lying = model.predict(np.asarray(image))[0].values
+
+    _, found = server.predict((tmp_path / "phone.jpg").read_bytes(), Content_Type="image/jpeg")
+
+    assert found["values"] == pytest.approx(model.predict(tmp_path / "phone.jpg")[0].values, abs=1e-6)
+    assert found["values"] != pytest.approx(lying, abs=1e-6)
 
 
 def test_the_most_probable_ones_alone_may_be_asked_for(server: Server) -> None:

@@ -6,7 +6,8 @@ import torch
 
 from ftcore import InputSpec, Task
 from ftcore.config.load import CliOverrides, load_config
-from ftcore.model.build import Network, build_network
+from ftcore.config.schema import ModelConfig
+from ftcore.model.build import Network, _input, build_network
 from ftcore.plugins.calls import HookCalls
 from ftcore.plugins.startup import activate
 
@@ -51,6 +52,22 @@ def test_the_model_section_changes_the_input_and_leaves_the_rest_of_it() -> None
 
     assert (changed.size, changed.mean) == ((12, 12), (0.25,))
     assert (changed.std, changed.channels, changed.interpolation) == (own.std, own.channels, own.interpolation)
+
+
+def test_the_crop_that_is_chosen_shows_the_whole_picture_but_for_the_centre() -> None:
+    own = InputSpec(crop_fraction=0.9, crop_mode="squash")
+    found = {crop: _input(own, ModelConfig(crop=crop)) for crop in (None, "center", "squash", "pad")}
+
+    assert {crop: (spec.crop_mode, spec.crop_fraction) for crop, spec in found.items()} == {
+        None: ("squash", 0.9),
+        "center": ("center", 0.9),
+        "squash": ("squash", 1.0),
+        "pad": ("pad", 1.0),
+    }
+
+
+def test_a_rectangle_is_height_and_width() -> None:
+    assert built("model.image_size=[10, 12]").spec.size == (10, 12)
 
 
 def test_an_input_that_is_settled_is_taken_as_it_is() -> None:

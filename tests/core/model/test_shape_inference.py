@@ -317,3 +317,13 @@ def test_the_usual_size_is_taken_whatever_else_is() -> None:
         raise ValueError(f"{side} pixels")
 
     assert accepted_image_sizes(only_the_usual, 50, 112, channels=3) == [112]
+
+
+def test_of_rectangles_those_near_are_named_before_squares() -> None:
+    def patches_of_32(size: Any) -> nn.Module:
+        height, width = (size, size) if isinstance(size, int) else size
+        return nn.Conv2d(3, 4, 1 if height % 32 == width % 32 == 0 else 10_000)
+
+    assert accepts_image_size(patches_of_32, (64, 96), channels=3)
+    assert not accepts_image_size(patches_of_32, (64, 100), channels=3)
+    assert accepted_image_sizes(patches_of_32, (64, 100), 224, channels=3) == [[64, 96], 64, 96, 128, 224, 448]

@@ -20,7 +20,7 @@ def shown(name: str) -> dict[str, dict[str, dict[str, str]]]:
 def test_a_plugin_is_shown_with_its_hooks_and_options() -> None:
     found = shown("sgd")
 
-    assert found["sgd"]["target"]["value"] == "ftcore_plugins.optimizers.torch_optimizers:Sgd"
+    assert found["sgd"]["class"]["value"] == "ftcore_plugins.optimizers.torch_optimizers:Sgd"
     assert found["hooks"]["make_optimizer"]["how"] == "answers"
     assert found["hooks"]["make_optimizer"]["takes"] == "param_groups"
     assert found["options"]["momentum"] == {
@@ -32,7 +32,7 @@ def test_a_plugin_is_shown_with_its_hooks_and_options() -> None:
 
 
 def test_a_wrapper_and_an_option_over_several_lines_are_shown_in_full() -> None:
-    assert shown("freeze_norm")["hooks"]["freeze"]["how"] == "goes round"
+    assert shown("freeze_norm")["hooks"]["freeze"]["how"] == "wraps"
     at = shown("gradual_unfreeze")["options"]["at"]
     assert at["default"] == "{'0': 'head', '1': 'all'}"
     assert at["meaning"].endswith("What is never named never learns.")

@@ -60,7 +60,7 @@ def test_a_recipe_names_plugins_and_sets_options_and_says_who_did() -> None:
 
     assert names(config) == ["linear_probe", "freeze_backbone", "adamw"]
     assert config.options["adamw"] == {"lr": 0.01, "weight_decay": 0.0}
-    assert config.origin("plugin.adamw.lr") == "recipe linear_probe"
+    assert config.origin("plugin.adamw.lr") == "recipe linear_probe, from linear_probe.lr"
     assert {named.origin for named in config.plugins[1:]} == {"recipe linear_probe"}
 
 

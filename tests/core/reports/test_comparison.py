@@ -84,7 +84,7 @@ def test_people_see_two_tables(runs: tuple[Path, Path, Path]) -> None:
     result = invoke("compare", *runs[:2])
 
     assert "what differs" in result.out
-    assert f"on the same {compared(*runs[:2])['images']} images" in result.out
+    assert "on the same 109 of 542 pictures of digits:5-7, split val" in result.out
 
 
 def test_the_page_says_the_same(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -125,7 +125,8 @@ def test_of_errors_less_is_better_and_names_are_text() -> None:
         for place, against in enumerate([{}, *found])
     ]
 
-    text = render_html({"score": "absolute error", "images": 10, "runs": runs, "differences": {}})
+    values = {"score": "absolute error", "images": 10, "measured_on": "10 of 10 pictures of photos"}
+    text = render_html({**values, "runs": runs, "differences": {}})
 
     assert re.findall(r'class="number (\w*)">[-+]', text) == ["better", "worse", ""]
     assert "<b>" not in text
@@ -167,9 +168,7 @@ def test_runs_with_other_validation_images_are_refused_and_compared_on_data_for_
     refused = invoke("compare", runs[0], other)
 
     assert refused.code == 2
-    assert (
-        f"{other} validates on other images than {runs[0]}; --data SOURCE measures all runs on the same" in refused.err
-    )
+    assert f"{other} was measured on other images than {runs[0]}; --data SOURCE measures all on the same" in refused.err
     assert compared(runs[0], other, "--data", "digits:5-7")["images"] == 542
 
 

@@ -83,7 +83,7 @@ def test_the_same_picture_in_both_splits_and_with_two_labels_is_found(tmp_path: 
     code, found = report(root)
 
     assert code == 1
-    assert numbers(found)["the same picture in both splits"] == 1
+    assert numbers(found)["the same picture in two splits"] == 1
     (row,) = found["the same picture with another label"]
     assert (row["label"], row["label of it"]) == ("cat", "dog")
     assert row["picture"].endswith("train/cat/1.png")

@@ -41,8 +41,8 @@ def test_it_says_who_answered_and_who_named_it_and_who_did_not() -> None:
     assert answers["make_loss"]["plugin"] == "weighted_ce"
     assert answers["make_loss"]["named by"] == "--plugin weighted_ce"
     assert answers["make_loss"]["from"].startswith("ftcore ")
-    assert answers["make_loss"]["not asked"] == "cross_entropy, bce, mse"
-    assert answers["build_model"]["passed"] == "timm, torchvision"
+    assert answers["make_loss"]["not needed"] == "cross_entropy, bce, mse"
+    assert answers["build_model"]["declined"] == "timm, torchvision"
     assert answers["make_optimizer"]["named by"] == "default"
 
 
@@ -79,17 +79,17 @@ def test_it_says_what_is_frozen_and_what_is_held() -> None:
         "module": "layer1",
         "state": "frozen",
         "parameters": "352",
-        "learning": "0",
-        "modules held in eval": "4",
+        "trainable": "0",
+        "modules kept in eval mode": "4",
     }
-    assert (learning["head"]["state"], learning["head"]["learning"]) == ("learns", "325")
+    assert (learning["head"]["state"], learning["head"]["trainable"]) == ("learns", "325")
     assert learning["pool"]["state"] == "no parameters"
 
 
 def test_a_module_of_which_a_part_is_frozen_is_called_so() -> None:
     learning = rows(explained("freeze_modules", sets=('freeze_modules.types=["Conv2d"]',))["what learns"])
 
-    assert (learning["layer1"]["state"], learning["layer1"]["learning"]) == ("partly frozen", "64")
+    assert (learning["layer1"]["state"], learning["layer1"]["trainable"]) == ("partly frozen", "64")
 
 
 def test_it_shows_the_parameter_groups_with_what_the_optimizer_made_of_them() -> None:
@@ -129,7 +129,7 @@ def test_statically_it_says_who_would_be_asked_in_which_order() -> None:
     asked = rows(table)
     assert asked["make_loss"]["asked"] == "mse, weighted_ce, cross_entropy, bce"
     assert asked["build_model"]["asked"] == "torchvision, digits"
-    assert (asked["make_loss"]["takes"], asked["make_metrics"]["takes"]) == ("one", "all")
+    assert (asked["make_loss"]["takes"], asked["make_metrics"]["takes"]) == ("first answer", "all answers")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--static"]], ids=["full", "static"])
@@ -166,8 +166,8 @@ def test_programs_read_every_table_by_title_and_column() -> None:
     assert result.code == 0
     assert answers["make_loss"]["plugin"] == "weighted_ce"
     assert answers["make_loss"]["named by"] == "--plugin weighted_ce"
-    assert answers["make_loss"]["not asked"] == "cross_entropy, bce, mse"
-    assert answers["build_model"]["passed"] == "timm, torchvision"
+    assert answers["make_loss"]["not needed"] == "cross_entropy, bce, mse"
+    assert answers["build_model"]["declined"] == "timm, torchvision"
     assert options["weighted_ce.divide_by"]["set by"] == "--set weighted_ce.divide_by=samples"
     assert options["weighted_ce.weights"]["set by"] == "default"
 

@@ -174,7 +174,8 @@ def test_the_input_and_the_stages_are_among_the_facts() -> None:
     found = facts("timm/test_resnet")
 
     assert found["title"] == "timm/test_resnet"
-    assert found["input"] == f"{' x '.join(map(str, cfg.input_size))}, mean {cfg.mean}, std {cfg.std}"
+    shown = f"{' x '.join(map(str, cfg.input_size))}, {cfg.interpolation}, centre crop of 168 x 168"  # 160 / 0.95
+    assert found["input"] == f"{shown}, mean {cfg.mean}, std {cfg.std}"
     assert found["stages"] == "4 behind the stem"
     assert found["head"] == "fc (96 features)"
 

@@ -23,7 +23,6 @@ def broken(*arguments, **named):
 
 RETURNED = {
     "make_loss": "def make_loss():\n    return Loss(broken)",
-    "make_observers": "def make_observers():\n    return [broken]",
     "batch_transforms": """def batch_transforms():
     return [BatchImageTransform(lambda images: images), BatchImageTransform(broken)]""",
     "make_regularizers": "def make_regularizers():\n    return [Regularizer('mine', broken)]",
@@ -108,4 +107,4 @@ def test_an_observer_that_fails_when_it_is_told_of_a_failure_does_not_hide_it(tm
 
     (warning,) = [event for event in logged if "an observer failed" in event["event"]]
     assert warning["log_level"] == "warning"
-    assert "KeyError: 'the server is gone'" in warning["event"]
+    assert "KeyError: 'the server is gone'; raised by what plugin acme_hooks" in warning["event"]

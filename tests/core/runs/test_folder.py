@@ -232,16 +232,16 @@ def test_a_run_that_fails_in_its_first_epoch_leaves_no_folder(tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
-def test_an_observer_that_cannot_start_fails_the_run_and_the_others_hear_of_it(tmp_path: Path) -> None:
+def test_an_observer_that_cannot_start_ends_a_run_that_is_to_stop_and_the_others_hear_of_it(tmp_path: Path) -> None:
     heard: list[Any] = []
 
     def refuse(event: Any) -> None:
         if isinstance(event, RunStarted):
             raise UserError("the server does not answer")
 
-    config = load_config(None, CliOverrides("digits/cnn", "digits:5-6", sets=(f"run.folder={tmp_path / 'run'}",)))
+    sets = (f"run.folder={tmp_path / 'run'}", "observers.on_error=stop")
     with pytest.raises(UserError, match="the server does not answer"):
-        fit(config, [heard.append, refuse])
+        fit(load_config(None, CliOverrides("digits/cnn", "digits:5-6", sets=sets)), [heard.append, refuse])
 
     assert [type(event).__name__ for event in heard] == ["RunStarted", "RunFailed"]
     assert not (tmp_path / "run").exists()

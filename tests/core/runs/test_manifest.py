@@ -12,7 +12,7 @@ import pytest
 import ftcore_plugins
 from ftcore import HOOK_API, UserError
 from ftcore.plugins.references import PluginReference
-from ftcore.runs.manifest import direct_url, read_manifest, source_digest, version_changes
+from ftcore.runs.manifest import config_changes, direct_url, read_manifest, source_digest, version_changes
 from ftcore.testing import invoke
 
 if TYPE_CHECKING:
@@ -110,6 +110,15 @@ def test_what_changed_is_named(first: Path, change: Callable[[dict[str, Any]], o
 
 def test_equal_manifests_have_not_drifted(first: Path) -> None:
     assert version_changes(read_manifest(first), read_manifest(first)) == []
+
+
+def test_a_run_whose_manifest_does_not_describe_its_input_cut_out_the_centre(first: Path) -> None:
+    now = read_manifest(first)
+    before = {key: value for key, value in now.items() if key != "input"}
+    squashed = {**now, "input": {**now["input"], "crop_mode": "squash"}}
+
+    assert config_changes(before, now) == []
+    assert config_changes(before, squashed) == ["input crop_mode: center then, squash now"]
 
 
 @pytest.mark.parametrize(

@@ -136,3 +136,47 @@ def test_an_option_of_a_plugin_that_answers_another_task_is_refused() -> None:
         prepared("sgd", "mse.x=1")
     with pytest.raises(UserError, match=r"plugin huber .* was named but answers nothing in this run"):
         prepared("huber", "huber.delta=2")
+
+
+HALVES = """
+from attrs import evolve
+from ftcore import hookimpl
+
+
+class Halves:
+    def __init__(self, samples, first):
+        self.samples, self.first = samples, first
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        image, target = self.samples[index]
+        return image, target if index < self.first else 0.5
+
+    def name(self, index):
+        return f"row {{index}}"
+
+
+@hookimpl(wrapper=True)
+def build_data():
+    data = yield
+    return evolve(data, {split}=Halves(data.{split}, {first}))
+"""
+
+
+@pytest.mark.parametrize(("split", "first"), [("train", 0), ("val", 0), ("train", 7)])
+def test_a_target_of_another_form_is_refused_with_its_plugin_and_its_sample(
+    split: str, first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "acme_halves", raising=False)
+    file = tmp_path / "acme_halves.py"
+    file.write_text(HALVES.format(split=split, first=first), encoding="utf-8")
+    sets = ("--set", f"run.folder={tmp_path / 'run'}", "--set", "train.batch_size=290")
+
+    result = invoke("run", "--data", "digits:5-6", "--model", "digits/cnn", "--plugin", file, *sets)
+
+    assert result.code == 2
+    assert re.search(r"acme_halves.*: the target of sample \d+, row \d+, is 0\.5, a float; a class is", result.err)
+    assert not (tmp_path / "run").exists()

@@ -18,8 +18,8 @@ from ftcore import EpochEnded, UserError, hookimpl
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.runs.prepared import prepare
 from ftcore.testing import invoke
-from ftcore.training.evaluation import should_stop_early, update_best
 from ftcore.training.loop import fit
+from ftcore.training.monitoring import should_stop_early, update_best
 from ftcore.training.state import Progress
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from ftcore import Backbone, FreezePlan, HeadSlot, InputSpec, TokenSpec, Transforms, UserError, hookimpl
-from ftcore.data.dataset import LabelledImages, make_data
+from ftcore.data.dataset import make_data
+from ftcore.data.labels import LabelledImages
 from ftcore.testing import invoke
 from ftcore.types.model import input_spec_from_dict
 
@@ -148,6 +149,7 @@ def test_a_linear_probe_on_texts_computes_what_the_head_sees_once(tmp_path: Path
     ("arguments", "message"),
     [
         (("--set", "model.image_size=32"), "model.image_size is for images, and own/bag reads texts"),
+        (("--set", "model.crop=pad"), "model.crop is for images, and own/bag reads texts"),
         (("--set", "model.mean=0.5"), "model.mean is for images, and own/bag reads texts"),
         (("--plugin", "mixup"), "mixup changes images, and own/bag reads texts"),
         (("--plugin", "distill", "--set", "distill.teacher=runs/x"), "distill teaches networks that see images"),
@@ -207,3 +209,23 @@ def test_a_plan_of_other_types_is_refused(plan: dict[str, Any], message: str) ->
 
 def test_a_plan_takes_any_collection_of_names() -> None:
     assert FreezePlan(["a"], ("b",), {1: ["c"]}) == FreezePlan(frozenset("a"), frozenset("b"), {1: frozenset("c")})
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (InputSpec(), "3 x 224 x 224, bilinear, centre crop of 256 x 256"),
+        (InputSpec((96, 128), crop_fraction=1.0), "3 x 96 x 128, bilinear, centre crop"),
+        (InputSpec(crop_fraction=1.0, crop_mode="squash"), "3 x 224 x 224, bilinear, squashed"),
+        (InputSpec(crop_mode="squash"), "3 x 224 x 224, bilinear, squashed, centre of 256 x 256"),
+        (InputSpec(crop_fraction=1.0, crop_mode="pad"), "3 x 224 x 224, bilinear, padded"),
+        (TokenSpec(length=4, vocabulary=10), "4 tokens of 10"),
+    ],
+)
+def test_what_happens_to_an_input_is_said_in_words(spec: InputSpec, said: str) -> None:
+    assert spec.preprocessing == said
+
+
+def test_another_crop_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match="'crop_mode' must be in"):
+        InputSpec(crop_mode="border")

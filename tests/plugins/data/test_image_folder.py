@@ -54,7 +54,7 @@ def test_every_picture_is_in_one_split_alone(tmp_path: Path) -> None:
     assert sorted(found) == sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jpg"))
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "validation", "test"])
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Dev"])
 def test_split_folders_are_taken_as_they_are(tmp_path: Path, val: str) -> None:
     image_folder(tmp_path / "train", ("cat", "dog"), per_class=4)
     image_folder(tmp_path / val, ("cat", "dog"), per_class=2)

@@ -11,6 +11,7 @@ import torchvision
 from safetensors.torch import save_file
 from tests.core.model.numbering import by_module, parameters_in, timms_own
 from tests.plugins.models.networks import differing, needs_shared, network, outputs, real_run, saved
+from timm.data import resolve_data_config
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 
@@ -19,7 +20,7 @@ from ftcore.config.load import CliOverrides, load_config
 from ftcore.config.schema import ModelConfig, RunConfig
 from ftcore.model.shape_inference import build_on_meta
 from ftcore.runs.prepared import prepare
-from ftcore_plugins.models.timm import Timm, TimmConfig
+from ftcore_plugins.models.timm import Timm, TimmConfig, input_spec
 from ftcore_plugins.models.torchvision import Torchvision, TorchvisionConfig
 
 if TYPE_CHECKING:
@@ -69,6 +70,32 @@ def test_a_transformer_is_built_for_the_size_of_the_images(size: int) -> None:
     made = network("timm/test_vit", f"model.image_size={size}")
 
     assert outputs(made).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["timm/test_vit", "timm/test_resnet"])
+def test_a_network_is_built_for_a_rectangle_where_it_can_be(name: str) -> None:
+    made = network(name, "model.image_size=[64, 96]")
+
+    assert made.spec.size == (64, 96)
+    assert outputs(made).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("convnext_tiny.fb_in22k_ft_in1k_384", "squash"), ("deepseek_vit_412m", "pad"), ("convnext_tiny", "center")],
+)
+def test_the_crop_mode_is_that_of_the_weights(name: str, mode: str) -> None:
+    wanted = resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+
+    assert input_spec(wanted).crop_mode == mode
+
+
+def test_a_network_of_the_name_alone_has_the_crop_mode_of_its_default_weights() -> None:
+    spec = network("timm/coat_lite_mini", "model.crop=squash").spec
+    by_default = network("timm/coat_lite_medium_384").spec
+
+    assert (spec.crop_mode, spec.crop_fraction) == ("squash", 1.0)
+    assert (by_default.crop_mode, by_default.size) == ("squash", (384, 384))
 
 
 def pretrained(name: str) -> nn.Module:
@@ -176,10 +203,12 @@ def test_a_timm_file_made_for_the_asked_size_and_channels_is_loaded_as_it_is(tmp
 @pytest.mark.parametrize(
     ("name", "sets", "message"),
     [
-        ("timm/test_vit", ("model.image_size=100",), r"image_size = 100; sizes it takes: \[.*96.*112.*160.*\]"),
-        ("torchvision/maxvit_t", ("model.image_size=160",), r"image_size = 160; sizes it takes: \[224, 448\]"),
-        ("torchvision/inception_v3", ("model.image_size=64",), r"image_size = 64; sizes it takes: \[299, 598\]"),
-        ("torchvision/vit_b_32", ("model.image_size=100",), r"image_size = 100; sizes it takes: \[.*96.*\]"),
+        ("timm/test_vit", ("model.image_size=100",), r"image_size = 100; sizes it takes: .*96, .*112, .*160"),
+        ("torchvision/maxvit_t", ("model.image_size=160",), r"image_size = 160; sizes it takes: 224, 448$"),
+        ("torchvision/inception_v3", ("model.image_size=64",), r"image_size = 64; sizes it takes: 299, 598$"),
+        ("torchvision/vit_b_32", ("model.image_size=100",), r"image_size = 100; sizes it takes: .*96, "),
+        ("torchvision/vit_b_32", ("model.image_size=[96, 128]",), r"size = \[96, 128\]; sizes it takes: 96, 128, 160"),
+        ("timm/test_vit", ("model.image_size=[96, 100]",), r"size = \[96, 100\]; sizes it takes: \[96, 112\], "),
     ],
 )
 def test_what_an_architecture_refuses_is_an_error_with_what_it_takes(

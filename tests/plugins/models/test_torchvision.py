@@ -40,6 +40,13 @@ def test_a_torchvision_network_takes_the_three_channels_that_it_has() -> None:
     assert network("torchvision/squeezenet1_1", "model.channels=3").spec.channels == 3
 
 
+def test_a_torchvision_network_is_built_for_a_rectangle_where_it_can_be() -> None:
+    made = network("torchvision/squeezenet1_1", "model.image_size=[64, 96]")
+
+    assert made.spec.size == (64, 96)
+    assert outputs(made).shape == (2, 3)
+
+
 def test_an_unknown_torchvision_network_shows_the_nearest() -> None:
     with pytest.raises(
         UserError, match=r"no classification network 'resnet5O'; nearest: torchvision/resnet50, torchvision/\w+"

@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from ftcore import UserError
-from ftcore.checkpoints.atomic import to_json
+from ftcore.checkpoints import to_json
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.plugins.startup import activate
 from ftcore.runs.prepared import prepare

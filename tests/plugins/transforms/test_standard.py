@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import pickle
+import random
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
 from PIL import Image
 from torchvision.transforms import v2
 
 from ftcore import InputSpec, UserError
-from ftcore_plugins.transforms.standard import Augment, AugmentConfig, PlainTransforms, Resize
+from ftcore_plugins.transforms.standard import Augment, AugmentConfig, PlainTransforms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+ONE_LEVEL = 1 / 255 / 0.224 + 1e-6
+"""A grey level of 255, normalised by the smallest of ImageNet's standard deviations."""
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -79,14 +84,38 @@ def test_a_grey_picture_is_three_equal_colours() -> None:
     assert torch.equal(found[0], found[2])
 
 
-def test_an_input_that_is_not_square_equals_the_same_by_hand() -> None:
+def test_an_input_that_is_not_square_keeps_the_proportions_of_the_picture() -> None:
     image, spec = picture(50, 50), InputSpec((12, 20), crop_fraction=0.5)
 
     found = plain(spec)(image)
 
     assert found.shape == (3, 12, 20)
-    one_grey_level = 1 / 255 / min(spec.std) + 1e-6
-    torch.testing.assert_close(found, by_hand(image, spec, (40, 24), (10, 6)), rtol=0, atol=one_grey_level)
+    torch.testing.assert_close(found, by_hand(image, spec, (40, 40), (10, 14)), rtol=0, atol=ONE_LEVEL)
+
+
+def test_a_squashed_picture_is_distorted_and_whole() -> None:
+    image, spec = picture(50, 30), InputSpec((16, 20), crop_fraction=1.0, crop_mode="squash")
+
+    torch.testing.assert_close(plain(spec)(image), by_hand(image, spec, (20, 16), (0, 0)), rtol=0, atol=ONE_LEVEL)
+
+
+def test_a_padded_picture_is_whole_within_margins_that_become_zero() -> None:
+    image, spec = picture(40, 20), InputSpec((16, 16), crop_fraction=1.0, crop_mode="pad")
+
+    found = plain(spec)(image)
+
+    whole = by_hand(image, evolve(spec, size=(8, 16)), (16, 8), (0, 0))
+    torch.testing.assert_close(found[:, 4:12], whole, rtol=0, atol=ONE_LEVEL)
+    assert found[:, [0, 1, 2, 3, 12, 13, 14, 15]].abs().max() <= 0.5 * ONE_LEVEL
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["center", "squash", "pad"])
+@pytest.mark.parametrize("size", [(1, 300), (300, 1), (1, 1)])
+def test_a_strip_of_one_pixel_comes_to_the_size_of_the_input(channels: int, mode: str, size: tuple[int, int]) -> None:
+    spec = InputSpec((16, 24), channels, (0.5,) * channels, (0.5,) * channels, crop_mode=mode)
+
+    assert plain(spec)(picture(*size)).shape == (channels, 16, 24)
 
 
 def test_a_picture_that_is_smaller_than_the_input_is_enlarged() -> None:
@@ -107,7 +136,7 @@ def test_a_picture_of_the_inputs_own_size_is_only_normalised() -> None:
 def test_the_resized_side_is_that_of_the_fraction_that_it_gave(resized: int) -> None:
     spec = InputSpec((224, 224), crop_fraction=224 / resized)
 
-    assert Resize(spec).sides == [resized, resized]
+    assert spec.resize_size == (resized, resized)
 
 
 def test_every_colour_mode_of_a_picture_is_taken() -> None:
@@ -149,6 +178,19 @@ def test_each_preset_gives_other_views_and_evaluates_as_plain_does(preset: str) 
     assert {(view.shape, view.dtype) for view in views} == {((3, 32, 32), torch.uint8)}
     assert not torch.equal(views[0], views[1])
     assert torch.equal(made.evaluate(image), PlainTransforms().make_transforms(spec).evaluate(image))
+
+
+@pytest.mark.parametrize("preset", ["light", "medium", "heavy"])
+def test_augmented_pictures_are_cut_out_at_random_whatever_the_crop_mode_and_may_be_rectangles(preset: str) -> None:
+    image, views = picture(100, 80), []
+    for mode in ("center", "squash", "pad"):
+        made = Augment(AugmentConfig(preset=preset)).make_transforms(InputSpec((24, 40), crop_mode=mode))  # type: ignore[arg-type]
+        torch.manual_seed(0)
+        random.seed(0)
+        views.append(made.train(image))
+
+    assert views[0].shape == (3, 24, 40)
+    assert all(torch.equal(view, views[0]) for view in views)
 
 
 def test_flips_can_be_switched_off_and_on() -> None:

@@ -50,7 +50,7 @@ class HfDatasets:
             return None
         from ftcore.data import make_data
 
-        from .rows import labelled
+        from .rows import labelled_with_test
         from .source import load, used
 
         found = load(source.removeprefix(PREFIX))
@@ -58,4 +58,7 @@ class HfDatasets:
         left_out = [name for name in found if name not in parts]
         if left_out:
             ctx.log.warning("splits are left out", source=source, left_out=left_out, used=list(parts))
-        return make_data(labelled(source, parts, self.config, config), config)
+        rows, reason = labelled_with_test(source, parts, self.config, config)
+        if reason:
+            ctx.log.warning("the test split cannot be measured, and is left out", source=source, reason=reason)
+        return make_data(rows, config)

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import frozen
 from ftcore import DataError, UserError, did_you_mean, format_names
-from ftcore.data import LabelledImages, decode_image, file_version, fingerprint, read_image
+from ftcore.data import (
+    TEST_NAMES,
+    TRAIN_NAMES,
+    VAL_NAMES,
+    LabelledImages,
+    decode_image,
+    file_version,
+    fingerprint,
+    read_image,
+)
 
 from .targets import Column, find_target, targets
 
@@ -90,6 +99,26 @@ class RowImages:
         return data, Path(path)
 
 
+def labelled_with_test(
+    source: str, parts: Mapping[str, Dataset], options: HfDatasetsConfig, config: RunConfig
+) -> tuple[LabelledImages, str]:
+    """Join images, targets and groups; without the test split where it has no labels, as in many a competition.
+
+    Returns:
+        The rows, and what is wrong with the test split, if anything is.
+
+    Raises:
+        UserError: as `labelled`, of the other splits, or of a test split that is alone.
+    """
+    others = {name: part for name, part in parts.items() if name not in TEST_NAMES}
+    try:
+        return labelled(source, parts, options, config), ""
+    except UserError as error:
+        if not others or len(others) == len(parts):
+            raise
+        return labelled(source, others, options, config), str(error)
+
+
 def labelled(source: str, parts: Mapping[str, Dataset], options: HfDatasetsConfig, config: RunConfig) -> LabelledImages:
     """Join images, targets and groups.
 
@@ -106,7 +135,8 @@ def labelled(source: str, parts: Mapping[str, Dataset], options: HfDatasetsConfi
     column = Column.of(source, parts, target)
     kind, names, values = targets(column, config)
     groups = _groups(Column.of(source, parts, group)) if group is not None else None
-    splits = [name for name, part in parts.items() for _ in range(len(part))] if len(parts) > 1 else None
+    has_splits = len(parts) > 1 or not {*TRAIN_NAMES, *VAL_NAMES, *TEST_NAMES}.isdisjoint(parts)
+    splits = [name for name, part in parts.items() for _ in range(len(part))] if has_splits else None
     return LabelledImages(
         images=images,
         kind=kind,

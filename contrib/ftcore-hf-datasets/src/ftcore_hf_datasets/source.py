@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftcore import UserError
-from ftcore.data import TRAIN_NAMES, VAL_NAMES
+from ftcore.data import TEST_NAMES, TRAIN_NAMES, VAL_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,6 +78,7 @@ def _reason(error: Exception) -> str:
 
 
 def used(found: Mapping[str, Dataset]) -> dict[str, Dataset]:
-    """Return the splits to train and to validate on; all where there is no such pair, and ftcore will say so."""
-    names = [next((name for name in known if name in found), None) for known in (TRAIN_NAMES, VAL_NAMES)]
-    return {name: found[name] for name in names if name is not None} if None not in names else dict(found)
+    """Return the splits for training, validation and test; all where none has a known name."""
+    spellings = (TRAIN_NAMES, VAL_NAMES, TEST_NAMES)
+    names = [next((name for name in known if name in found), None) for known in spellings]
+    return {name: found[name] for name in names if name is not None} or dict(found)

@@ -76,7 +76,7 @@ def find_target(features: Mapping[str, Any]) -> str:
 
 
 def targets(column: Column, config: RunConfig) -> Targets:
-    """Return kind of task, names and values; see `ftcore.data.dataset.Labelled`.
+    """Return kind of task, names and values; see `ftcore.data.LabelledImages`.
 
     Raises:
         UserError: the column cannot be learnt, or not as ``data.task`` says.
@@ -152,14 +152,7 @@ def _number(column: Column, place: int) -> float:
 def _several(column: Column, item: Any) -> Targets:
     """Read lists of labels; those that no row has are left out."""
     found = [_labels(column, place, item) for place in range(len(column.cells))]
-    names = sorted({label for row in found for label in row})
-    if len(names) < 2:
-        raise UserError(f"column {column.name!r} holds {len(names)} labels: {format_names(names)}")
-    code = {label: place for place, label in enumerate(names)}
-    matrix = np.zeros((len(found), len(names)), dtype=np.uint8)
-    for place, row in enumerate(found):
-        matrix[place, [code[label] for label in row]] = 1
-    return "multilabel", tuple(names), matrix
+    return "multilabel", (), found
 
 
 def _labels(column: Column, place: int, item: Any) -> Sequence[str]:

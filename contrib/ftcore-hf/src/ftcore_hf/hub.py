@@ -95,12 +95,21 @@ def _quiet() -> Iterator[None]:
 
 
 def _processor(spec: InputSpec) -> Any:
-    """Return what resizes the shorter side, crops the middle and normalises, as ftcore's transform does."""
+    """Return what resizes, crops the middle and normalises, as ftcore's transform does.
+
+    Raises:
+        UserError: no processor of transformers does that.
+    """
     from transformers import BitImageProcessor
 
-    (height, width), (tall, wide) = spec.size, (int(side / spec.crop_fraction + 1e-6) for side in spec.size)
+    (height, width), (tall, wide) = spec.size, spec.resize_size
+    if spec.crop_mode == "pad" or (spec.crop_mode == "center" and tall != wide):
+        raise UserError(
+            f"no processor of transformers does what this run did ({spec.preprocessing}); one of model.crop = 'squash' "
+            "can be exported as hf, or this one with --format safetensors, onnx or torch"
+        )
     return BitImageProcessor(
-        size={"shortest_edge": tall} if tall == wide else {"height": tall, "width": wide},
+        size={"height": tall, "width": wide} if spec.crop_mode == "squash" else {"shortest_edge": tall},
         crop_size={"height": height, "width": width},
         image_mean=list(spec.mean),
         image_std=list(spec.std),

@@ -118,17 +118,24 @@ def _tokens(config: PreTrainedConfig, options: HuggingFaceConfig) -> TokenSpec:
 
 
 def _images(network: str, config: PreTrainedConfig) -> InputSpec:
-    """Read what a network's own processor does: size, mean, std, resampling and crop."""
+    """Read what a network's own processor does: size, mean, std, resampling and crop.
+
+    A `size` of height and width squashes, one of the shortest edge keeps proportions. A `crop_pct` is ConvNeXt's, which
+    squashes from 384 pixels on.
+    """
     processor = found(AutoImageProcessor, network).to_dict()
-    given = processor.get("crop_size") or processor["size"]
-    side, names = given.get("shortest_edge"), {number: name for name, number in RESAMPLING.items()}
-    size = (given.get("height", side), given.get("width", side))
-    before = processor["size"].get("shortest_edge", min(size)) if processor.get("crop_size") else min(size)
+    names, before = {number: name for name, number in RESAMPLING.items()}, processor["size"]
+    cut = (processor.get("crop_size") if processor.get("do_center_crop", True) else None) or before
+    side, share = cut.get("shortest_edge"), processor.get("crop_pct")
+    size = (cut.get("height", side), cut.get("width", side))
+    squashes = "height" in before or bool(share and side >= 384)
+    edge = before["height"] if "height" in before else before["shortest_edge"]
     return InputSpec(
         size=size,
         channels=getattr(config, "num_channels", 3),
         mean=tuple(processor["image_mean"]),
         std=tuple(processor["image_std"]),
         interpolation=names.get(processor.get("resample", 2), "bilinear"),
-        crop_fraction=min(size) / before,
+        crop_fraction=share if share and not squashes else size[0] / edge,
+        crop_mode="squash" if squashes else "center",
     )

@@ -93,18 +93,15 @@ class Recorder:
         """Record an event.
 
         Raises:
-            UserError: the server does not begin the run, or refuses what it is told; only a warning where the run ends
-                early, for why it does matters more.
+            UserError: the server does not begin the run, or refuses what it is told: a warning, unless
+                ``observers.on_error`` is ``stop``.
         """
         from mlflow.exceptions import MlflowException
 
         try:
             self.record(event)
         except (MlflowException, OSError, ImportError) as error:  # an import: of what the server's kind needs
-            message = f"MLflow at {self.uri}: {error}"
-            if not isinstance(event, RunFailed | RunStopped):
-                raise UserError(message) from None
-            structlog.get_logger().warning(message)
+            raise UserError(f"MLflow at {self.uri}: {error}") from None
 
     def record(self, event: Event) -> None:
         """See `observe`; nothing is said of a run that the server never began."""
@@ -112,12 +109,12 @@ class Recorder:
             case RunStarted():
                 with impatient():
                     self.start(event)
-            case StepLogged():
+            case StepLogged() if self.run:
                 step = (event.epoch - 1) * self.steps_per_epoch + event.step
                 self.log("steps", step, step_metrics(event))
-            case EpochEnded():
+            case EpochEnded() if self.run:
                 self.log("epochs", event.step, epoch_metrics(event))
-            case RunEnded():
+            case RunEnded() if self.run:
                 self.finish()
             case RunFailed() | RunStopped() if self.run:
                 with impatient():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import optuna
 from ftcore import UserError
+from ftcore.runs import to_json
 
 from .searching import Search, value_of
 from .spaces import Space
@@ -62,7 +62,7 @@ def main(  # noqa: PLR0913 - click passes each option by name
             "params": best.params,
             "flags": flags,
         }
-        click.echo(json.dumps(found))
+        click.echo(to_json(found))
     else:
         click.echo(f"best {search.monitor} {value_of(best)}, in {search.folder_of(best.number)}:")
         click.echo(" ".join(flags))

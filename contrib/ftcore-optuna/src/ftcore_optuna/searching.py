@@ -7,13 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from ftcore import UserError
-from ftcore.cli import main
-from ftcore.config import CliOverrides, load_config
-from ftcore.runs import prepare
+from ftcore.cli import run_config
+from ftcore.runs import prepare, to_json
 from optuna.trial import TrialState
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class Search:
         asked = {"arguments": list(self.arguments), "search": {s.key: str(s.distribution) for s in self.spaces}}
         before = self.study.user_attrs or asked
         if before != asked or (self.study.direction.name == "MAXIMIZE") != up:
-            raise UserError(f"{self.folder} is a search for something else: {json.dumps(before)}; name another folder")
+            raise UserError(f"{self.folder} is a search for something else: {to_json(before)}; name another folder")
         for key, value in asked.items():
             self.study.set_user_attr(key, value)
         for trial in self.study.get_trials(states=[TrialState.RUNNING]):
@@ -113,10 +112,11 @@ class Search:
                 raise
             log.seek(0)
             said = log.read().strip()
-        if process.returncode == 0:
-            self.study.tell(trial, json.loads(said.splitlines()[-1])["best"][self.monitor])
-        else:
+        reached = json.loads(said.splitlines()[-1])["best"].get(self.monitor) if process.returncode == 0 else None
+        if reached is None:  # it failed, or what is monitored was a number in none of its epochs
             self.study.tell(trial, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+        else:
+            self.study.tell(trial, reached)
         return process.returncode, said
 
     def _watch(self, trial: Trial, process: subprocess.Popen[bytes], metrics: Path) -> bool:
@@ -126,7 +126,8 @@ class Search:
             time.sleep(EVERY)
             for epoch in _epochs(metrics)[told:]:
                 told += 1
-                trial.report(epoch["val"][self.monitor], epoch["epoch"])
+                if epoch["val"][self.monitor] is not None:  # not finite, so no better than any
+                    trial.report(epoch["val"][self.monitor], epoch["epoch"])
                 if self.prune and not pruned and trial.should_prune():
                     pruned = True
                     process.send_signal(signal.SIGTERM)
@@ -148,11 +149,7 @@ def monitored(arguments: Sequence[str], folder: Path) -> tuple[str, bool]:
     Raises:
         UserError: the arguments are none of `ftcore run`, or no run.
     """
-    given = cast("Any", main.commands["run"]).make_context("ftcore run", [*arguments]).params
-    named = {name: given[name] for name in ("plugins", "without", "sets")}
-    parts = prepare(
-        load_config(given["config"], CliOverrides(given["model"], given["data"], **named)), folder
-    ).assembly.parts
+    parts = prepare(run_config(arguments), folder).assembly.parts
     return parts.evaluation.monitor, parts.higher_is_better
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftcore import UserError
+from ftcore.runs import to_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,7 +88,7 @@ def _write(run: Path, out: Path, module: nn.Module, description: dict[str, Any])
         folder = Path(aside) / "new"
         (folder / "model").mkdir(parents=True)
         save_model(module, str(folder / "model" / "model.safetensors"))
-        text = json.dumps(description, indent=2, allow_nan=False)
+        text = to_json(description, indent=2)
         (folder / "model" / "model.json").write_text(text + "\n", encoding="utf-8")
         _copy(run, folder)
         if out.exists():

@@ -78,7 +78,9 @@ class Store:
             UserError: the shard is not there, is compressed or damaged, or cannot be read at random.
         """
         state = state_of(url)
-        key = json.dumps([_FORMAT, url if "://" in url else str(Path(url).absolute()), state, self.label])
+        key = json.dumps(
+            [_FORMAT, url if "://" in url else str(Path(url).absolute()), state, self.label], allow_nan=False
+        )
         file = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
         known = _load(file, url, state)
         if known is None:
@@ -91,7 +93,7 @@ class Store:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".part", delete=False) as part:
-                json.dump(asdict(shard), part)
+                json.dump(asdict(shard), part, allow_nan=False)
             os.replace(part.name, file)  # noqa: PTH105 - a name, no path
         except OSError as error:
             self.problems.append(str(error))

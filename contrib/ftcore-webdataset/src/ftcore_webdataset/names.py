@@ -10,7 +10,7 @@ from pathlib import Path
 import fsspec
 import fsspec.asyn
 from ftcore import UserError
-from ftcore.data import TRAIN_NAMES, VAL_NAMES
+from ftcore.data import TEST_NAMES, TRAIN_NAMES, VAL_NAMES
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -108,6 +108,6 @@ def split_of(url: str) -> str:
     """Return the split that is a word of a shard's base name (``cats-val-01.tar``), or its folder's name; or ""."""
     folder, _, base = url.partition("?")[0].rpartition("/")
     for word in (*re.findall(r"[a-z]+", base.lower()), folder.rpartition("/")[2].lower()):
-        if word in TRAIN_NAMES or word in VAL_NAMES:
+        if word in {*TRAIN_NAMES, *VAL_NAMES, *TEST_NAMES}:
             return str(word)
     return ""

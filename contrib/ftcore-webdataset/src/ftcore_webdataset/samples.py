@@ -170,9 +170,9 @@ def _message(problems: Sequence[str], shards: Sequence[Shard]) -> str:
 
 
 def _splits(urls: Sequence[str]) -> list[str] | None:
-    """Return the split of each shard; None where no more than one is named, so that ftcore holds images out."""
+    """Return the split of each shard; None where none is named, so that ftcore holds images out."""
     splits = [split_of(url) for url in urls]
-    if len(set(splits)) < 2:
+    if not any(splits):
         return None
     if "" in splits:
         named = next(url for url, split in zip(urls, splits, strict=True) if split)

@@ -134,8 +134,9 @@ def _state(record: Record, epochs: Sequence[Mapping[str, Any]]) -> tuple[str, st
     if end is None:
         return "training", f"{done} so far"
     if end == "finished":
-        early = record.result.get("stopped_early")
-        return "finished", f"{done}, for {record.monitor} got no better" if early else f"{done}"
+        early, skipped = record.result.get("stopped_early"), record.result.get("skipped_steps")
+        why = f", for {record.monitor} got no better" if early else ""
+        return "finished", f"{done}{why}" + (f"; {skipped:,} optimizer steps made no update" if skipped else "")
     return "stopped", f"{done}; {end}"
 
 
@@ -150,12 +151,20 @@ def _figures(record: Record, epochs: Sequence[Mapping[str, Any]], best: int | No
         found += _gain(record, epochs, chosen)
     if epochs:
         seconds = sum(epoch["seconds"] for epoch in epochs)
-        speed = epochs[-1]["samples_per_second"]
         found.append(("epochs", f"{len(epochs)}", f"of {record.epochs}, in {_time(seconds)}"))
-        found.append(("images a second", number(speed), "training, last epoch"))
+        found += _speed(epochs)
     if record.total_parameters:
         found.append(("learning", f"{record.trainable_parameters:,}", f"of {record.total_parameters:,} parameters"))
     return found
+
+
+def _speed(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Return the images that all epochs trained on by the seconds in which they did, evaluation left out."""
+    seconds = sum(epoch["training_seconds"] for epoch in epochs)
+    if not seconds:
+        return []
+    images = sum(epoch["samples_per_second"] * epoch["training_seconds"] for epoch in epochs)
+    return [("images a second", number(images / seconds), f"{images:,.0f} trained on, in {_time(seconds)} of training")]
 
 
 def _gain(record: Record, epochs: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, define, field
+
+from ftcore.runs import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,22 +131,19 @@ def read(folder: Path) -> Record:
 
 def as_json(record: Record) -> str:
     """Spell a record as JSON; a number that is not finite becomes null."""
-    return json.dumps(plain(asdict(record, recurse=False)), allow_nan=False)
+    return to_json(asdict(record, recurse=False))
 
 
 def plain(value: Any) -> Any:
     """Return plain data with None for each number that is not finite, as it comes back from JSON."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.loads(to_json(value))
 
 
 def epoch_of(line: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a page shows of a line of ``metrics.jsonl``: its single numbers, and the thresholds of labels."""
     val = {name: value for name, value in line["val"].items() if not isinstance(value, list) or name == "thresholds"}
     same = {name: line[name] for name in ("epoch", "step", "train", "seconds", "samples_per_second")}
+    same["training_seconds"] = line.get("training_seconds", 0.0)  # which no older version wrote down
     shown: dict[str, Any] = plain(same | {"val": val})
     return shown
 

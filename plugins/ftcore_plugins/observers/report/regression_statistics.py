@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from attrs import define, field
 
+from ftcore.data import significant_digits
+
 from .accumulators import DRAWN, TopK, bincount_, sum_dtype
 
 if TYPE_CHECKING:
@@ -86,17 +88,22 @@ class RegressionStatistics:
         return found | {"images": self.images, "confident": [], "worst": self._said(self.worst.rows())}
 
     def _said(self, rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
-        names = self.task.names
         return [
             {
                 "index": index,
                 "loss": score,
                 "wrong": True,
-                "true": ", ".join(f"{name} {value:.5g}" for name, value in zip(names[:3], true, strict=False)),
-                "said": [[name, value] for name, value in zip(names[:3], predicted, strict=False)],
+                "true": ", ".join(f"{name} {value}" for name, value in self._spelled(true)),
+                "said": self._spelled(predicted),
             }
             for score, index, true, predicted in rows
         ]
+
+    def _spelled(self, values: list[float]) -> list[list[str]]:
+        """Return the names of the first targets, each with its number, five digits of it within the spread."""
+        task = self.task
+        each = list(zip(task.names, values, task.mean, task.std, strict=True))[:3]
+        return [[name, f"{value:.{significant_digits(mean, std) - 1}g}"] for name, value, mean, std in each]
 
 
 def _bins(values: Tensor, bins: int) -> Tensor:

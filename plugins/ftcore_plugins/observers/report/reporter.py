@@ -74,7 +74,7 @@ class Reporter:
                 self.write_record()
             case RunEnded(report=result):
                 self.record.result = {
-                    name: result[name] for name in ("epochs", "stopped_early", "seconds", "skipped_steps")
+                    name: result[name] for name in ("epochs", "stopped_early", "seconds", "updates", "skipped_steps")
                 }
                 self.end("finished")
             case RunFailed(error=text) | RunStopped(message=text):
@@ -112,7 +112,7 @@ class Reporter:
             evaluation |= {"confident": [], "worst": []}
         self.record.end_epoch(event, evaluation)
         line = {"epoch": event.epoch, "step": event.step, "train": event.train, "val": event.val}
-        speed = {"seconds": event.seconds, "samples_per_second": event.samples_per_second}
+        speed = {name: getattr(event, name) for name in ("seconds", "training_seconds", "samples_per_second")}
         self.epochs.append(record.epoch_of(line | speed))
         self.write()
 

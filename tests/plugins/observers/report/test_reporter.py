@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -24,8 +25,9 @@ from sklearn import metrics
 from sklearn.calibration import calibration_curve
 from tests.ranks.starting import messages
 from tests.ranks.starting import run as run_in_processes
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from ftcore import BatchEvaluated, EpochEnded, RunFailed, RunStarted, StepLogged, Table, Task
+from ftcore import BatchEvaluated, EpochEnded, RunFailed, RunStarted, StepLogged, Table, Task, UserError
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.data.targets import probabilities
 from ftcore.inference import load as inference_load
@@ -55,10 +57,15 @@ MB = 1_000_000
 
 
 def config(
-    folder: Path, *sets: str, data: str = "digits:5-9", model: str = "digits/cnn", **flags: Sequence[str]
+    folder: Path,
+    *sets: str,
+    data: str = "digits:5-9",
+    model: str = "digits/cnn",
+    plugins: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> RunConfig:
     few = ("train.epochs=2", "train.batch_size=64", f"run.folder={folder}")
-    return load_config(None, CliOverrides(model, data, sets=(*few, *sets), **flags))
+    return load_config(None, CliOverrides(model, data, plugins, without, (*few, *sets)))
 
 
 def labels_table(folder: Path) -> Path:
@@ -646,9 +653,12 @@ def test_a_run_that_is_killed_and_gone_on_with_counts_no_epoch_twice(tmp_path: P
         pass
 
     def kill() -> None:
+        stack.callback(register_module_forward_pre_hook(die).remove)
+
+    def die(*_: Any) -> None:
         raise KilledError
 
-    with pytest.raises(KilledError):
+    with ExitStack() as stack, pytest.raises(KilledError):
         fit(job, [at_step(7, kill)])  # in epoch 4, two steps of an epoch are logged
     assert record.read(tmp_path / "run").last_evaluation["epoch"] == 3
     resume(tmp_path / "run")
@@ -662,8 +672,8 @@ def test_a_run_that_failed_says_why(tmp_path: Path) -> None:
     def fail() -> None:
         raise RuntimeError("<b>no</b> more")
 
-    with pytest.raises(RuntimeError, match="more"):
-        fit(config(tmp_path / "run", "train.log_every=1"), [at_step(14, fail)])
+    with pytest.raises(UserError, match="more"):
+        fit(config(tmp_path / "run", "train.log_every=1", "observers.on_error=stop"), [at_step(14, fail)])
 
     text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "RuntimeError: &lt;b&gt;no&lt;/b&gt; more" in text
@@ -875,3 +885,68 @@ def test_a_network_that_gives_no_numbers_any_more_has_a_page(tmp_path: Path, tas
 
 def test_a_page_of_nothing_is_a_page(tmp_path: Path) -> None:
     assert "<main" in page(tmp_path, record.Record(), [])
+
+
+SLOW = """
+import time
+from attrs import evolve
+from ftcore import hookimpl
+
+SLEPT = []
+
+@hookimpl(wrapper=True)
+def make_transforms():
+    made = yield
+    step = made.evaluate.resize
+
+    def slow(image):
+        began = time.monotonic()
+        time.sleep(0.002)
+        SLEPT.append(time.monotonic() - began)
+        return step(image)
+
+    both = evolve(made.evaluate, resize=slow)
+    return evolve(made, train=both, evaluate=both)
+"""
+
+
+@pytest.mark.parametrize(("precompute", "passes"), [("always", 1), ("never", 2)])
+def test_the_tile_of_images_a_second_counts_what_was_spent_before_the_first_step_of_an_epoch(
+    precompute: str, passes: int, tmp_path: Path
+) -> None:
+    """Every picture is slept on: in each epoch, or once, before the first step of the first."""
+    module = f"slow_pictures_{precompute}"
+    (tmp_path / f"{module}.py").write_text(SLOW, encoding="utf-8")
+    plugins = (str(tmp_path / f"{module}.py"), "freeze_backbone")
+    epochs: list[EpochEnded] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, EpochEnded):
+            epochs.append(event)
+
+    sets = ("train.workers=0", f"train.precompute={precompute}")
+    report = fit(config(tmp_path / "run", *sets, data="digits:5-6", plugins=plugins), [observe])
+
+    slept, images = sys.modules[module].SLEPT, 290
+    assert len(slept) >= passes * images  # both splits, at least
+    assert sum(epoch.seconds for epoch in epochs) >= sum(slept[-passes * images :])
+    assert sum(epoch.training_seconds for epoch in epochs) >= sum(sorted(slept)[: passes * images])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    spent = sum(line["training_seconds"] for line in lines)
+    assert report["samples_per_second"] == pytest.approx(2 * images / spent)
+    shown = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    tile = re.search(
+        r"images a second.{,80}?([\d,.]+)<.{,200}? trained on, in ([\d.]+) s of training", shown, re.DOTALL
+    )
+    assert tile
+    assert float(tile[1].replace(",", "")) == pytest.approx(2 * images / spent, rel=1e-3)
+    assert float(tile[2]) == pytest.approx(spent, abs=0.06)
+
+
+def test_a_page_of_a_run_that_wrote_down_no_seconds_of_training_has_no_tile_of_them(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    fit(config(folder))
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    (folder / "metrics.jsonl").write_text(re.sub(r', ?"training_seconds": ?[\d.e-]+', "", lines), encoding="utf-8")
+
+    assert "images a second" not in page(folder, record.read(folder), record.read_epochs(folder))
