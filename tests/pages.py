@@ -258,8 +258,8 @@ def check_command(arguments: Sequence[str], page: str) -> None:
     options = {name for option in command.params for name in option.opts + option.secondary_opts} | {"--help", "-h"}
     unknown = {word.partition("=")[0] for word in words if word.startswith("-") and word not in {"-", "--"}} - options
     assert not unknown, f"{page}: {command.name} has no {unknown}"
-    named = [words[place + 1] for place, word in enumerate(words[:-1]) if word in {"--plugin", "--without"}]
-    for name in named:
+    named = [words[place + 1] for place, word in enumerate(words[:-1]) if word in {"--plugin", "--recipe", "--without"}]
+    for name in ",".join(named).split(",") if named else ():
         check_plugin(name, page)
     for place, word in enumerate(words[:-1]):
         if word == "--set":
