@@ -399,6 +399,7 @@ def install(site: Path, name: str, version: str, module: str, source: str) -> No
         csv.writer(record).writerows(rows)
 
 
+@pytest.mark.slow
 def test_an_installed_package_is_named_by_its_entry_point_alone(tmp_path: Path) -> None:
     source = """
         from ftcore import hookimpl

@@ -62,6 +62,7 @@ def test_a_folder_of_pictures_is_the_same_each_time_with_a_shade_a_class(tmp_pat
             assert np.asarray(image).mean((0, 1)).argmax() == place
 
 
+@pytest.mark.slow
 def test_the_fixture_fails_a_test_with_the_checks_that_have_failed(conforms: Conforms, tmp_path: Path) -> None:
     file = tmp_path / "broken_hooks.py"
     file.write_text(HOOKS.format("return 3"), encoding="utf-8")

@@ -101,6 +101,7 @@ def test_a_built_in_plugin_passes_every_check(plugin: str, tmp_path: Path) -> No
     assert found["determinism"][0] == found["resume"][0] == found["ranks"][0] == found["combination"][0] == "ok"
 
 
+@pytest.mark.slow
 def test_the_command_says_line_by_line_what_came_of_each_check() -> None:
     result = invoke("plugins", "check", written("misspelt_argument"))
 
@@ -120,6 +121,7 @@ def test_the_command_says_line_by_line_what_came_of_each_check() -> None:
     ],
     ids=["segfault", "exit", "abort"],
 )
+@pytest.mark.slow
 def test_a_plugin_whose_import_kills_the_process_is_reported_with_the_line(
     death: str, how: str, tmp_path: Path
 ) -> None:

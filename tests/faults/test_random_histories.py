@@ -309,6 +309,7 @@ BROKEN: dict[str, tuple[Any, str, Any]] = {
 
 
 @pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.slow
 def test_what_is_broken_is_found(machine: type[Histories], monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     """The proof that the test above can fail."""
     monkeypatch.setattr(*BROKEN[broken])

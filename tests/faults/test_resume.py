@@ -209,6 +209,7 @@ def rewrite_as_format_1(saved: Path) -> None:
     (saved / "manifest.json").write_text(json.dumps({**manifest, "format": 1}))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_format_1_is_gone_on_with_in_the_same_bits(tmp_path: Path) -> None:
     plugins, sets = ("fp16", "ema"), ("train.epochs=3", "train.patience=2", "run.keep=1")
     fit(config(tmp_path / "whole", plugins, sets))

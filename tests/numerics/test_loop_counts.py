@@ -184,6 +184,7 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
 
 
+@pytest.mark.slow
 def test_a_run_imports_only_what_it_names(tmp_path: Path) -> None:
     """No timm for another's network, no drawing, no server, no table reader, no other framework.
 

@@ -249,6 +249,7 @@ def on_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("label", SHARES)
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_two_processes_take_the_update_over_all_of_their_images(name: str, label: str, on_two_processes: Path) -> None:
     parts, batch = case(name)
     whole = updated(parts, [batch])

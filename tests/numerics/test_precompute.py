@@ -460,4 +460,4 @@ def test_a_run_says_what_is_computed_once(tmp_path: Path) -> None:
                     f"run.folder={tmp_path / 'run'}", "--set", "train.epochs=4")  # fmt: skip
 
     assert result.code == 0
-    assert "computed once  what head sees of each image, 64 numbers, 0.1 MB, up to epoch 3" in result.err
+    assert "feature caching       what head sees of each image, 64 numbers, 0.1 MB, up to epoch 3" in result.err

@@ -434,6 +434,7 @@ def one_of_two(rank: int, folder: Path) -> None:
     os._exit(0)  # a thread of torch's that asks for the GIL while Python ends aborts the process
 
 
+@pytest.mark.slow
 def test_two_processes_keep_the_same_weights(tmp_path: Path) -> None:
     """The hooks of DistributedDataParallel survive, and both round alike."""
     commands = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in range(2)]

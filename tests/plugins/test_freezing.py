@@ -188,6 +188,7 @@ def planned(model: str, *sets: str, plugins: tuple[str, ...]) -> tuple[nn.Module
         ("timm/test_vit", 2, {"cls_token", "pos_embed", "patch_embed", "blocks.0", "blocks.1"}),
     ],
 )
+@pytest.mark.slow
 def test_stages_are_counted_behind_the_stem(model: str, stages: int, frozen: set[str]) -> None:
     network, found = planned(model, f"freeze_modules.stages={stages}", plugins=("freeze_modules",))
 
@@ -404,6 +405,7 @@ def test_norm_tune_moves_the_norm_layers_with_their_statistics_and_the_head_and_
 
 
 @pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.slow
 def test_surgical_moves_one_stage_with_its_statistics_and_the_head_and_nothing_else(model: str) -> None:
     for stage, roots in ((-1, LAST[model]), (0, STEM[model])):
         network, heads, moved = moved_in_an_epoch(model, f"surgical.stage={stage}", plugins=("surgical",))

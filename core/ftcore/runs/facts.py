@@ -10,6 +10,7 @@ from ftcore.types.model import TokenSpec
 
 if TYPE_CHECKING:
     from ftcore.config.schema import RunConfig
+    from ftcore.plugins.host import Host
     from ftcore.training.assemble import Assembly
     from ftcore.training.state import Progress, TrainingParts
     from ftcore.types.data import Data
@@ -29,6 +30,7 @@ def make_report(ready: PreparedRun, progress: Progress, seconds: float) -> dict[
         "skipped_steps": progress.skipped + progress.overflows,
         "pieces": progress.micro_batch_splits,
         "monitor": ready.assembly.parts.evaluation.monitor,
+        "images": {"train": len(ready.data.train), "val": len(ready.data.val), "test": len(ready.data.test or ())},
         "skipped": len(ready.data.skipped),
         "frozen_tensors": len(ready.assembly.parts.frozen_at(progress.epoch - 1)),
         "best": progress.best,
@@ -79,28 +81,31 @@ def run_summary(ready: PreparedRun) -> dict[str, str]:
     named = [plugin for plugin in ready.host.plugins if not plugin.is_default]
     settings, task = parts.train_config, parts.data.task
     return {
-        "data": f"{config.data.source}: {len(ready.data.train)} images to train on, {len(ready.data.val)} to validate"
+        "data": f"{config.data.source}: {len(ready.data.train)} training and {len(ready.data.val)} validation images"
         f"{_kept(ready.data)}"
         f"{_unchecked(ready.data, config)}",
         **_skipped(ready.data),
         "task": f"{task.kind}: {', '.join(task.names[:12])}{' ...' if task.outputs > 12 else ''}",
         "network": f"{config.model.name}, weights {config.model.weights}, head {', '.join(network.heads)}, "
         f"input {network.spec.preprocessing}",
-        "learning": "{:,} of {:,} parameters".format(*_parameter_counts(parts)),
+        "trainable parameters": "{:,} / {:,}".format(*_parameter_counts(parts)),
         **_precompute_fact(ready.assembly),
         "plugins": ", ".join(f"{p.name} ({p.reference.source})" for p in named) or "none named, all defaults",
-        "answers": ", ".join(f"{hook}={_join(answer)}" for hook, answer in summary(ready.host).items()),
+        "hooks": ", ".join(f"{hook}={_join(answer)}" for hook, answer in summary(ready.host).items()),
+        **_wrappers(ready.host),
         **_added_terms_fact(parts),
         "precision": f"{parts.precision.name} on {parts.placement.device}, {_threads()}{_placement_note(parts)}",
-        "batches": f"{settings.batch_size} x {min(settings.accumulate, len(parts.data.train))} images, "
-        f"{parts.steps_per_epoch} steps an epoch, {settings.epochs} epochs, best by {parts.evaluation.monitor}",
-        "folder": str(ready.folder),
+        "training": f"batch size {settings.batch_size}, gradient accumulation "
+        f"{min(settings.accumulate, len(parts.data.train))}, {parts.steps_per_epoch} steps per epoch, "
+        f"{settings.epochs} epochs",
+        "monitor": f"validation {parts.evaluation.monitor} ({'max' if parts.higher_is_better else 'min'})",
+        "run folder": str(ready.folder),
     }
 
 
 def _kept(data: Data) -> str:
     """Say how many samples neither teach nor choose."""
-    return f", {len(data.test)} kept for the test" if data.test is not None else ""
+    return f", {len(data.test)} kept for testing" if data.test is not None else ""
 
 
 def _unchecked(data: Data, config: RunConfig) -> str:
@@ -123,10 +128,10 @@ def _parameter_counts(parts: TrainingParts) -> tuple[int, int]:
 
 
 def _precompute_fact(assembly: Assembly) -> dict[str, str]:
-    """Say what is computed once, or why nothing is of a network that is frozen before its head."""
+    """Say which features are cached, or why none are of a network that is frozen before its head."""
     once, why_not = assembly.parts.frozen_features, assembly.precompute_reason
-    text = once.note if once else f"nothing: {why_not}" if why_not else ""
-    return {"computed once": text} if text else {}
+    text = once.note if once else f"off: {why_not}" if why_not else ""
+    return {"feature caching": text} if text else {}
 
 
 def _added_terms_fact(parts: TrainingParts) -> dict[str, str]:
@@ -136,7 +141,14 @@ def _added_terms_fact(parts: TrainingParts) -> dict[str, str]:
     )
     average = parts.optimization.average
     evaluated = f"{average.name}, from the end of epoch {average.start + 1} on" if average else ""
-    return {name: text for name, text in (("added", terms), ("evaluated", evaluated)) if text}
+    return {name: text for name, text in (("added to the loss", terms), ("evaluated", evaluated)) if text}
+
+
+def _wrappers(host: Host) -> dict[str, str]:
+    """Name the plugins that wrap a hook."""
+    found = {hook: "+".join(plugin.name for plugin in record.wrapped) for hook, record in host.record.items()}
+    text = ", ".join(f"{hook} by {names}" for hook, names in found.items() if names)
+    return {"wrapped": text} if text else {}
 
 
 def _join(answer: str | list[str]) -> str:

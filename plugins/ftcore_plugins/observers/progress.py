@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
@@ -34,6 +36,7 @@ class _ConsoleObserver:
     def __init__(self) -> None:
         self.out = console(sys.stderr)
         self.bars: _ProgressBars | None = None
+        self.epochs, self.seconds = 0, [0.0]
 
     def observe(self, event: Event) -> None:
         match event:
@@ -52,6 +55,7 @@ class _ConsoleObserver:
             self.bars.observe(event)
 
     def start(self, event: RunStarted) -> None:
+        self.epochs, self.seconds = event.epochs, []
         print_key_values(self.out, event.summary)
         for table in event.tables:
             print_table(self.out, table)
@@ -65,9 +69,15 @@ class _ConsoleObserver:
         terms = "".join(f" + {name} {value:.4f}" for name, value in event.train.items() if name != "loss")
         self.out.print(
             f"epoch {event.epoch:>3}  train loss {event.train['loss']:.4f}{terms}  val {scores}  "
-            f"{event.seconds:.1f} s, {event.samples_per_second:.0f} images/s{skipped}{star}",
+            f"{event.seconds:.1f} s, {event.samples_per_second:.0f} images/s{self.left(event)}{skipped}{star}",
             soft_wrap=True,
         )
+
+    def left(self, event: EpochEnded) -> str:
+        """Say how long the epochs that are left will take, by the mean of those so far."""
+        self.seconds.append(event.seconds)
+        seconds = round((self.epochs - event.epoch) * sum(self.seconds) / len(self.seconds))
+        return f", {timedelta(seconds=seconds)} left" if seconds > 0 else ""
 
     def stop(self) -> None:
         if self.bars:
@@ -77,13 +87,15 @@ class _ConsoleObserver:
     def end(self, report: Any) -> None:
         best, monitor = report["best"], report["monitor"]
         if report["stopped_early"]:
-            self.out.print(f"stopped: {monitor} has not been better for train.patience epochs")
+            self.out.print(f"stopped: {monitor} has not improved for train.patience epochs")
         found = f"{best[monitor]:.4f} in epoch {best['epoch']}" if best else "none, it was a finite number in none"
         self.out.print(
             f"best {monitor} {found} of {report['epochs']}, "
-            f"{report['seconds']:.1f} s; everything is in {report['folder']}",
+            f"{report['seconds']:.1f} s; results saved to {report['folder']}",
             soft_wrap=True,
         )
+        run, test = quote(report["folder"]), " --split test" if report["images"]["test"] else ""
+        self.out.print(f"next: ftcore predict {run} IMAGES, ftcore evaluate {run}{test}", soft_wrap=True)
 
 
 class _ProgressBars:
@@ -143,6 +155,6 @@ def _memory() -> str:
 
     cuda: Any = torch.cuda
     if cuda.is_initialized():
-        return f"{cuda.max_memory_allocated() / 1e9:.1f} GB of the card at most"
+        return f"{cuda.max_memory_allocated() / 1e9:.1f} GB peak GPU memory"
     kilobyte = 1 if sys.platform == "darwin" else 1024
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte / 1e9:.1f} GB at most"

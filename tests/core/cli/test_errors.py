@@ -151,6 +151,7 @@ def test_an_error_that_no_plugin_had_a_part_in_is_shown_whole(
     assert "--traceback" not in text
 
 
+@pytest.mark.slow
 def test_the_process_ends_with_that_text_and_exit_code_1(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ftcore", "explain", "--plugin", str(hooks_file(tmp_path, RAISES))]
 

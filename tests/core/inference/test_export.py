@@ -112,6 +112,7 @@ def test_the_printed_lines_load_the_weights_into_the_plain_network(
 @pytest.mark.parametrize(
     ("task", "labels"), [("multilabel", ["1,0", "0,1"]), ("regression", ["1.5", "20"])], ids=["labels", "numbers"]
 )
+@pytest.mark.slow
 def test_labels_and_numbers_are_said_in_their_own_terms(task: str, labels: list[str], tmp_path: Path) -> None:
     data = table(tmp_path, labels)
     model = ("--model", "timm/test_resnet", "--set", "model.weights=none", "--set", "model.image_size=32")

@@ -76,6 +76,7 @@ def test_a_folder_for_the_hub_sees_of_a_ramp_what_the_run_sees(
     [("multilabel", ["1,0", "0,1"], "| first | 6 | 0."), ("regression", ["1.5", "20"], "| first | 10.75 | 9.25 |")],
     ids=["labels", "numbers"],
 )
+@pytest.mark.slow
 def test_a_network_of_two_heads_is_a_folder_for_the_hub_and_the_card_says_what_outputs_mean(
     task: str, labels: list[str], row: str, tmp_path: Path
 ) -> None:

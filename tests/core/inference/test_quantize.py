@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 def test_eight_bit_integers_are_smaller_and_what_they_cost_is_measured(digits: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     exported(digits, "onnx", tmp_path / "float.onnx")

@@ -182,7 +182,7 @@ def test_without_json_everything_is_on_standard_error(tmp_path: Path) -> None:
     result = digits(tmp_path / "run")
 
     assert result.out == ""
-    assert "everything is in" in result.err
+    assert "results saved to" in result.err
 
 
 def test_the_model_is_that_of_the_best_epoch(tmp_path: Path) -> None:

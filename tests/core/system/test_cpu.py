@@ -113,6 +113,7 @@ def test_a_run_takes_no_more_threads_than_it_has_cores_unless_it_is_told_to(tmp_
     assert said(run_python(COMMAND, *told, folder=tmp_path, env=one)) == "2 threads"
 
 
+@pytest.mark.slow
 def test_a_run_takes_the_threads_that_torch_was_loaded_with(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ftcore", *words(tmp_path / "environment")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -133,6 +134,7 @@ def faults(words: Sequence[str]) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not find_library("c"), reason="glibc's")
+@pytest.mark.slow
 def test_commands_keep_what_they_freed_unless_the_environment_says_otherwise(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "picture.png")
     run, evaluate = words(tmp_path / "run"), ["evaluate", str(tmp_path / "run")]

@@ -142,7 +142,7 @@ def test_a_linear_probe_on_texts_computes_what_the_head_sees_once(tmp_path: Path
     result = run(tmp_path, "--plugin", "linear_probe")
 
     assert result.code == 0, result.err
-    assert "computed once  what head sees of each image, 8 numbers" in result.err
+    assert "feature caching       what head sees of each image, 8 numbers" in result.err
 
 
 @pytest.mark.parametrize(

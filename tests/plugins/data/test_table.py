@@ -196,4 +196,4 @@ def test_a_table_is_trained_on(pictures: Path, tmp_path: Path) -> None:
     )
 
     assert result.code == 0, result.err
-    assert "12 images to train on, 6 to validate" in result.err
+    assert "12 training and 6 validation images" in result.err

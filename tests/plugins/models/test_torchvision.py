@@ -72,6 +72,7 @@ def test_the_logits_of_a_squeezenet_may_be_negative() -> None:
     assert (found != 0).all()
 
 
+@pytest.mark.slow
 def test_a_torchvision_transformers_position_embedding_is_interpolated(tmp_path: Path) -> None:
     model, file = saved("torchvision/vit_b_32", tmp_path)
     state = model.state_dict()

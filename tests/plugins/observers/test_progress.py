@@ -37,9 +37,9 @@ def ended(epoch: int, **val: float) -> EpochEnded:
 
 def report(folder: str = "runs/first", *, early: bool = False) -> RunEnded:
     best = {"accuracy": 0.75, "epoch": 1}
-    return RunEnded(
-        {"folder": folder, "epochs": 2, "monitor": "accuracy", "best": best, "seconds": 1.0, "stopped_early": early}
-    )
+    images = {"train": 12, "val": 4, "test": 4}
+    known = {"folder": folder, "epochs": 2, "monitor": "accuracy", "best": best, "seconds": 1.0, "images": images}
+    return RunEnded(known | {"stopped_early": early})
 
 
 EVENTS = (STARTED, STEP, ended(1, accuracy=0.75), STEP, ended(2, accuracy=0.5), report())
@@ -99,15 +99,19 @@ def test_a_run_without_a_terminal_shows_a_line_an_epoch_and_no_bar(tmp_path: Pat
     assert "\r" not in result.err
     assert "━" not in result.err
     assert [line.split()[1] for line in lines if line.startswith("epoch ")] == ["1", "2"]
-    assert lines[-1].startswith("best accuracy ")
+    assert lines[-2].startswith("best accuracy ")
+    assert lines[-1].startswith("next: ftcore predict ")
 
 
 def test_without_a_terminal_there_is_what_was_decided_and_the_result() -> None:
     lines = elsewhere(*EVENTS).splitlines()
 
     assert lines[0].split(maxsplit=1) == ["data", "12 images"]
-    assert lines[-3].startswith("epoch   1  train loss 0.5000  val loss 0.4000, accuracy 0.7500  ")
-    assert lines[-1] == "best accuracy 0.7500 in epoch 1 of 2, 1.0 s; everything is in runs/first"
+    assert lines[-4].startswith("epoch   1  train loss 0.5000  val loss 0.4000, accuracy 0.7500  ")
+    assert lines[-4].endswith(" 1.0 s, 100 images/s, 0:00:01 left *")
+    assert lines[-3].endswith(" 1.0 s, 100 images/s")
+    assert lines[-2] == "best accuracy 0.7500 in epoch 1 of 2, 1.0 s; results saved to runs/first"
+    assert lines[-1] == "next: ftcore predict runs/first IMAGES, ftcore evaluate runs/first --split test"
 
 
 def test_the_best_epoch_so_far_has_a_star() -> None:
@@ -127,16 +131,17 @@ def test_an_epoch_is_one_line_however_many_metrics_there_are() -> None:
     assert "metric_19 0.5000" in shown
 
 
-def test_the_result_is_one_line_however_long_the_folders_name_is() -> None:
+def test_the_result_and_what_to_do_next_are_a_line_each_however_long_the_folders_name_is() -> None:
     folder = "/".join(["a rather long name of a folder"] * 10)
 
     assert elsewhere(report(folder)).splitlines() == [
-        f"best accuracy 0.7500 in epoch 1 of 2, 1.0 s; everything is in {folder}"
+        f"best accuracy 0.7500 in epoch 1 of 2, 1.0 s; results saved to {folder}",
+        f"next: ftcore predict '{folder}' IMAGES, ftcore evaluate '{folder}' --split test",
     ]
 
 
 def test_brackets_are_shown_as_they_are() -> None:
-    assert "everything is in runs/[red]first" in elsewhere(report("runs/[red]first"))
+    assert "results saved to runs/[red]first" in elsewhere(report("runs/[red]first"))
     assert "f1[cat] 0.5000" in elsewhere(ended(1, **{"f1[cat]": 0.5}))
     assert "images [val]" in elsewhere(RunStarted(Path(), {}, (Table("images [val]", ("class",), ()),), 1, 1))
 
@@ -218,5 +223,5 @@ def test_the_bar_is_taken_away_and_the_cursor_given_back(last: Event) -> None:
 
 
 def test_a_run_that_stopped_early_says_so() -> None:
-    assert "stopped: accuracy has not been better for train.patience epochs" in elsewhere(report(early=True))
+    assert "stopped: accuracy has not improved for train.patience epochs" in elsewhere(report(early=True))
     assert "stopped" not in elsewhere(report())

@@ -87,6 +87,7 @@ def test_layer_decay_is_timms_where_nothing_is_frozen(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["timm/resnet18", "torchvision/resnet18", "torchvision/vit_b_16"])
+@pytest.mark.slow
 def test_layer_decay_does_not_depend_on_what_is_frozen(name: str) -> None:
     pattern = "encoder.layers.encoder_layer_?" if "vit" in name else "layer[123]"
     frozen = f'freeze_modules.names=["{pattern}"]'

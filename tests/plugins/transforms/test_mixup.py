@@ -64,6 +64,7 @@ def trained(folder: Path, *plugins: str, sets: tuple[str, ...] = (), data: str =
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")  # on two cores
+@pytest.mark.slow
 def test_augmented_and_mixed_runs_are_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
     plugins = ("augment", "mixup", "cutmix", "balanced_sampling", "weighted_ce")
     sets = ("augment.preset=heavy", "mixup.probability=0.5")

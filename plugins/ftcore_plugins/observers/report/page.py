@@ -30,7 +30,7 @@ EACH = 500
 WARNINGS = 50
 """That are shown, the newest."""
 
-SHOWN_ELSEWHERE = frozenset({"answers", "folder", "plugins"})
+SHOWN_ELSEWHERE = frozenset({"hooks", "run folder", "plugins"})
 """What was decided and has a table of its own in the page."""
 
 
@@ -73,7 +73,7 @@ def page(folder: Path, record: Record, epochs: Sequence[Mapping[str, Any]]) -> s
         state=_state(record, epochs),
         figures=_figures(record, epochs, best),
         facts={name: text for name, text in record.facts.items() if name not in SHOWN_ELSEWHERE},
-        learning=record.facts.get("learning", ""),
+        learning=record.facts.get("trainable parameters", ""),
         curves=curves.epoch_figures(epochs, record.monitor, best),
         epoch_table=curves.epoch_table(epochs),
         step_curves=curves.step_figures(record),
@@ -154,7 +154,7 @@ def _figures(record: Record, epochs: Sequence[Mapping[str, Any]], best: int | No
         found.append(("epochs", f"{len(epochs)}", f"of {record.epochs}, in {_time(seconds)}"))
         found += _speed(epochs)
     if record.total_parameters:
-        found.append(("learning", f"{record.trainable_parameters:,}", f"of {record.total_parameters:,} parameters"))
+        found.append(("trainable", f"{record.trainable_parameters:,}", f"of {record.total_parameters:,} parameters"))
     return found
 
 

@@ -409,7 +409,7 @@ def test_the_page_says_what_was_decided_and_where_each_setting_came_from(classes
     assert ["adamw.lr", "0.001", "default"] in found["Defaults"]
     assert ["torch", torch.__version__.partition("+")[0]] in [row[:2] for row in found["Versions"]]
     assert {row[0] for row in found["what learns"]} >= {"layer1", "head"}
-    assert "56,229 of 56,229 parameters learn" in classes.page
+    assert "56,229 / 56,229 parameters are trainable" in classes.page
 
 
 def test_a_network_of_which_all_but_the_head_is_computed_once_has_the_same_report(tmp_path: Path) -> None:
@@ -431,7 +431,7 @@ def test_what_is_frozen_is_told_with_its_number_of_parameters(tmp_path: Path) ->
     rows = {row[0]: row[1:] for row in Tables(text).found["what learns"]}
     assert rows["layer1"][:3] == ["frozen", "352", "0"]
     assert rows["head"][:3] == ["learns", "325", "325"]
-    assert "325 of 56,229 parameters learn" in text
+    assert "325 / 56,229 parameters are trainable" in text
 
 
 def test_what_is_released_later_is_told_with_its_epoch(tmp_path: Path) -> None:
@@ -487,10 +487,10 @@ def test_a_record_of_a_version_that_kept_no_such_numbers_is_drawn_without_them(t
 
     assert result.code == 0, result.err
     old = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    tile = r'<li><span class="what">(?:learning|gain over a linear probe)</span>.*</li>\n'
+    tile = r'<li><span class="what">(?:trainable|gain over a linear probe)</span>.*</li>\n'
     assert len(re.findall(tile, new)) == 2
     assert re.sub(tile, "", new) == old
-    assert "325 of 56,229 parameters learn when the run begins" in old
+    assert "325 / 56,229 parameters are trainable when the run begins" in old
 
 
 @pytest.mark.parametrize("kind", ["classes", "labels", "numbers"])
@@ -644,6 +644,7 @@ def test_a_run_that_was_stopped_and_gone_on_with_shows_its_whole_history(tmp_pat
     assert "finished" in text
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_and_gone_on_with_counts_no_epoch_twice(tmp_path: Path) -> None:
     """What the observers heard after the checkpoint from which a run goes on is trained again."""
     job = config(tmp_path / "run", "train.epochs=4", "run.save_every=2 epochs", "train.log_every=6")
