@@ -8,8 +8,7 @@ Every block of a page is executed, in order, in one folder a page:
   must be a configuration.
 - ``text`` below a comment ``output``: what the commands before it print, but for numbers; ``...`` stands for any lines.
 
-A comment above a block says what else holds: ``not run: REASON``, or ``exit code N: REASON``. `text` without a comment
-is only shown.
+A comment above a block says what else holds: ``not run: REASON``, or ``exit code N: REASON``. Other text is only shown.
 """
 
 from __future__ import annotations
@@ -234,7 +233,8 @@ def execute(page: Path, folder: Path) -> None:
 
 def masked(text: str) -> list[str]:
     """Lines of what a command shows, without what differs between machines: times, folders, decimals, best epochs."""
-    text = re.sub(r"\d+ images/s|runs/[\w-]+|(?<=best)\.+", "_", text.replace(" *\n", "\n"))
+    text = re.sub(r"(?:, [\d:]+ left)?(?: \*)?$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\d+ images/s|runs/[\w-]+", "_", text)
     return [" ".join(re.sub(r"\d+\.\d+|(?<=in epoch )\d+", "_", line).split()) for line in text.splitlines()]
 
 
