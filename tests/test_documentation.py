@@ -1,69 +1,157 @@
-"""The documentation is built without a warning, and what it tells the reader to do works."""
+"""The documentation is built without a warning, what it names exists, and what it tells the reader to do works."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import yaml  # type: ignore[import-untyped]
+
+import ftcore
+import ftcore_plugins
+from ftcore.authoring.checks import CHECKS
+from ftcore.hooks import HOOK_ARGUMENTS
 
 from .core.test_layers import LAYERS
-from .test_readme import check_names
+from .pages import DOCS, PAGES, ROOT, blocks, check_command, check_inline_code, execute
 
-DOCS = Path(__file__).parents[1] / "contrib" / "docs"
-BLOCK = re.compile(r"```(?:\{code-block\} python\n:caption: (\S+)\n\n|(sh)\n)(.*?)```", re.DOTALL)
-PAGES = ("tutorial.md", "coming-from.md", "losses.md", "advice.md", "architecture.md", "compatibility.md")
+if TYPE_CHECKING:
+    from types import ModuleType
 
+QUICK = {"start.md", "exit-codes.md"}
+"""Pages whose blocks are executed in the quick suite; the README has tests of its own."""
 
-def called(command: list[str], folder: Path, **variables: str) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command[-1]}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
+LANGUAGES = {"sh", "python", "toml", "text", ""}
+"""Of blocks; the last has diagrams, and the table of contents."""
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_the_tutorial_works_as_written(tmp_path: Path) -> None:
-    """Packages are installed beside the environment, not into it."""
-    text = (DOCS / "tutorial.md").read_text(encoding="utf-8")
-    site, blocks = tmp_path / "site", BLOCK.findall(text)
-    install = f"uv pip install -q --python {sys.executable} --no-deps --target {site} "
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for file, _, code in blocks:
-        if file:
-            (tmp_path / file).write_text(code, encoding="utf-8")
-        else:
-            script = f"set -e\n{code.replace('pip install -e ', install)}"
-            called(["bash", "-c", script], tmp_path, PATH=path, PYTHONPATH=str(site))
+GENERATED = {"commands", "configuration", "events", "hooks", "packages", "plugins"}
+"""Pages of the reference, made when the site is built."""
 
-    assert len(blocks) == text.count("```sh") + text.count(":caption:")
-    assert {folder.name for folder in (tmp_path / "runs").iterdir()} == {"first", "second", "third"}
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT if page.name == "README.md" else DOCS))
+
+
+EXECUTED = [
+    page
+    for page in PAGES
+    if page.name != "README.md" and any(block.is_run for block in blocks(page.read_text(encoding="utf-8")))
+]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(
+            page, id=name(page), marks=() if name(page) in QUICK else [pytest.mark.slow, pytest.mark.timeout(600)]
+        )
+        for page in EXECUTED
+    ],
+)
+def test_every_block_of_a_page_works(page: Path, tmp_path: Path) -> None:
+    execute(page, tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_what_a_page_names_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for block in blocks(text):
+        assert block.language in LANGUAGES, f"{page.name}, line {block.line}: {block.language}"
+        if block.language == "sh" and not block.mark.startswith("exit code"):
+            for command in block.ftcore_commands():
+                check_command(command, f"{page.name}, line {block.line}")
+    check_inline_code(text, page.name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_between_pages_lead_to_files(page: Path) -> None:
+    """Sphinx checks those of the site, headings too; the README is read where it lies."""
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    made = {DOCS / "reference" / f"{stem}.md" for stem in GENERATED}
+
+    assert [link for link in links if not (file := (page.parent / link).resolve()).exists() and file not in made] == []
+
+
+def test_a_block_that_is_not_executed_says_why() -> None:
+    marks = {block.mark for page in PAGES for block in blocks(page.read_text(encoding="utf-8"))} - {"", "output"}
+
+    assert [mark for mark in marks if not re.match(r"(not run|exit code \d+): .{8,}", mark)] == []
 
 
 @pytest.mark.slow
 def test_the_pages_are_built_without_a_warning_and_hold_every_hook(tmp_path: Path) -> None:
-    from ftcore.hooks import HOOK_ARGUMENTS
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-E", str(DOCS), str(tmp_path / "site")]
+    done = subprocess.run(command, env={**os.environ}, capture_output=True, text=True, check=False)
 
-    called([sys.executable, "-m", "sphinx", "-W", "-q", "-E", str(DOCS), str(tmp_path / "site")], tmp_path)
-
+    assert done.returncode == 0, done.stderr
     hooks = (tmp_path / "site" / "reference" / "hooks.html").read_text(encoding="utf-8")
+    assert {file.stem for file in (DOCS / "reference").glob("*.md")} == GENERATED
     assert re.findall(r"<h2>(\w+)<", hooks) == list(HOOK_ARGUMENTS)
-    plugins = (tmp_path / "site" / "reference" / "plugins.html").read_text(encoding="utf-8")
-    assert "label_smoothing" in plugins
+    assert "label_smoothing" in (tmp_path / "site" / "reference" / "plugins.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_commands_and_plugins_of_the_pages_exist(page: str) -> None:
-    check_names((DOCS / page).read_text(encoding="utf-8"), but={"hf", "lora", "acme_penalty"})
+def test_read_the_docs_builds_these_pages_with_a_group_that_exists() -> None:
+    """Its schema is not here to check against; that what it names exists is."""
+    settings = yaml.safe_load((ROOT / ".readthedocs.yaml").read_text(encoding="utf-8"))
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+    (group,) = re.findall(
+        r"--group (\w+)", " ".join(settings["build"]["jobs"]["install"]).partition("pip install .")[2]
+    )
+
+    assert (ROOT / settings["sphinx"]["configuration"]) == DOCS / "conf.py"
+    assert {re.match(r"[\w-]+", name)[0] for name in groups[group]} == {"furo", "myst-parser", "sphinx"}  # type: ignore[index]
 
 
-@pytest.mark.parametrize(
-    "page", [DOCS / "architecture.md", DOCS.parents[1] / "CONTRIBUTING.md"], ids=lambda page: page.stem
-)
+def test_the_page_on_publishing_names_every_check_in_order() -> None:
+    text = (DOCS / "tutorials" / "publish.md").read_text(encoding="utf-8").partition("| check |")[2]
+
+    assert re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)[: len(CHECKS)] == list(CHECKS)
+
+
+def test_the_guide_has_all_its_rows() -> None:
+    text = (DOCS / "guide.md").read_text(encoding="utf-8")
+
+    assert re.findall(r"^\| (G\d+) \|", text, flags=re.MULTILINE) == [f"G{number}" for number in range(1, 24)]
+
+
+def literals(node: ast.expr) -> str:
+    """Return what stands in a message as it is shown; nothing where all of it comes from elsewhere."""
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    texts = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    return "...".join(texts)
+
+
+def test_troubleshooting_has_every_warning_and_no_message_that_is_not_in_the_code() -> None:
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?!warning|message|---)([^*].*?) \|", page, re.MULTILINE)
+    sources = [file.read_text(encoding="utf-8") for package in (ftcore, ftcore_plugins) for file in files_of(package)]
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    warnings = [
+        literals(node.args[0])
+        for node in nodes
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "warning"
+    ]
+    texts = " ".join("".join(re.findall(r"[^{}]+", ast.unparse(n))) for n in nodes if isinstance(n, ast.JoinedStr))
+    texts += " ".join(str(node.value) for node in nodes if isinstance(node, ast.Constant))
+
+    shown = [max(re.split(r"\.\.\.|'[^']*'|\d+|[a-z]+\.[a-z_]+|:", row), key=len).strip(" ,;:") for row in rows]
+    assert [words for words in shown if words not in texts] == []
+    assert [text for text in warnings if text and not any(words in text for words in shown)] == []
+
+
+def files_of(package: ModuleType) -> list[Path]:
+    return sorted(Path(package.__path__[0]).rglob("*.py"))
+
+
+@pytest.mark.parametrize("page", [DOCS / "architecture.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)
 def test_the_ladder_of_packages_is_the_one_that_holds(page: Path) -> None:
     (ladder,) = re.findall(r"```\n(testing .*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 

@@ -2,29 +2,36 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftcore.authoring.checks import CHECKS
 from ftcore.cli import main
-from ftcore.config.load import load_config
-from ftcore.hooks import HOOK_ARGUMENTS
-from ftcore.plugins.discovery import discover
 from ftcore.testing import invoke
 
+from .pages import DOCS, ROOT, blocks, execute
+
 if TYPE_CHECKING:
-    import pytest
+    from pathlib import Path
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+def test_the_readme_has_two_pages_and_the_two_commands_of_the_start() -> None:
+    commands = [block.text for block in blocks(README) if block.language == "sh"]
+
+    assert len(README.encode()) <= 8000
+    assert "pip install uv && uv run ftcore run --plugin weighted_ce\n" in commands
+    assert "pip install uv && uv run pytest\n" in commands
+
+
+def test_the_readme_does_what_it_says(tmp_path: Path) -> None:
+    execute(ROOT / "README.md", tmp_path)
+
+    assert {folder.name for folder in (tmp_path / "runs").iterdir()} >= {"first", "smooth"}
 
 
 def test_the_hooks_file_of_the_readme_answers_and_wraps(tmp_path: Path) -> None:
-    (text,) = [block for block in blocks("python") if block.startswith("# hooks.py")]
-    (tmp_path / "hooks.py").write_text(text, encoding="utf-8")
+    (block,) = [block for block in blocks(README) if block.file == "hooks.py"]
+    (tmp_path / "hooks.py").write_text(block.text, encoding="utf-8")
 
     result = invoke("explain", "--plugin", tmp_path / "hooks.py", "--json")
 
@@ -35,53 +42,17 @@ def test_the_hooks_file_of_the_readme_answers_and_wraps(tmp_path: Path) -> None:
     assert {group["lr"] for group in tables["parameter groups of AdamW"]} == {"0.0001"}
 
 
-def test_the_config_file_of_the_readme_is_one(tmp_path: Path) -> None:
-    (text,) = [block for block in blocks("toml") if "[model]" in block]
-    (tmp_path / "run.toml").write_text(text, encoding="utf-8")
+def test_the_readme_names_every_command() -> None:
+    section = README.partition("## Commands")[2].partition("\n## ")[0]
 
-    config = load_config(tmp_path / "run.toml")
-
-    assert (config.model.name, config.train.epochs) == ("timm/resnet50", 10)
-    assert config.options == {"sgd": {"lr": 0.01, "momentum": 0.9}}
+    assert {name for name in main.commands if f"`{name}" not in section} == set()
 
 
-def masked(text: str) -> list[str]:
-    """Lines of what a run shows, without what differs between machines: times, folder, last digits, the best epoch."""
-    text = re.sub(r"\d+ images/s|runs/[\d-]+", "_", text.replace(" *\n", "\n"))
-    return re.sub(r"\d+\.\d+|(?<=in epoch )\d+", "_", text).splitlines()
+def test_every_figure_of_the_readme_is_one_of_the_benchmarks() -> None:
+    measured = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    tables = README.partition("## Which recipe?")[2].partition("\n## ")[0], README.partition("## Three figures")[2]
+    rows = [row for table in tables for row in table.splitlines() if row.startswith("| ")]
+    figures = {figure for row in rows for figure in re.findall(r"\d+\.\d+|\d+ of \d+|\d{3}(?= s)", row)}
 
-
-def test_the_output_that_the_readme_shows_is_what_its_command_prints(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (shown,) = [block for block in blocks("") if block.startswith("data ")]
-    monkeypatch.chdir(tmp_path)
-
-    said = invoke("run", "--plugin", "weighted_ce")
-
-    assert masked(said.err) == masked(shown)
-
-
-def test_the_readme_names_every_hook_in_order() -> None:
-    section = README.partition("## Write a hooks file")[2].partition("\n## ")[0]
-
-    assert tuple(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)) == tuple(HOOK_ARGUMENTS)
-
-
-def test_the_readme_names_every_check_in_order() -> None:
-    section = README.partition("### Check it")[2].partition("\n### ")[0]
-
-    assert re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE) == list(CHECKS)
-
-
-def check_names(text: str, but: set[str]) -> None:
-    """Check that each command and each plugin that a text names exists, but for plugins of other packages."""
-    commands = set(re.findall(r"ftcore (run|predict|plugins|explain|[a-z]+)\b(?= \.\.\.| RUN| --|`)", text))
-    plugins = set(re.findall(r"--plugin ([a-z0-9_]+)", text)) - but
-
-    assert commands <= set(main.commands)
-    assert plugins <= {plugin.name for plugin in discover()}
-
-
-def test_commands_and_plugins_of_the_readme_exist() -> None:
-    check_names(README, but={"poly", "acme_focal"})
+    assert len(figures) > 12
+    assert {figure for figure in figures if not re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", measured)} == set()

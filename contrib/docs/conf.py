@@ -1,4 +1,4 @@
-"""How the documentation is built: ``uv run sphinx-build -W -n contrib/docs site``."""
+"""How the documentation is built: ``uv run sphinx-build -W contrib/docs site``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", ".*")]  # types of other libraries: their inventories are on the internet
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_title = f"ftcore {release}"
 html_copy_source = False
 html_show_sourcelink = False
