@@ -177,6 +177,7 @@ def permuted(run: Path, out: Path) -> Path:
     description = json.loads(file.read_text())
     order = [2, 0, 1]
     description["task"]["names"] = [description["task"]["names"][place] for place in order]
+    del description["reference"]  # of the order before
     file.write_text(json.dumps(description))
     tensors = load_file(out / "model" / "model.safetensors")
     head = {name: tensor[order].contiguous() for name, tensor in tensors.items() if name.startswith("head.")}
