@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from attrs import asdict, define, field
@@ -14,11 +14,14 @@ from ftcore.system.logging import _CONSOLE_LEVELS, format_event
 from ftcore.types.events import BatchEvaluated, RunStarted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from structlog.typing import EventDict, WrappedLogger
 
     from ftcore.types.events import Event
+
+T = TypeVar("T")
 
 
 @define
@@ -70,9 +73,33 @@ class RunLog:
 
 
 def read_warnings(path: Path) -> list[tuple[str, str]]:
-    """Read when what was warned of, oldest first, from the log of a run; none where there is no log."""
+    """Read when what was warned of, oldest first, from the log of a run; none where there is no log.
+
+    Lines that are damaged are left out; the last entry says how many.
+    """
+    found, damaged = read_lines(path, _as_warning)
+    shown = [warning for warning in found if warning]
+    return [*shown, ("", f"{path.name}: {damaged} damaged lines are left out")] if damaged else shown
+
+
+def _as_warning(event: dict[str, Any]) -> tuple[str, str] | None:
+    return (str(event["timestamp"]), format_event(event)) if event.get("level") in _CONSOLE_LEVELS else None
+
+
+def read_lines(path: Path, convert: Callable[[dict[str, Any]], T]) -> tuple[list[T], int]:
+    """Read a file of JSON objects, one a line, as far as it is whole; return them, and how many lines are not.
+
+    Args:
+        path: of the file; where there is none, there are no lines.
+        convert: an object as it was written -> what it means; an error of it says that the line is damaged.
+    """
+    found, damaged = [], 0
     if not path.is_file():
-        return []
-    with path.open(encoding="utf-8") as lines:
-        found = [json.loads(line) for line in lines if any(f'"level": "{level}"' in line for level in _CONSOLE_LEVELS)]
-    return [(event["timestamp"], format_event(event)) for event in found if event.get("level") in _CONSOLE_LEVELS]
+        return [], 0
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                found.append(convert(json.loads(line)))
+            except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+                damaged += 1
+    return found, damaged
