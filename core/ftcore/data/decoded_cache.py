@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -106,7 +107,7 @@ class DecodedImageCache:
         descriptor = open_private(self.folder / name, os.O_WRONLY)
         try:
             if os.pwrite(descriptor, content, at * numbers.itemsize) < len(content):
-                raise OSError("the disk is full")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(descriptor)
 

@@ -77,7 +77,7 @@ def read_warnings(path: Path) -> list[tuple[str, str]]:
 
     Lines that are damaged are left out; the last entry says how many.
     """
-    found, damaged = read_lines(path, _as_warning)
+    found, damaged = read_lines(path, _as_warning, tuple(f'"level": "{level}"' for level in _CONSOLE_LEVELS))
     shown = [warning for warning in found if warning]
     return [*shown, ("", f"{path.name}: {damaged} damaged lines are left out")] if damaged else shown
 
@@ -86,18 +86,23 @@ def _as_warning(event: dict[str, Any]) -> tuple[str, str] | None:
     return (str(event["timestamp"]), format_event(event)) if event.get("level") in _CONSOLE_LEVELS else None
 
 
-def read_lines(path: Path, convert: Callable[[dict[str, Any]], T]) -> tuple[list[T], int]:
+def read_lines(
+    path: Path, convert: Callable[[dict[str, Any]], T], having: tuple[str, ...] = ("",)
+) -> tuple[list[T], int]:
     """Read a file of JSON objects, one a line, as far as it is whole; return them, and how many lines are not.
 
     Args:
         path: of the file; where there is none, there are no lines.
         convert: an object as it was written -> what it means; an error of it says that the line is damaged.
+        having: texts; lines without any of them are passed over, damaged or not.
     """
     found, damaged = [], 0
     if not path.is_file():
         return [], 0
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
+            if not any(text in line for text in having):
+                continue
             try:
                 found.append(convert(json.loads(line)))
             except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
