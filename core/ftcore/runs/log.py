@@ -10,7 +10,7 @@ import structlog
 from attrs import asdict, define, field
 
 from ftcore.checkpoints.strict_json import to_json
-from ftcore.system.logging import _CONSOLE_LEVELS, format_event
+from ftcore.system.logging import _CONSOLE_LEVELS, format_event, warn
 from ftcore.types.events import BatchEvaluated, RunStarted
 
 if TYPE_CHECKING:
@@ -73,23 +73,21 @@ class RunLog:
 
 
 def read_warnings(path: Path) -> list[tuple[str, str]]:
-    """Read when what was warned of, oldest first, from the log of a run; none where there is no log.
-
-    Lines that are damaged are left out; the last entry says how many.
-    """
-    found, damaged = read_lines(path, _as_warning, tuple(f'"level": "{level}"' for level in _CONSOLE_LEVELS))
-    shown = [warning for warning in found if warning]
-    return [*shown, ("", f"{path.name}: {damaged} damaged lines are left out")] if damaged else shown
+    """Read when what was warned of, oldest first, from the log of a run; none where there is no log."""
+    levels = tuple(f'"level": "{level}"' for level in _CONSOLE_LEVELS)
+    return [warning for warning in read_lines(path, _as_warning, levels) if warning]
 
 
 def _as_warning(event: dict[str, Any]) -> tuple[str, str] | None:
     return (str(event["timestamp"]), format_event(event)) if event.get("level") in _CONSOLE_LEVELS else None
 
 
-def read_lines(
-    path: Path, convert: Callable[[dict[str, Any]], T], having: tuple[str, ...] = ("",)
-) -> tuple[list[T], int]:
-    """Read a file of JSON objects, one a line, as far as it is whole; return them, and how many lines are not.
+_damaged: set[Path] = set()
+"""Files of which that has been said."""
+
+
+def read_lines(path: Path, convert: Callable[[dict[str, Any]], T], having: tuple[str, ...] = ("",)) -> list[T]:
+    """Read a file of JSON objects, one a line; lines that are damaged are left out, with a warning.
 
     Args:
         path: of the file; where there is none, there are no lines.
@@ -98,7 +96,7 @@ def read_lines(
     """
     found, damaged = [], 0
     if not path.is_file():
-        return [], 0
+        return []
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if not any(text in line for text in having):
@@ -107,4 +105,7 @@ def read_lines(
                 found.append(convert(json.loads(line)))
             except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
                 damaged += 1
-    return found, damaged
+    if damaged and path not in _damaged:
+        _damaged.add(path)
+        warn("damaged lines are left out", file=str(path), lines=damaged)
+    return found

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict, define, field
 
 from ftcore.runs import read_lines, to_json
-from ftcore.system.logging import warn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -151,8 +150,4 @@ def epoch_of(line: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_epochs(folder: Path) -> list[dict[str, Any]]:
     """Read the epochs of a run, oldest first; lines that are damaged are left out, with a warning."""
-    file = folder / "metrics.jsonl"
-    epochs, damaged = read_lines(file, epoch_of)
-    if damaged:
-        warn("damaged lines are left out", file=str(file), lines=damaged)
-    return epochs
+    return read_lines(folder / "metrics.jsonl", epoch_of)
