@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
+from io import TextIOWrapper
 from typing import IO, TYPE_CHECKING
 
 from rich.console import Console
@@ -54,6 +55,13 @@ def print_progress(text: str) -> None:
 def escape_unencodable(text: str) -> str:
     """Spell out what no stream can encode: the bytes of a file name that is not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def escape_what_cannot_be_encoded() -> None:
+    r"""Let a name that the encoding of standard output or error lacks come out as ``\xe9``; no command ends at it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def print_table(out: Console, table: Table) -> None:

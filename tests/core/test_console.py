@@ -1,11 +1,27 @@
 from __future__ import annotations
 
-from io import StringIO
+import os
+import subprocess
+import sys
+from io import BytesIO, StringIO, TextIOWrapper
+from typing import TYPE_CHECKING
 
 import pytest
 
-from ftcore.console import WIDTH, console, escape_unencodable, print_key_values, print_table, suppress_output
+from ftcore.console import (
+    WIDTH,
+    console,
+    escape_unencodable,
+    escape_what_cannot_be_encoded,
+    print_key_values,
+    print_table,
+    suppress_output,
+)
+from ftcore.testing import image_folder
 from ftcore.types.table import Table
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TABLE = Table("[bold]images", ("class", "train"), (("cat", "10"), ("[bold]dog", "7")))
 
@@ -72,3 +88,38 @@ def test_what_is_made_while_output_is_suppressed_shows_nothing(stream: type[Stri
 def test_nothing_is_suppressed_where_that_is_not_asked_for() -> None:
     with suppress_output(quiet=False):
         assert printed(StringIO())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("ascii", b"caf\\xe9 \\udcff"), ("utf-8", "café ".encode() + b"\\udcff")]
+)
+def test_a_name_that_a_strict_stream_cannot_show_is_escaped(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, shown: bytes
+) -> None:
+    stream = TextIOWrapper(BytesIO(), encoding=encoding, errors="strict")
+    monkeypatch.setattr(sys, "stdout", stream)
+    with pytest.raises(UnicodeEncodeError):
+        stream.write("caf\xe9 \udcff")
+
+    escape_what_cannot_be_encoded()
+    stream.write("caf\xe9 \udcff")
+    stream.flush()
+
+    assert stream.buffer.getvalue() == shown
+
+
+def test_a_command_ends_at_no_name_that_its_encoding_lacks(tmp_path: Path) -> None:
+    """A picture whose name is no UTF-8, and a class whose name is no ASCII, on a strict stream."""
+    image_folder(tmp_path / "photos", classes=("caf\xe9", "b"), per_class=4)
+    (tmp_path / "photos" / "b" / "0.jpg").rename(tmp_path / "photos" / "b" / "\udcff.jpg")
+
+    ended = subprocess.run(
+        [sys.executable, "-X", "utf8", "-m", "ftcore", "check", str(tmp_path / "photos")],
+        env={**os.environ, "PYTHONIOENCODING": "ascii:strict", "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        capture_output=True,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert b"caf\\xe9" in ended.stdout
+    assert b"Traceback" not in ended.stderr

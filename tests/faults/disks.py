@@ -16,7 +16,7 @@ import ftcore.cli.group
 from .killing import forked, result
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _NEW_NAMESPACE, _READ_ONLY, _AGAIN, _PRIVATE = 0x20000, 1, 32, 1 << 18 | 1 << 14  # sched.h, sys/mount.h
 ROOMY = 64_000_000
@@ -29,24 +29,40 @@ def may_mount() -> bool:
 
 
 def on_disk(
-    size: int, at: Path, commands: Sequence[Sequence[str]], report: Path, *, read_only: bool = False
+    size: int,
+    at: Path,
+    commands: Sequence[Sequence[str]],
+    report: Path,
+    *,
+    read_only: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Run the first command on a disk of so many bytes, the others with room; return code and output of each.
 
-    The last answer has, as `result`, what the run folder ``run`` on the disk then holds, if it is one.
+    `environment` holds variables of theirs. The last answer has, as `result`, what the run folder ``run`` on the disk
+    then holds, if it is one.
     """
     at.mkdir(exist_ok=True)
-    process = forked(_on_disk, size, str(at), [list(words) for words in commands], read_only, str(report))
+    asked = [list(words) for words in commands]
+    process = forked(_on_disk, size, str(at), asked, read_only, str(report), dict(environment or {}))
     process.join(120)
     assert process.exitcode == 0, process.exitcode
     answers: list[dict[str, Any]] = json.loads(report.read_text())
     return answers
 
 
-def _on_disk(size: int, at: str, commands: list[list[str]], read_only: bool, report: str) -> None:  # noqa: FBT001
+def _on_disk(
+    size: int,
+    at: str,
+    commands: list[list[str]],
+    read_only: bool,  # noqa: FBT001
+    report: str,
+    environment: dict[str, str],
+) -> None:
     import torch
 
     torch.set_num_threads(1)
+    os.environ.update(environment)
     multiprocessing.set_start_method("fork", force=True)  # of a process of its own, not of one from a fork server
     libc = ctypes.CDLL(None, use_errno=True)
     _checked(libc.unshare(_NEW_NAMESPACE))

@@ -73,6 +73,23 @@ def test_shared_memory_that_does_not_suffice_is_said_and_not_waited_for(tmp_path
         assert "docker run --shm-size=1g" in found["err"]
 
 
+@pytest.mark.parametrize("size", [4_000, 100_000])
+def test_a_disk_that_is_too_full_for_a_cache_costs_a_warning_and_no_run(tmp_path: Path, size: int) -> None:
+    """In the first the index has no room, in the second most pictures, which a mapped file would die of (SIGBUS)."""
+    pictures, folder = image_folder(tmp_path / "pictures", per_class=12), tmp_path / "run"
+    sets = ("model.image_size=96", "train.epochs=1", "data.cache=disk", "data.cache_gb=0.1", f"run.folder={folder}")
+    words = ["run", "--data", str(pictures), "--model", "digits/cnn", *(w for text in sets for w in ("--set", text))]
+
+    (found,) = on_disk(
+        size, tmp_path / "disk", [words], tmp_path / "report", environment={"XDG_CACHE_HOME": str(tmp_path / "disk")}
+    )
+
+    assert found["code"] == 0, found["err"]
+    assert "this cache is not used" in found["err"]
+    assert "No space left on device" in found["err"]
+    assert "Traceback" not in found["err"]
+
+
 @pytest.mark.parametrize("place", ["a file", "a file above", "a link to nothing"])
 def test_a_place_for_no_folder_is_refused_before_anything_is_trained(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")

@@ -18,6 +18,7 @@ from ftcore import hookimpl
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.data.loader import TransformedDataset
 from ftcore.runs.prepared import prepare
+from ftcore.system.user_cache import seal
 from ftcore.testing import image_folder, invoke
 from ftcore.training.loop import fit
 from ftcore.training.state import Progress
@@ -195,7 +196,7 @@ def test_features_of_other_code_are_found_out(tmp_path: Path, monkeypatch: pytes
     assert same(found, trained(tmp_path, *sets, **own))
 
 
-@pytest.mark.parametrize("damage", ["cut", "other bits", "no checksum"])
+@pytest.mark.parametrize("damage", ["cut", "other bits", "another's seal", "no seal"])
 def test_a_damaged_file_is_computed_anew(tmp_path: Path, damage: str) -> None:
     first = trained(tmp_path)
     for file in files(tmp_path):
@@ -204,8 +205,9 @@ def test_a_damaged_file_is_computed_anew(tmp_path: Path, damage: str) -> None:
             file.write_bytes(content[:-1])
         elif damage == "other bits":
             file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        elif damage == "another's seal":
             tensors["features"][-1] += 1
-            save_file(tensors, file, {"crc32": "0"})
+            save_file(tensors, file, {"seal": seal(file.name.encode(), key=bytes(32)).hex()})
         else:
             save_file(tensors, file)
 
@@ -226,7 +228,7 @@ def test_a_folder_that_cannot_be_written_to_costs_a_warning(tmp_path: Path) -> N
     with capture_logs() as logs:
         trained(tmp_path)
 
-    assert "features are not kept for later runs" in [line["event"] for line in logs]
+    assert any(line["event"].startswith("this cache is not used") for line in logs)
 
 
 def test_a_run_says_where_they_are_kept(tmp_path: Path, photos: Path) -> None:

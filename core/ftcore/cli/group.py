@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ftcore.console import escape_what_cannot_be_encoded
 from ftcore.distributed.ranks import PeerFailed
 from ftcore.system.signals import StoppedBySignal
 
@@ -43,6 +44,7 @@ class Group(click.Group):
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run a command, and end the process with its exit code."""
+        escape_what_cannot_be_encoded()
         try:
             Path.cwd()
         except FileNotFoundError:

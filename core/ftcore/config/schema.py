@@ -12,14 +12,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-_positive = validators.gt(0)
-
 _not_negative: Any = validators.ge(0)
+_count: Any = [validators.gt(0), validators.le(10**6)]
+_few: Any = [validators.gt(0), validators.le(1024)]
 
 
 def _check_sides(_instance: Any, attribute: Any, size: int | tuple[int, int]) -> None:
-    if min((size,) if isinstance(size, int) else size) <= 0:
-        raise ValueError(f"'{attribute.name}' must be > 0: {size}")
+    sides = (size,) if isinstance(size, int) else size
+    if min(sides) <= 0 or max(sides) > 2**16:
+        raise ValueError(f"'{attribute.name}' must be > 0 and <= {2**16}: {size}")
 
 
 @frozen
@@ -43,7 +44,7 @@ class ModelConfig:
     head: str | None = None
     image_size: int | tuple[int, int] | None = field(default=None, validator=validators.optional(_check_sides))
     crop: Literal["center", "squash", "pad"] | None = None
-    channels: int | None = field(default=None, validator=validators.optional(_positive))
+    channels: int | None = field(default=None, validator=validators.optional(_few))
     mean: float | tuple[float, ...] | None = None
     std: float | tuple[float, ...] | None = None
 
@@ -82,7 +83,7 @@ class DataConfig:
     fold: int | None = field(default=None, validator=validators.optional(_not_negative))
     on_corrupt: Literal["fail", "skip"] = "fail"
     cache: Literal["ram", "disk"] | None = None
-    cache_gb: float | None = field(default=None, validator=validators.optional(validators.gt(0.0)))
+    cache_gb: float | None = field(default=None, validator=validators.optional(_count))
 
 
 @frozen
@@ -117,22 +118,22 @@ class TrainConfig:
         min_delta: by how much the metric must be better to count for `patience`.
     """
 
-    epochs: int = field(default=10, validator=_positive)
-    batch_size: int = field(default=32, validator=_positive)
-    eval_batch_size: int | None = field(default=None, validator=validators.optional(_positive))
-    accumulate: int = field(default=1, validator=_positive)
+    epochs: int = field(default=10, validator=_count)
+    batch_size: int = field(default=32, validator=_count)
+    eval_batch_size: int | None = field(default=None, validator=validators.optional(_count))
+    accumulate: int = field(default=1, validator=_count)
     clip_norm: float = field(default=0.0, validator=_not_negative)
     clip_value: float = field(default=0.0, validator=_not_negative)
     clip_adaptive: float = field(default=0.0, validator=_not_negative)
     on_nonfinite: Literal["stop", "skip"] = "stop"
     on_oom: Literal["stop", "halve"] = "stop"
-    max_nonfinite: int | None = field(default=None, validator=validators.optional(_positive))
+    max_nonfinite: int | None = field(default=None, validator=validators.optional(_count))
     seed: int = field(default=0, validator=_not_negative)
     precompute: Literal["auto", "always", "never"] = "auto"
-    views: int | None = field(default=None, validator=validators.optional(_positive))
-    workers: int | None = field(default=None, validator=validators.optional(_not_negative))
-    threads: int | None = field(default=None, validator=validators.optional(_positive))
-    log_every: int = field(default=10, validator=_positive)
+    views: int | None = field(default=None, validator=validators.optional(_count))
+    workers: int | None = field(default=None, validator=validators.optional([_not_negative, validators.le(1024)]))
+    threads: int | None = field(default=None, validator=validators.optional(_few))
+    log_every: int = field(default=10, validator=_count)
     monitor: str | None = None
     patience: int = field(default=0, validator=_not_negative)
     min_delta: float | None = field(default=None, validator=validators.optional(_not_negative))
@@ -154,7 +155,7 @@ class TrainConfig:
             raise ValueError("min_delta needs patience > 0")
 
 
-SAVE_INTERVAL = re.compile(r"([1-9]\d*) (step|minute|epoch)s?")
+SAVE_INTERVAL = re.compile(r"([1-9]\d{0,8}) (step|minute|epoch)s?")
 """The form of `run.save_every`."""
 
 
@@ -176,7 +177,7 @@ class RunSection:
     """
 
     folder: str | None = None
-    keep: int = field(default=2, validator=_positive)
+    keep: int = field(default=2, validator=_count)
     save_every: str = field(default="1 epoch", validator=_check_every)
     async_save: bool = False
 

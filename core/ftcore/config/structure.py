@@ -33,7 +33,7 @@ class CliValue:
         """Return the TOML value that the text spells, or the text itself."""
         try:
             return tomllib.loads(f"value = {self.text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):  # no TOML, or a number or a nesting that Python refuses to read
             return self.text
 
     def string(self) -> str:
@@ -93,8 +93,9 @@ def _structured(value: Any, option: attrs.Attribute[Any]) -> Any:
 
 
 def as_typed(value: Any) -> str:
-    """Spell a value the way the user did."""
-    return repr(value.text if isinstance(value, CliValue) else value)
+    """Spell a value the way the user did; of a long one, the ends."""
+    text = repr(value.text if isinstance(value, CliValue) else value)
+    return text if len(text) <= 300 else f"{text[:200]} ... {text[-50:]}"
 
 
 @cache
@@ -122,6 +123,8 @@ def _primitive(kind: type, name: str) -> Callable[[Any, Any], Any]:
         if kind is float and type(plain) in {int, float} and math.isfinite(cast("float", plain)):
             return float(plain)
         if type(plain) is kind and kind is not float:
+            if kind is int and not -(2**63) <= cast("int", plain) < 2**63:  # as TOML has it
+                raise ValueError(f"{as_typed(value)} does not fit into 64 bits")
             return plain
         raise ValueError(f"expected {name}, got {as_typed(value)}")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import secrets
 import shutil
 import zlib
 from importlib import metadata
@@ -11,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import platformdirs
 import structlog
 import torch
 from attrs import define, field
@@ -19,6 +20,7 @@ from PIL import Image
 
 from ftcore.errors import UserError
 from ftcore.plugins.libraries import library_versions
+from ftcore.system.user_cache import cache_folder, open_private, seal, user_key, warn_unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,58 +32,94 @@ if TYPE_CHECKING:
 DEFAULT_GB = 4.0
 """Size of the cache of both splits, in 10^9 bytes, where nothing else is said."""
 
+FORMAT = 2
+"""Version of the files; another starts anew."""
+
 _COLUMNS = 6
-"""Of the index, int64: start of the pixels plus 1 (0: not there), height, width, channels, stamp, checksum."""
+"""Of the index, int64: start of the pixels plus 1 (0: not there), height, width, channels, stamp, seal."""
 
 
 @define(eq=False)
 class DecodedImageCache:
     """The images of one split; every loader process reads and adds.
 
-    An image comes back as it was put in, or not at all: each has a checksum, and the stamp of the file it came from.
+    An image comes back as it was put in, or not at all: each has a seal, and the stamp of the file it came from.
 
     Attributes:
         pixels: (B,) uint8, all images one behind the other, in the order in which they came.
         index: (N + 1, 6) int64; the last row starts with the number of bytes in use.
+        folder: of the files that both are mapped from, None in shared memory.
+        key: of the seals, see `ftcore.system.user_cache.seal`.
         lock: held while room is reserved; works across processes.
+        has_room: False once the disk has refused to take an image.
     """
 
     pixels: torch.Tensor
     index: torch.Tensor
+    folder: Path | None = None
+    key: bytes = field(factory=lambda: secrets.token_bytes(32), repr=False)
     lock: Any = field(factory=lambda: torch.multiprocessing.get_context("spawn").Lock())
+    has_room: bool = True
 
     def get(self, place: int, stamp: str, make: Callable[[], Image.Image]) -> Image.Image:
         """Return an image of mode L or RGB, and keep it if there is room."""
         mark = zlib.crc32(stamp.encode())
-        row: Any = self.index[place].numpy()
-        start, height, width, channels, kept, checksum = row.tolist()
-        if start and kept == mark:
-            shape = (height, width, channels) if channels > 1 else (height, width)
-            pixels: Any = self.pixels[start - 1 : start - 1 + height * width * channels].numpy()
-            if zlib.crc32(pixels) == checksum:
-                return Image.fromarray(pixels.reshape(shape))
+        start, *facts, sealed = self.index[place].tolist()
+        height, width, channels, kept = facts
+        end = start - 1 + height * width * channels
+        if min(start, height, width, channels) > 0 and end <= len(self.pixels) and kept == mark:
+            pixels: Any = self.pixels[start - 1 : end].numpy()
+            if self._seal(place, facts, pixels) == sealed:
+                return Image.fromarray(pixels.reshape((height, width, channels) if channels > 1 else (height, width)))
         image = make()
-        self._put(row, mark, image)
+        if self.has_room:
+            try:
+                self._put(place, mark, np.ascontiguousarray(image))
+            except OSError as error:
+                self.has_room = False
+                warn_unusable(self.folder or Path("/dev/shm"), error)
         return image
 
-    def _put(self, row: Any, version_crc: int, image: Image.Image) -> None:
-        array: Any = np.ascontiguousarray(image)
+    def _put(self, place: int, mark: int, array: Any) -> None:
         with self.lock:
             start = int(self.index[-1, 0])
-            if start + array.size > len(self.pixels):
+            if not 0 <= start <= len(self.pixels) - array.size:
                 return
-            self.index[-1, 0] = start + array.size
-        self.pixels[start : start + array.size].numpy()[:] = array.ravel()
-        channels = array.shape[2] if array.ndim == 3 else 1
-        row[1:] = (array.shape[0], array.shape[1], channels, version_crc, zlib.crc32(array))
-        row[0] = start + 1  # last, for now it can be read
+            self._write("index", self.index[-1, :1], [start + array.size])
+        facts = [*array.shape[:2], array.shape[2] if array.ndim == 3 else 1, mark]
+        self._write("pixels", self.pixels[start : start + array.size], array.ravel())
+        self._write("index", self.index[place], [start + 1, *facts, self._seal(place, facts, array)])
+
+    def _seal(self, place: int, facts: list[int], pixels: Any) -> int:
+        return int.from_bytes(seal(np.array([place, *facts]), pixels, key=self.key)[:8], "big", signed=True)
+
+    def _write(self, name: str, where: torch.Tensor, values: Any) -> None:
+        """Write to one of the two; to a file as such, for a mapped one that finds the disk full kills its process.
+
+        Raises:
+            OSError: there is no room on the disk.
+        """
+        numbers: Any = where.numpy()
+        if self.folder is None:
+            numbers[:] = values
+            return
+        content, at = np.asarray(values, dtype=numbers.dtype).tobytes(), where.storage_offset()
+        descriptor = open_private(self.folder / name, os.O_WRONLY)
+        try:
+            if os.pwrite(descriptor, content, at * numbers.itemsize) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(descriptor)
 
 
 def make_image_cache(config: RunConfig, data: Data, split: str, steps: TwoStageTransform) -> DecodedImageCache | None:
     """Make the cache that ``data.cache`` asks for; half of ``data.cache_gb`` is for each split.
 
+    None where there is to be none, or where none can be on this disk, which is said.
+
     Raises:
-        UserError: the samples or the transform have nothing that could be kept, there is no room, or no cache to limit.
+        UserError: the samples or the transform have nothing that could be kept, there is no room in main memory, or no
+            cache to limit.
     """
     from ftcore.types.data import identity
 
@@ -105,11 +143,30 @@ def make_image_cache(config: RunConfig, data: Data, split: str, steps: TwoStageT
         return DecodedImageCache(
             _shared(torch.empty(size, dtype=torch.uint8)), _shared(torch.zeros(shape, dtype=torch.int64))
         )
-    folder = _folder(data, split, steps, library_versions(config))
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = cache_folder("pixels", _name(data, split, steps, library_versions(config)))
+    return _on_disk(folder, size, shape) if folder else None
+
+
+def _on_disk(folder: Path, size: int, shape: tuple[int, int]) -> DecodedImageCache | None:
+    """Map the files of a cache; room among the pixels that nothing is written to takes no place on the disk."""
+    length = shape[0] * shape[1] * 8
+    try:
+        pixels, index = (
+            os.fdopen(open_private(folder / n, os.O_RDWR | os.O_CREAT), "r+b") for n in ("pixels", "index")
+        )
+        with pixels, index:
+            there = index.seek(0, os.SEEK_END)
+            index.write(bytes(max(0, length - there)))
+            pixels.truncate(max(size, pixels.seek(0, os.SEEK_END)))
+    except OSError as error:
+        warn_unusable(folder, error)
+        return None
     structlog.get_logger().info("decoded images are kept", folder=str(folder))
-    index = _memory_map(folder / "index", shape[0] * _COLUMNS * 8, origin)
-    return DecodedImageCache(_memory_map(folder / "pixels", size, origin), index.view(torch.int64).view(shape))
+    mapped, rows = (
+        torch.from_file(str(folder / name), shared=True, size=count, dtype=dtype)
+        for name, count, dtype in (("pixels", size, torch.uint8), ("index", length // 8, torch.int64))
+    )
+    return DecodedImageCache(mapped, rows.view(shape), folder, user_key())
 
 
 def _shared(tensor: torch.Tensor) -> torch.Tensor:
@@ -123,9 +180,10 @@ def _check_room(folder: Path, size: int, origin: str) -> None:
         raise UserError(f"no room for the cache: {folder} has {free:.1f} GB free; set data.cache_gb lower ({origin})")
 
 
-def _folder(data: Data, split: str, steps: TwoStageTransform, libraries: Mapping[str, str]) -> Path:
-    """Return the folder of a cache on disk; its name depends on all that the pixels depend on."""
+def _name(data: Data, split: str, steps: TwoStageTransform, libraries: Mapping[str, str]) -> str:
+    """Return the name of a cache on disk, which depends on all that the pixels depend on."""
     parts = (
+        FORMAT,
         data.fingerprint,
         split,
         len(getattr(data, split)),
@@ -133,14 +191,4 @@ def _folder(data: Data, split: str, steps: TwoStageTransform, libraries: Mapping
         metadata.version("pillow"),
         *libraries.items(),
     )
-    name = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-    return platformdirs.user_cache_path("ftcore") / "pixels" / name
-
-
-def _memory_map(path: Path, size: int, origin: str) -> torch.Tensor:
-    """Map a file into memory; room that nothing is written to takes no place on the disk."""
-    if not path.exists():
-        _check_room(path.parent, 2 * size, origin)
-    with path.open("ab"):
-        os.truncate(path, max(size, path.stat().st_size))
-    return torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

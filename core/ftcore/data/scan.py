@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import platformdirs
 from attrs import astuple, frozen
 
 from ftcore.console import console, escape_unencodable
 from ftcore.errors import DataError
 from ftcore.system.cpu import available_cpus
+from ftcore.system.user_cache import cache_folder, open_private, seal, warn_unusable
 
 from .decoding import ignore_warnings
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from ftcore.types.data import ImageSource
 
 
-FORMAT = 1
+FORMAT = 2
 """Version of `ImageScan`; another starts anew."""
 
 MAX_HAMMING_DISTANCE = 3
@@ -67,8 +68,8 @@ def scan_images(images: ImageSource, rows: Sequence[int]) -> list[ImageScan]:
     from rich.progress import track
 
     keys = [_key(images, row) for row in rows]
-    with closing(_open()) as store:
-        known = _known(store, keys)
+    with closing(_Memory()) as store:
+        known = store.read(keys)
         todo = [place for place, key in enumerate(keys) if key not in known]
         chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
         with ignore_warnings(), ThreadPoolExecutor(available_cpus()) as threads:
@@ -77,7 +78,7 @@ def scan_images(images: ImageSource, rows: Sequence[int]) -> list[ImageScan]:
             shown = track(results, "decoding", total=len(chunks), console=err, disable=not err.is_terminal)
             for found in shown:
                 known |= {keys[place]: seen for place, seen in found}
-                _keep(store, [(keys[place], seen) for place, seen in found])
+                store.keep([(keys[place], seen) for place, seen in found])
     return [known[key] for key in keys]
 
 
@@ -112,32 +113,71 @@ def _bits(flags: np.ndarray[Any, Any]) -> int:
     return int.from_bytes(np.packbits(flags).tobytes(), "big")
 
 
-def _open() -> sqlite3.Connection:
-    """Open the memory of what was seen; another version of the decoder starts anew."""
-    folder = platformdirs.user_cache_path("ftcore")
-    folder.mkdir(parents=True, exist_ok=True)
-    versions = "-".join(metadata.version(name) for name in ("ftcore", "pillow"))
-    store = sqlite3.connect(folder / f"seen-{FORMAT}-{versions}.sqlite", timeout=60)
-    store.execute("CREATE TABLE IF NOT EXISTS seen (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
-    return store
+class _Memory:
+    """What was seen, by this version of the decoder; where it cannot be kept, it is for this process alone."""
+
+    def __init__(self) -> None:
+        """Open it."""
+        folder = cache_folder()
+        versions = "-".join(metadata.version(name) for name in ("ftcore", "pillow"))
+        self.file = folder and folder / f"seen-{FORMAT}-{versions}.sqlite"
+        self.store = sqlite3.connect(":memory:")
+        try:
+            if self.file:
+                os.close(open_private(self.file, os.O_RDWR | os.O_CREAT))
+                self.store = sqlite3.connect(self.file, timeout=60)
+            self._make_table()
+        except (sqlite3.Error, OSError) as error:
+            self._forget(error)
+
+    def _make_table(self) -> None:
+        columns = "key TEXT PRIMARY KEY, value TEXT, seal BLOB"
+        self.store.execute(f"CREATE TABLE IF NOT EXISTS seen ({columns}) WITHOUT ROWID")
+
+    def _forget(self, error: Exception) -> None:
+        """Go on without the file."""
+        warn_unusable(self.file or Path(":memory:"), error)
+        self.store.close()
+        self.store = sqlite3.connect(":memory:")
+        self._make_table()
+
+    def read(self, keys: Sequence[str]) -> dict[str, ImageScan]:
+        """Return what is known of images, as this user's commands wrote it."""
+        found: dict[str, ImageScan] = {}
+        try:
+            for start in range(0, len(keys), 500):
+                some = keys[start : start + 500]
+                marks = ",".join("?" * len(some))
+                rows = self.store.execute(f"SELECT key, value, seal FROM seen WHERE key IN ({marks})", some)
+                for key, value, sealed in rows:
+                    if sealed == _seal(key, value):
+                        found[key] = ImageScan(*json.loads(value))
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            self._forget(error)
+            return {}
+        return found
+
+    def keep(self, seen: Sequence[tuple[str, ImageScan]]) -> None:
+        """Write down what was seen of images."""
+        values = [
+            (key, json.dumps(astuple(value), allow_nan=False))
+            for key, value in seen
+            if not key.startswith(_MISSING_KEY)
+        ]
+        rows = [(key, value, _seal(key, value)) for key, value in values]
+        try:
+            with self.store:
+                self.store.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", rows)
+        except sqlite3.Error as error:
+            self._forget(error)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.store.close()
 
 
-def _known(store: sqlite3.Connection, keys: Sequence[str]) -> dict[str, ImageScan]:
-    found: dict[str, ImageScan] = {}
-    for start in range(0, len(keys), 500):
-        some = keys[start : start + 500]
-        marks = ",".join("?" * len(some))
-        rows = store.execute(f"SELECT key, value FROM seen WHERE key IN ({marks})", some)
-        found |= {key: ImageScan(*json.loads(value)) for key, value in rows}
-    return found
-
-
-def _keep(store: sqlite3.Connection, seen: Sequence[tuple[str, ImageScan]]) -> None:
-    rows = [
-        (key, json.dumps(astuple(value), allow_nan=False)) for key, value in seen if not key.startswith(_MISSING_KEY)
-    ]
-    with store:
-        store.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?)", rows)
+def _seal(key: object, value: object) -> bytes:
+    return seal(b"seen", str(key).encode(), str(value).encode())
 
 
 def near_duplicate_pairs(looks: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import math
 import statistics
@@ -9,12 +10,11 @@ import time
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-import platformdirs
 import torch
 from attrs import evolve, frozen
 
-from ftcore.checkpoints.atomic import write_file
 from ftcore.errors import UserError, suggestions
+from ftcore.system.user_cache import cache_folder, read_all, seal, warn_unusable, write_all
 from ftcore.types.table import Table
 
 from .shape_inference import on_meta
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from ftcore.types.model import ModelInfo
 
+
+_MAX_CACHE_BYTES = 10**7
+"""Of the file of counts, a line of 50 bytes for each network."""
 
 _FACTORS = {"k": 1e3, "m": 1e6, "b": 1e9}
 
@@ -166,24 +169,40 @@ def _key(info: ModelInfo) -> str:
     return f"{info.name} of {info.library}"
 
 
-def _cache() -> Path:
-    return platformdirs.user_cache_path("ftcore") / "parameters.json"
+def _cache() -> Path | None:
+    folder = cache_folder()
+    return folder and folder / "parameters-2.json"
 
 
 def read_cache() -> dict[str, int]:
     """Return what was counted before; nothing where the file is missing or damaged, for it can be counted again."""
-    try:
-        return {str(name): int(count) for name, count in json.loads(_cache().read_text(encoding="utf-8")).items()}
-    except (OSError, ValueError, TypeError, AttributeError, OverflowError):
+    file = _cache()
+    if file is None or not file.exists():
         return {}
+    try:
+        sealed, _, text = read_all(file, _MAX_CACHE_BYTES).partition(b"\n")
+        _check_seal(file, sealed, _seal(text))
+        return {str(name): int(count) for name, count in json.loads(text).items()}
+    except OSError as error:
+        warn_unusable(file, error)
+        return {}
+
+
+def _check_seal(file: Path, found: bytes, right: bytes) -> None:
+    if not hmac.compare_digest(found, right):
+        raise OSError(f"{file} is not as this user's commands wrote it")
 
 
 def _write_cache(counts: dict[str, int]) -> None:
     file = _cache()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_file(
-            file, lambda aside: aside.write_text(json.dumps(read_cache() | counts, allow_nan=False), encoding="utf-8")
-        )
-    except OSError:  # a home that cannot be written to: it is counted again next time
+    if file is None:
         return
+    text = json.dumps(read_cache() | counts, allow_nan=False).encode()
+    try:
+        write_all(file, _seal(text) + b"\n" + text)
+    except OSError as error:
+        warn_unusable(file, error)
+
+
+def _seal(text: bytes) -> bytes:
+    return seal(b"parameters", text).hex().encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import stat
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module, metadata
@@ -14,8 +15,14 @@ from typing import Any
 from attrs import frozen
 
 from ftcore.errors import UserError, format_names
+from ftcore.system.logging import warn
 
 GROUP = "ftcore.plugins"
+
+_NAMES = (ast.Attribute, ast.Name)
+
+_MAX_BASES = 50
+"""Of a class, of its bases, and so on."""
 
 DEFAULTS_GROUP = "ftcore.defaults"
 
@@ -43,14 +50,30 @@ class InstalledPlugin:
 
 
 def discover() -> tuple[InstalledPlugin, ...]:
-    """List every plugin of every installed distribution, sorted; nothing is imported."""
+    """List every plugin of every installed distribution, sorted; nothing is imported.
+
+    A distribution whose metadata cannot be read is left out, with a warning.
+    """
     found: dict[tuple[str, str], InstalledPlugin] = {}
     for dist in metadata.distributions():
-        entries = dist.entry_points.select(group=GROUP)
-        name, version = (dist.name, dist.version) if entries else ("", "")  # each reads and parses its metadata again
-        for entry in entries:
-            found.setdefault((entry.name, name), InstalledPlugin(entry.name, name, version, entry.value))
+        try:
+            plugins = _plugins_of(dist)
+        except Exception as error:  # noqa: BLE001 - one package must not take all the others with it
+            where = str(getattr(dist, "_path", dist))
+            warn("the plugins of a package are left out", package=where, reason=f"{type(error).__name__}: {error}")
+            continue
+        for plugin in plugins:
+            found.setdefault((plugin.name, plugin.distribution), plugin)
     return tuple(sorted(found.values()))
+
+
+def _plugins_of(dist: metadata.Distribution) -> list[InstalledPlugin]:
+    entries = dist.entry_points.select(group=GROUP)
+    name: Any = dist.name if entries else ""  # which reads and parses its metadata again, as does the version
+    version: Any = dist.version if entries else ""
+    if None in (name, version):
+        raise ValueError("its metadata has no name or no version")
+    return [InstalledPlugin(entry.name, name, version, entry.value) for entry in entries]
 
 
 def default_module() -> str:
@@ -118,12 +141,12 @@ def source_file(module: str) -> Path | None:
     top, *rest = module.split(".")
     try:
         spec = find_spec(top)
-    except (ImportError, ValueError):
+        for part in rest:
+            if spec is None or spec.submodule_search_locations is None:
+                return None
+            spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))
+    except (ImportError, ValueError, OSError):
         return None
-    for part in rest:
-        if spec is None or spec.submodule_search_locations is None:
-            return None
-        spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))
     return Path(spec.origin) if spec and spec.origin and spec.has_location else None
 
 
@@ -170,19 +193,33 @@ def file_hooks(path: Path, attribute: str) -> tuple[str, ...] | None:
     return None if found is None else tuple(sorted(found))
 
 
+MAX_SOURCE_BYTES = 2_000_000
+"""Of a file with a plugin; more is no source that a person wrote, and a syntax tree takes a hundred times as much."""
+
+
 @cache
 def _syntax_tree(path: Path) -> ast.Module | None:
+    """Parse a file; None where it cannot be read, is no file, or is more than the parser can take."""
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SOURCE_BYTES:
+            return None
         return ast.parse(path.read_bytes())
-    except (OSError, SyntaxError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
-def _class_hooks(path: Path, name: str) -> set[str] | None:
-    """Names of hooks of a class and its bases, wherever they are imported from; None where there is no such class."""
+def _class_hooks(path: Path, name: str, below: frozenset[tuple[Path, str]] = frozenset()) -> set[str] | None:
+    """Names of hooks of a class and its bases, wherever they are imported from; None where there is no such class.
+
+    Args:
+        path: of the module.
+        name: of the class.
+        below: classes of which it is a base, at which a circle ends.
+    """
     tree = _syntax_tree(path)
     scope = _class_node(tree, name) if tree else None
-    if tree is None or scope is None:
+    if tree is None or scope is None or (path, name) in below or len(below) > _MAX_BASES:
         return None
     imported = {
         alias.asname or alias.name: (node, alias.name)
@@ -195,7 +232,7 @@ def _class_hooks(path: Path, name: str) -> set[str] | None:
         if isinstance(base, ast.Name) and base.id != name:
             node, called = imported.get(base.id, (None, base.id))
             file = path if node is None else _imported_file(path, node)
-            names |= (_class_hooks(file, called) if file else None) or set()
+            names |= (_class_hooks(file, called, below | {(path, name)}) if file else None) or set()
     return names
 
 
@@ -224,4 +261,5 @@ def _specname(function: ast.FunctionDef) -> str | None:
 
 def _is_marked(function: ast.FunctionDef) -> bool:
     decorators = [d.func if isinstance(d, ast.Call) else d for d in function.decorator_list]
-    return any(ast.unparse(decorator).split(".")[-1] == "hookimpl" for decorator in decorators)
+    names = [d.attr if isinstance(d, ast.Attribute) else d.id for d in decorators if isinstance(d, _NAMES)]
+    return "hookimpl" in names

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from attrs import asdict, define, field
 
 from ftcore.checkpoints.strict_json import to_json
-from ftcore.system.logging import _CONSOLE_LEVELS, format_event
+from ftcore.system.logging import _CONSOLE_LEVELS, format_event, warn
 from ftcore.types.events import BatchEvaluated, RunStarted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from structlog.typing import EventDict, WrappedLogger
 
     from ftcore.types.events import Event
+
+T = TypeVar("T")
 
 
 @define
@@ -71,8 +74,38 @@ class RunLog:
 
 def read_warnings(path: Path) -> list[tuple[str, str]]:
     """Read when what was warned of, oldest first, from the log of a run; none where there is no log."""
+    levels = tuple(f'"level": "{level}"' for level in _CONSOLE_LEVELS)
+    return [warning for warning in read_lines(path, _as_warning, levels) if warning]
+
+
+def _as_warning(event: dict[str, Any]) -> tuple[str, str] | None:
+    return (str(event["timestamp"]), format_event(event)) if event.get("level") in _CONSOLE_LEVELS else None
+
+
+_damaged: set[Path] = set()
+"""Files of which that has been said."""
+
+
+def read_lines(path: Path, convert: Callable[[dict[str, Any]], T], having: tuple[str, ...] = ("",)) -> list[T]:
+    """Read a file of JSON objects, one a line; lines that are damaged are left out, with a warning.
+
+    Args:
+        path: of the file; where there is none, there are no lines.
+        convert: an object as it was written -> what it means; an error of it says that the line is damaged.
+        having: texts; lines without any of them are passed over, damaged or not.
+    """
+    found, damaged = [], 0
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8") as lines:
-        found = [json.loads(line) for line in lines if any(f'"level": "{level}"' in line for level in _CONSOLE_LEVELS)]
-    return [(event["timestamp"], format_event(event)) for event in found if event.get("level") in _CONSOLE_LEVELS]
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if not any(text in line for text in having):
+                continue
+            try:
+                found.append(convert(json.loads(line)))
+            except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+                damaged += 1
+    if damaged and path not in _damaged:
+        _damaged.add(path)
+        warn("damaged lines are left out", file=str(path), lines=damaged)
+    return found

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from ftcore.authoring import scaffold
 from ftcore.hooks import HOOK_ARGUMENTS
@@ -171,3 +173,21 @@ def test_packages_for_every_hook_install_pass_their_tests_and_are_typed(
         rows = json.loads(call(sys.executable, *ftcore, "--json"))
         (row,) = [row for row in rows if row["name"] == name]
         assert row["hooks"] == ", ".join(sorted(hooks))
+
+
+def test_its_workflow_names_actions_by_the_hash_of_a_commit_and_may_only_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke("plugins", "new", "acme_demo", "--hook", "make_loss").code == 0
+    ours = ROOT / ".github" / "workflows" / "ci.yml"
+
+    for file in (tmp_path / "acme_demo" / ".github" / "workflows" / "check.yml", ours):
+        workflow = yaml.safe_load(file.read_text(encoding="utf-8"))
+        assert workflow["permissions"] == {}
+        for job in workflow["jobs"].values():
+            assert job["permissions"] == {"contents": "read"}
+            used = [step for step in job["steps"] if "uses" in step]
+            assert used
+            assert all(re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"]) for step in used)
+            assert used[0]["with"]["persist-credentials"] is False

@@ -181,3 +181,26 @@ def test_an_option_without_default_must_be_set() -> None:
 
 def test_what_is_not_set_keeps_its_default() -> None:
     assert structure({}, Options, "train", {}) == Options()
+
+
+@pytest.mark.parametrize(
+    "text", ["9" * 4000, "9" * 5000, "1e400", "[" * 100_000], ids=["4,000 digits", "5,000", "1e400", "["]
+)
+def test_a_huge_value_is_refused_in_a_short_message(text: str) -> None:
+    with pytest.raises(UserError) as refused:
+        built("count", CliValue(text))
+
+    assert "acme.count: " in str(refused.value)
+    assert "(run.toml)" in str(refused.value)
+    assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("number", "fits"), [(2**63 - 1, True), (2**63, False), (-(2**63), True), (-(2**63) - 1, False)]
+)
+def test_a_whole_number_is_one_of_64_bits_as_in_toml(number: int, *, fits: bool) -> None:
+    if fits:
+        assert built("count", number) == number
+        return
+    with pytest.raises(UserError, match=rf"acme.count: {number} does not fit into 64 bits \(run.toml\)"):
+        built("count", number)

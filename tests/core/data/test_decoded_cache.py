@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from ftcore.data.decoded_cache import DecodedImageCache
+from ftcore.system import user_cache
 from ftcore.testing import image_folder, invoke
 
 if TYPE_CHECKING:
@@ -67,6 +69,36 @@ def test_damaged_pixels_are_made_anew() -> None:
     assert kept.get(0, "stamp", lambda: picture(0)).tobytes() == picture(0).tobytes()
 
 
+@pytest.mark.parametrize("column", [1, 2, 3, 5], ids=["height", "width", "channels", "seal"])
+@pytest.mark.parametrize("value", [0, -1, 2**62])
+def test_a_row_that_somebody_has_changed_is_made_anew(column: int, value: int) -> None:
+    kept = cache()
+    kept.get(0, "stamp", lambda: picture(0))
+    kept.index[0, column] = value
+
+    assert kept.get(0, "stamp", lambda: picture(0)).tobytes() == picture(0).tobytes()
+
+
+def test_pixels_with_a_right_checksum_that_somebody_without_the_key_has_written_are_made_anew() -> None:
+    """Painted white by the cache of somebody else, in the same place and with the same stamp."""
+    kept, other = cache(), cache()
+    kept.get(0, "stamp", lambda: picture(0))
+    other.get(0, "stamp", lambda: Image.new("RGB", (7, 9), "white"))
+    kept.pixels[:] = other.pixels
+    kept.index[:] = other.index
+
+    assert kept.get(0, "stamp", lambda: picture(0)).tobytes() == picture(0).tobytes()
+
+
+def test_an_image_in_the_place_of_another_is_made_anew() -> None:
+    kept = cache()
+    for place in (0, 1):
+        kept.get(place, "stamp", partial(picture, place))
+    kept.index[0] = kept.index[1].clone()
+
+    assert kept.get(0, "stamp", lambda: picture(0)).tobytes() == picture(0).tobytes()
+
+
 def test_what_has_no_room_is_made_each_time() -> None:
     kept = cache(size=200)
     make, calls = counted(picture(1))
@@ -102,6 +134,25 @@ def test_a_cache_changes_no_bit_of_the_weights(
         sets = ("data.cache=disk", "data.cache_gb=0.01", f"train.workers={workers}")
         assert weights(tmp_path, f"disk{workers}", *sets, plugins=plugins) == plain
     assert len(list((tmp_path / "cache" / "ftcore" / "pixels").iterdir())) == 2
+
+
+@pytest.mark.parametrize("home", ["/proc", "/dev/null"])
+def test_a_home_that_is_none_costs_a_warning_and_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setattr(user_cache, "_warned", set())
+    photos = image_folder(tmp_path / "photos")
+    words = ("--set", "data.cache=disk", "--set", "train.epochs=1", "--set", f"run.folder={tmp_path / 'run'}")
+
+    result = invoke("run", "--data", photos, "--model", "digits/cnn", "--plugin", "linear_probe", *words)
+    checked = invoke("check", photos)
+
+    assert result.code == 0, result.err
+    assert "this cache is not used" in result.err
+    assert checked.code == 0, checked.err
 
 
 def test_a_cache_on_disk_notices_that_a_picture_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

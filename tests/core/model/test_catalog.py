@@ -59,13 +59,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of its own for each test, empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(Toys, "built", [])
-    return tmp_path / "cache" / "ftcore" / "parameters.json"
+    return tmp_path / "cache" / "ftcore" / "parameters-2.json"
 
 
 def rows(*arguments: str | Path) -> list[dict[str, Any]]:
     result = invoke("models", *arguments, "--json")
     assert (result.code, result.err) == (0, "")
     found: list[dict[str, Any]] = json.loads(result.out)
+    return found
+
+
+def kept(cache: Path) -> dict[str, int]:
+    """Return the counts in a cache, which are behind their seal."""
+    found: dict[str, int] = json.loads(cache.read_bytes().partition(b"\n")[2])
     return found
 
 
@@ -308,7 +314,7 @@ def test_a_network_is_built_once_and_then_remembered(cache: Path) -> None:
     assert first[0] in second
     assert rows("toys/", "--plugin", TOYS) == second
     assert len(Toys.built) == 4
-    assert json.loads(cache.read_text(encoding="utf-8"))["toys/tiny of toys 1"] == 192
+    assert kept(cache)["toys/tiny of toys 1"] == 192
 
 
 def test_counting_other_networks_forgets_none() -> None:
@@ -338,15 +344,19 @@ def test_another_version_of_a_library_is_counted_anew(monkeypatch: pytest.Monkey
         pytest.param(b'{"toys/tiny of toys 1": null}', id="no number"),
         pytest.param(b'{"toys/tiny of toys 1": "many"}', id="a word"),
         pytest.param(b'{"toys/tiny of toys 1": Infinity}', id="infinity"),
+        pytest.param(b'0123456789abcdef0123456789abcdef\n{"toys/tiny of toys 1": 7}', id="a lie with another's seal"),
     ],
 )
 def test_a_damaged_cache_is_counted_anew(cache: Path, content: bytes) -> None:
     cache.parent.mkdir(parents=True)
     cache.write_bytes(content)
 
-    assert [row["parameters"] for row in rows("toys/*tiny", "--plugin", TOYS)] == [192, 192]
+    result = invoke("models", "toys/*tiny", "--plugin", TOYS, "--json")
+
+    assert [row["parameters"] for row in json.loads(result.out)] == [192, 192]
+    assert f"{cache} is not as this user's commands wrote it" in result.err
     assert sorted(Toys.built) == ["toys/other-tiny", "toys/tiny"]
-    assert json.loads(cache.read_text(encoding="utf-8")) == {
+    assert kept(cache) == {
         "toys/tiny of toys 1": 192,
         "toys/other-tiny of toys 1": 192,
     }
@@ -355,8 +365,11 @@ def test_a_damaged_cache_is_counted_anew(cache: Path, content: bytes) -> None:
 def test_a_cache_that_cannot_be_written_to_is_done_without(cache: Path) -> None:
     cache.parent.parent.write_text("a file where the folder should be", encoding="utf-8")
 
-    for _ in range(2):
-        assert names("toys/wide", "--plugin", TOYS) == ["toys/wide"]
+    first, second = (invoke("models", "toys/wide", "--plugin", TOYS, "--json") for _ in range(2))
+
+    assert [row["name"] for row in json.loads(first.out)] == ["toys/wide"]
+    assert "this cache is not used" in first.err
+    assert json.loads(second.out) == json.loads(first.out)
     assert Toys.built == ["toys/wide", "toys/wide"]
 
 

@@ -256,3 +256,54 @@ def test_an_installed_plugin_that_is_called_like_a_section_is_refused_when_it_is
 
     with pytest.raises(UserError, match=rf"acme-losses 1\.0 has a plugin called '{name}': .* is none of data, hooks"):
         resolve(PluginRef(name, "--plugin", Path()), (plugin,))
+
+
+CIRCLES = {
+    "a sum of 200,000 terms": ("x = 1" + " + 1" * 200_000 + "\n\nclass A:\n    pass\n"),
+    "brackets 100,000 deep": "x = " + "(" * 100_000 + ")" * 100_000,
+    "a decorator 5,000 deep": "class A:\n    @"
+    + "a." * 5000
+    + "hookimpl\n    def make_loss(self):\n        return 0\n",
+    "classes that are each other's bases": "class A(B):\n    pass\n\n\nclass B(A):\n    pass\n",
+    "a circle over two modules": "from circle2 import B\n\n\nclass A(B):\n    pass\n",
+    "five thousand bases": "".join(f"class A{i}(A{i + 1}):\n    pass\n" for i in range(5000)).replace("A0", "A"),
+    "bytes that are no text": "\0",
+    "ten megabytes": "x = 1\n" * 2_000_000,
+}
+"""Sources at which reading them could end a command."""
+
+
+@pytest.mark.parametrize("source", CIRCLES)
+def test_a_source_that_cannot_be_read_ends_no_listing(site: Path, source: str) -> None:
+    (site / "circle1.py").write_text(CIRCLES[source], encoding="utf-8")
+    (site / "circle2.py").write_text("from circle1 import A\n\n\nclass B(A):\n    pass\n", encoding="utf-8")
+    install(site, "circling", circling="circle1:A")
+
+    (row,) = [row for row in json.loads(invoke("plugins", "--json").out) if row["distribution"] == "circling"]
+
+    assert (row["name"], row["active"]) == ("circling", "no")
+
+
+GARBAGE = {
+    "no name": ("Metadata-Version: 2.1\n", "[ftcore.plugins]\nx = a:B\n"),
+    "a section without an end": ("Metadata-Version: 2.1\nName: g\nVersion: 1\n", "[ftcore.plugins\nx = a:B\n"),
+    "no equals sign": ("Metadata-Version: 2.1\nName: g\nVersion: 1\n", "[ftcore.plugins]\nx\n"),
+    "targets that are none": (
+        "Metadata-Version: 2.1\nName: g\nVersion: 1\n",
+        "[ftcore.plugins]\nx = ..:\ny = a b!!\nz = \n",
+    ),
+    "NUL in a target": ("Metadata-Version: 2.1\nName: g\nVersion: 1\n", "[ftcore.plugins]\nx = ftcore.a\0b:C\n"),
+}
+"""Metadata and entry points -> as pip would never leave them."""
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+def test_metadata_that_are_garbage_end_no_listing(site: Path, kind: str) -> None:
+    install(site, "garbage")
+    for name, text in zip(("METADATA", "entry_points.txt"), GARBAGE[kind], strict=True):
+        (site / "garbage-1.0.dist-info" / name).write_text(text, encoding="utf-8")
+
+    result = invoke("plugins", "--json")
+
+    assert result.code == 0
+    assert {plugin.name for plugin in BUILT_IN} <= {row["name"] for row in json.loads(result.out)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -66,6 +68,35 @@ def test_a_second_hold_is_refused_by_the_name_of_the_first(tmp_path: Path) -> No
         lock_run_folder(tmp_path),
     ):
         pass
+    with lock_run_folder(tmp_path):
+        pass
+
+
+@pytest.fixture
+def _no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without locks, as NFS without its lock service."""
+
+    def refuse(_file: object, _how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+@pytest.mark.usefixtures("_no_locks")
+def test_without_locks_of_the_file_system_a_file_stands_for_one_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not is_locked(tmp_path)
+    with lock_run_folder(tmp_path):
+        assert is_locked(tmp_path)
+        assert "the file system has no locks" in "".join(capsys.readouterr())
+        with (
+            pytest.raises(UserError, match=rf"is in use by process {os.getpid()} on .*no locks.*remove .*\.lock\.held"),
+            lock_run_folder(tmp_path),
+        ):
+            pass
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
     with lock_run_folder(tmp_path):
         pass
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-import zlib
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-import platformdirs
-import structlog
 import torch
 from attrs import frozen
 from safetensors import SafetensorError, safe_open
@@ -19,6 +17,7 @@ from ftcore.checkpoints.atomic import write_file
 from ftcore.data.decoded_cache import DEFAULT_GB
 from ftcore.model import freezing
 from ftcore.plugins.libraries import library_versions
+from ftcore.system.user_cache import cache_folder, open_private, seal, warn_unusable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,8 +78,8 @@ def make_feature_cache(
         *((name, metadata.version(name)) for name in LIBRARIES),
         *library_versions(config).items(),
     )
-    folder = platformdirs.user_cache_path("ftcore") / "features"
-    return FeatureCache(depends, folder, is_augmented=parts.train_config.views is not None)
+    folder = cache_folder("features")
+    return FeatureCache(depends, folder, is_augmented=parts.train_config.views is not None) if folder else None
 
 
 def _structure(parts: TrainingParts, point: SplitPoint) -> list[tuple[str, str]]:
@@ -100,28 +99,35 @@ def stable_repr(function: object) -> str:
 
 
 def read(file: Path) -> tuple[Tensor, Tensor] | None:
-    """Return features (N, ...) and targets (N, ...) as they were written, or None for a file that is not whole."""
+    """Return features (N, ...) and targets (N, ...) as this user's runs wrote them, or None for any other file."""
     if not file.is_file():
         return None
     try:
+        os.close(open_private(file))  # which refuses what is somebody else's
         with safe_open(file, "pt") as opened:
             features, targets = opened.get_tensor("features"), opened.get_tensor("targets")
-            checksum = (opened.metadata() or {}).get("crc32")
-    except (SafetensorError, OSError, KeyError):
+            sealed = (opened.metadata() or {}).get("seal")
+    except (SafetensorError, OSError, KeyError) as error:
+        warn_unusable(file, error)
         return None
-    return (features, targets) if checksum == _checksum(features) else None
+    if sealed != _seal(file, features, targets):
+        warn_unusable(file, ValueError("it is not as a run of this user has written it"))
+        return None
+    return features, targets
 
 
 def write(file: Path, features: Tensor, targets: Tensor) -> None:
-    """Write a file in one instant; where it cannot be, say so and go on without."""
+    """Write a file of the user alone in one instant; where it cannot be, say so and go on without."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        tensors, metadata = {"features": features, "targets": targets}, {"crc32": _checksum(features)}
+        tensors, metadata = {"features": features, "targets": targets}, {"seal": _seal(file, features, targets)}
         write_file(file, lambda aside: save_file(tensors, aside, metadata))
+        os.close(open_private(file))  # which makes it so
     except (OSError, SafetensorError) as error:
-        structlog.get_logger().warning("features are not kept for later runs", reason=str(error))
+        warn_unusable(file, error)
 
 
-def _checksum(features: Tensor) -> str:
-    numbers: Any = features.contiguous().view(torch.uint8).numpy()
-    return str(zlib.crc32(numbers))
+def _seal(file: Path, *tensors: Tensor) -> str:
+    """Return the seal of tensors in a file of this name, which says what they depend on."""
+    arrays: list[Any] = [tensor.contiguous().view(torch.uint8).numpy() for tensor in tensors]
+    facts = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors]
+    return seal(f"{file.name} {facts}".encode(), *arrays).hex()

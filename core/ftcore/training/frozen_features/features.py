@@ -13,7 +13,6 @@ from functools import partial
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
-import platformdirs
 import structlog
 import torch
 from attrs import define, evolve, field, frozen
@@ -22,6 +21,7 @@ from ftcore.console import print_progress
 from ftcore.data.batch_sharding import gather_batch, rank_slice
 from ftcore.data.loader import Batch, EpochSampler
 from ftcore.errors import UserError
+from ftcore.system.user_cache import cache_folder, reserve
 from ftcore.types.data import identity
 
 from . import cache as frozen_features_cache
@@ -282,18 +282,26 @@ def _evaluated(parts: TrainingParts, images: Tensor, at: str) -> Tensor:
 
 def _shortage(size: int) -> str:
     """Say that there is no room for so many bytes, where there is not."""
-    folder = platformdirs.user_cache_path("ftcore", ensure_exists=True)
-    free = shutil.disk_usage(folder).free
+    folder = cache_folder() if size > MAX_IN_MEMORY_BYTES else None
+    free = shutil.disk_usage(folder).free if folder else 0
     full = size > MAX_IN_MEMORY_BYTES and free < size
-    return f"it takes {size / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free" if full else ""
+    return f"it takes {size / 1e9:.1f} GB, and {folder or 'the cache'} has {free / 1e9:.1f} GB free" if full else ""
 
 
 def _allocate(like: Tensor, rows: int, *, in_memory: bool) -> Tensor:
-    """Make a tensor of so many rows, in main memory or in a file that nobody else sees, gone with the process."""
+    """Make a tensor of so many rows, in main memory or in a file that nobody else sees, gone with the process.
+
+    Raises:
+        UserError: the disk has no room for it, as is found out before anything is written.
+    """
     shape, dtype = (rows, *like.shape[1:]), like.dtype
     if in_memory:
         return torch.empty(shape, dtype=dtype)
-    folder = platformdirs.user_cache_path("ftcore", ensure_exists=True)
     count = torch.Size(shape).numel()
-    with NamedTemporaryFile(dir=folder) as file:
-        return torch.from_file(file.name, shared=True, size=count, dtype=dtype).view(shape)
+    try:
+        with NamedTemporaryFile(dir=cache_folder()) as file:
+            reserve(file.fileno(), count * dtype.itemsize)
+            return torch.from_file(file.name, shared=True, size=count, dtype=dtype).view(shape)
+    except OSError as error:
+        hint = "--set train.precompute=never computes it in each epoch"
+        raise UserError(f"no room for what is computed once of each image: {error}; {hint}") from None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, define, field
 
-from ftcore.runs import to_json
+from ftcore.runs import read_lines, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,7 +125,7 @@ def read(folder: Path) -> Record:
     """Read what is known of a run; nothing is known where the file is not there, or is of another version."""
     try:
         return Record(**json.loads((folder / FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return Record()
 
 
@@ -149,9 +149,5 @@ def epoch_of(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_epochs(folder: Path) -> list[dict[str, Any]]:
-    """Read the epochs of a run, oldest first."""
-    file = folder / "metrics.jsonl"
-    if not file.exists():
-        return []
-    with file.open(encoding="utf-8") as lines:
-        return [epoch_of(json.loads(line)) for line in lines]
+    """Read the epochs of a run, oldest first; lines that are damaged are left out, with a warning."""
+    return read_lines(folder / "metrics.jsonl", epoch_of)

@@ -157,6 +157,9 @@ class Reporter:
             write_aside(folder / FILE, page(folder, kept, record.read_epochs(folder)))
         except OSError as error:
             raise UserError(f"cannot write {folder / FILE}: {error.strerror or error}") from None
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"{folder / record.FILE} is damaged, and no page can be drawn of it ({reason})") from None
         return folder / FILE
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -547,6 +548,43 @@ def test_the_command_refuses_a_run_without_a_report_and_a_folder_of_no_run(tmp_p
 
     assert "was made without it" in invoke("report", tmp_path / "run").err
     assert "is no run folder" in invoke("report", tmp_path).err
+
+
+DAMAGE = ["{", "null", "[]", '{"epoch": 1}', '{"epoch": 1, "val": 3}', "[" * 100_000, "\0\xff"]
+"""Lines of a history that a disk or a person has spoilt."""
+
+
+def test_the_command_leaves_out_damaged_lines_of_the_history_and_says_so(classes: Seen, tmp_path: Path) -> None:
+    run = shutil.copytree(classes.folder, tmp_path / "run")
+    for name in ("metrics.jsonl", "log.jsonl"):
+        before = (run / name).read_text(encoding="utf-8").splitlines() if (run / name).exists() else []
+        spoilt = [*DAMAGE, *before, *('{"level": "warning", ' for _ in range(2))]
+        (run / name).write_text("\n".join(spoilt), encoding="utf-8")
+
+    result = invoke("report", run)
+
+    assert result.code == 0, result.err
+    expected, found = (
+        Tables((folder / "report.html").read_text(encoding="utf-8")).found["Epochs"] for folder in (classes.folder, run)
+    )
+    assert found == expected
+    for name, lines in (("metrics.jsonl", len(DAMAGE) + 2), ("log.jsonl", 2)):
+        assert f"damaged lines are left out (file={run / name}, lines={lines})" in result.err
+
+
+@pytest.mark.parametrize(
+    "content", ['{"steps": "text"}', '{"steps": [1]}', '{"tables": 3}', '{"best": 3}', "[" * 100_000], ids=repr
+)
+def test_a_record_that_no_page_can_be_drawn_of_is_one_message_or_an_empty_page(
+    classes: Seen, tmp_path: Path, content: str
+) -> None:
+    run = shutil.copytree(classes.folder, tmp_path / "run")
+    (run / "report.json").write_text(content, encoding="utf-8")
+
+    result = invoke("report", run)
+
+    assert result.code in {0, 2}
+    assert result.code == 0 or f"{run / 'report.json'} is damaged, and no page can be drawn of it" in result.err
 
 
 def test_the_command_says_that_the_record_is_gone(classes: Seen, tmp_path: Path) -> None:
