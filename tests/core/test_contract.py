@@ -187,7 +187,10 @@ def test_the_commands_and_their_options_are_these() -> None:
         "replay": ["run", "--json", "--traceback"],
         "runs": ["folder", "--where", "--json"],
         "compare": ["runs", "--data", "--split", "--json", "--html", "--traceback"],
-        "serve": ["run", "--host", "--port", "--max-mb", "--batch-size", "--tta", "--traceback"],
+        "serve": [
+            "run", "--host", "--port", "--max-mb", "--max-megapixels", "--max-total-mb", "--max-connections", "--batch-size",
+            "--token-file", "--insecure", "--allow-host", "--tta", "--traceback",
+        ],
         "export": ["run", "--format", "--out", "--int8", "--traceback"],
         "explain": [*what_to_run, "--static", "--devices", "--json", "--traceback"],
         "plugins": ["--kind", "--search", "--config", "--plugin", "--without", "--json"],
