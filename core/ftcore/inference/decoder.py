@@ -123,9 +123,11 @@ class _Lane:
     def close(self) -> None:
         """End the processes, and so the threads."""
         self.is_closed = True
-        self.threads.shutdown(wait=False, cancel_futures=True)
         for process in list(self.all):
             process.kill()
+        self.threads.shutdown(cancel_futures=True)
+        for process in list(self.all):
+            self._put_back(process, is_fit=False)
 
 
 def _images(facts: Any, pixels: bytes, sides: Sequence[int | None]) -> dict[int | None, Image.Image] | str | None:

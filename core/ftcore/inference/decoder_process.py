@@ -56,7 +56,7 @@ def _read(stream: IO[bytes], length: int) -> bytes:
 
 def restrict(max_pixels: int, nice: int) -> None:
     """Bound what this process can take: memory, no files, no core dump; and let others go first."""
-    Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2  # PIL refuses twice as many, also where only decoding shows the size
+    Image.MAX_IMAGE_PIXELS = max_pixels  # PIL refuses twice as many, also where only decoding shows the size
     Image.init()
     with suppress(ImportError, ValueError, OSError):  # as far as the system has them
         import os

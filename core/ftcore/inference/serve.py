@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 import time
 from functools import partial
 from importlib import resources
@@ -27,6 +28,7 @@ from starlette.routing import Route
 
 from ftcore.checkpoints.strict_json import to_json
 from ftcore.errors import DataError, UserError
+from ftcore.system.logging import format_event
 
 from .batcher import Batcher
 from .decoder import Decoder
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
     from starlette.requests import Request
+    from structlog.types import EventDict
 
     from .model import Model
     from .predict import Prediction
@@ -238,8 +241,17 @@ def bind(host: str, port: int) -> socket.socket:
         raise UserError(f"cannot listen at {host}, port {port}: {why}; --host and --port choose others") from None
 
 
+def _say(_logger: Any, level: str, event: EventDict) -> EventDict:
+    """Write an event on standard error; nothing is kept of it, for a server lives long."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"ftcore: {level}: {format_event(event)}\n")
+        sys.stderr.flush()
+    raise structlog.DropEvent
+
+
 def serve(app: Starlette, listening: socket.socket) -> None:
     """Answer what `application` returned until SIGINT or SIGTERM; what was asked by then is answered still."""
+    structlog.configure(processors=[structlog.processors.add_log_level, _say], cache_logger_on_first_use=False)
     limits = app.state.limits
     connections, waiting = room_for_connections(limits.max_connections)
     if connections < limits.max_connections:

@@ -140,7 +140,7 @@ class Guard:
             self.check(scope)
             await self.app(scope, receive, counted)
         except BaseException as error:
-            answer = self.explain(error, scope["path"])
+            answer = self.explain(error, ascii(scope["path"][:200]))  # a log shows no escape sequences of strangers
             if answer and not begun:
                 await refusal(answer)(scope, receive, counted)
             if not isinstance(error, Exception):
@@ -158,7 +158,7 @@ class Guard:
         if isinstance(error, asyncio.CancelledError):
             log.warning("a request had no answer when the server ended", path=path)
             return HTTPException(503, "the server ends")
-        log.error("a request failed", path=path, error=f"{type(error).__name__}: {error}")
+        log.error("a request failed", path=path, error=f"{type(error).__name__}: {str(error)!a}")
         return HTTPException(500, "the server failed; its log says how")
 
     def check(self, scope: Scope) -> None:
