@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.chromium import needs_chromium, started
-from tests.core.inference.serving import Server, answer, connect, numbers, png, serving, trained
+from tests.core.inference.serving import Server, answer, connect, png, serving, trained
 
 from ftcore.errors import UserError
 from ftcore.inference.serve_access import access_to, is_loopback, read_token
@@ -96,11 +96,6 @@ def test_others_may_reach_it_only_with_a_token_or_where_that_is_said(run: Path, 
     assert said.code == 2
     assert said.err.startswith(f"ftcore: --host {host} lets other machines use this model: --token-file FILE")
     assert "--insecure" in said.err
-
-
-def test_who_says_that_it_is_insecure_is_warned_and_served(run: Path) -> None:
-    with serving(run, "--host", "127.0.0.1", "--insecure") as server:
-        assert numbers(server)["ftcore_connections"] == 1
 
 
 @pytest.mark.parametrize("content", ["", "short", "two words that are long enough", "ä" * 20, "x" * 5000])
