@@ -177,7 +177,7 @@ def test_a_process_that_dies_costs_its_client_alone() -> None:
             await asyncio.sleep(0.3)
             for process in processes:
                 os.kill(process.pid, signal.SIGKILL)
-            return await asyncio.gather(waiting, return_exceptions=True)
+            return list(await asyncio.gather(waiting, return_exceptions=True))
 
         (error,) = asyncio.run(both())
 

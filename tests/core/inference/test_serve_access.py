@@ -134,5 +134,5 @@ def test_a_person_gives_the_token_on_the_page(server: Server) -> None:
         expect(page.locator("#facts")).to_have_text("This is not the token.")
         page.get_by_label("This server asks for its token:").fill(TOKEN)
         page.keyboard.press("Enter")
-        page.locator("#files").set_input_files([{"name": "7.png", "mimeType": "image/png", "buffer": png(7)}])
+        page.locator("#files").set_input_files({"name": "7.png", "mimeType": "image/png", "buffer": png(7)})
         expect(page.locator("#answers dl")).to_have_count(1)
