@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -87,14 +87,42 @@ def _heatmap_writer(model: Model, folder: Path | None) -> Callable[[Prediction],
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one")
 @click.option(
     "--max-mb",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0, min_open=True, max=1000),
     default=20.0,
     show_default=True,
     help="of an upload, at most",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="images a pass, at most")
+@click.option(
+    "--max-megapixels",
+    type=click.FloatRange(0, min_open=True, max=85),
+    default=25.0,
+    show_default=True,
+    help="of an image, at most",
+)
+@click.option(
+    "--max-total-mb",
+    type=click.FloatRange(1, max=1_000_000),
+    default=256.0,
+    show_default=True,
+    help="of all uploads at a time, at most",
+)
+@click.option(
+    "--max-connections",
+    type=click.IntRange(1, 60_000),
+    default=512,
+    show_default=True,
+    help="clients at a time, at most",
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1, 65_536), default=32, show_default=True, help="images a pass, at most"
+)
+@click.option("--token-file", type=PATH, metavar="FILE", help="clients must send its content as a bearer token")
+@click.option("--insecure", is_flag=True, help="let everyone who reaches --host use the model, without a token")
+@click.option(
+    "--allow-host", "names", multiple=True, metavar="NAME", help="more names by which clients call the server"
+)
 @tta_option
-def serve(run: Path, *, host: str, port: int, max_mb: float, batch_size: int, tta: bool) -> None:
+def serve(run: Path, *, host: str, port: int, tta: bool, **given: Any) -> None:
     r"""Serve predictions over HTTP: POST /predict, and a page to try it.
 
     RUN is a run, an ensemble or a soup.
@@ -102,7 +130,8 @@ def serve(run: Path, *, host: str, port: int, max_mb: float, batch_size: int, tt
     \b
     Examples:
       ftcore serve runs/first --port 8080
-      curl --data-binary @cat.jpg http://127.0.0.1:8080/predict
+      curl --data-binary @cat.jpg -H "Content-Type: image/jpeg" http://127.0.0.1:8080/predict
+      ftcore serve runs/first --host 0.0.0.0 --token-file token --allow-host models.example.org
     """
     from ftcore.inference.load import load
     from ftcore.system.cpu import retain_freed_memory
@@ -111,18 +140,32 @@ def serve(run: Path, *, host: str, port: int, max_mb: float, batch_size: int, tt
     if missing:
         raise UserError(f"serving needs {', '.join(missing)}: pip install 'ftcore[serve]'")
     from ftcore.inference import serve as inference_serve
+    from ftcore.inference.serve_access import access_to, is_loopback
+    from ftcore.inference.serve_limits import Limits
 
+    access = access_to(host, given["names"], given["token_file"])
+    if not (is_loopback(host) or access.token or given["insecure"]):
+        raise UserError(
+            f"--host {host} lets other machines use this model: --token-file FILE asks them for a token; --insecure "
+            "lets everyone, where a firewall or a proxy decides who may"
+        )
     retain_freed_memory()
     model = load(run)
     if tta and model.is_text_model:
         raise UserError(f"--tta looks at the mirror image of each picture, and {run} reads texts")
     listening = inference_serve.bind(host, port)
-    if not inference_serve.is_loopback(host):
+    if not (is_loopback(host) or access.token):
         click.echo(f"ftcore: warning: whoever reaches {host} can use this model, without a password", err=True)
     shown = f"[{host}]" if ":" in host else host
     click.echo(f"{run} answers at http://{shown}:{listening.getsockname()[1]}; Ctrl-C ends it", err=True)
-    limits = inference_serve.Limits(round(max_mb * 1_000_000), batch_size)
-    inference_serve.serve(inference_serve.application(model, limits, tta=tta), listening)
+    limits = Limits(
+        max_request_bytes=round(given["max_mb"] * 1e6),
+        max_pixels=round(given["max_megapixels"] * 1e6),
+        max_total_bytes=round(given["max_total_mb"] * 1e6),
+        max_connections=given["max_connections"],
+        batch=given["batch_size"],
+    )
+    inference_serve.serve(inference_serve.application(model, limits, tta=tta, access=access), listening)
 
 
 @click.command(cls=LoggedCommand)

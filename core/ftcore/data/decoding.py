@@ -39,6 +39,9 @@ _MOST_BYTES = 2**30
 _MOST_PIXELS = 2**30 // 12
 """Where PIL begins to warn; a number of our own, for PIL's is a global variable that any library may lift."""
 
+_MOST_SCANS = 100
+"""Of a progressive JPEG: encoders write about 10, and each costs as much as a picture, however few its bytes are."""
+
 _MIN_SCALED_PIXELS = 2_000_000
 """A JPEG of fewer is decoded in full: a smaller scale saves milliseconds there, and is not the same picture: resized to
 its size in training it differs by grey levels where the scale does not divide its sides."""
@@ -152,7 +155,9 @@ def _stream_name(file: Any) -> str | None:
     return next((name for name in names if isinstance(name, str) and name), None)
 
 
-def decode_image(data: bytes, name: str | os.PathLike[str], side: int | None = None) -> Image.Image:
+def decode_image(
+    data: bytes, name: str | os.PathLike[str], side: int | None = None, *, max_pixels: int = _MOST_PIXELS
+) -> Image.Image:
     """Decode a picture that is in memory, as `read_image` does a file.
 
     Args:
@@ -160,9 +165,10 @@ def decode_image(data: bytes, name: str | os.PathLike[str], side: int | None = N
         name: what a person calls it, for messages.
         side: a JPEG of two megapixels or more may be decoded at a half, quarter or eighth of its size, its shorter side
             at least this long.
+        max_pixels: width times height, at most.
 
     Raises:
-        DataError: it is no picture, damaged, or absurdly large.
+        DataError: it is no picture, damaged, or has too many pixels, or scans.
     """
     with _as_data_error(name):
         if not 0 < len(data) <= _MOST_BYTES:
@@ -170,12 +176,22 @@ def decode_image(data: bytes, name: str | os.PathLike[str], side: int | None = N
         if data.startswith(b"\xff\xd8\xff"):
             _check_jpeg_complete(data)
         elif data.startswith(b"\x89PNG"):
-            _header(BytesIO(data)).verify()  # checksums, which decoding leaves out
-        with _header(BytesIO(data)) as image:
+            _header(BytesIO(data), max_pixels).verify()  # checksums, which decoding leaves out
+        with _header(BytesIO(data), max_pixels) as image:
             if side and image.width * image.height >= _MIN_SCALED_PIXELS:
                 image.draft(None, (side, side))
             image.load()
             return apply_exif_orientation(to_uint8(image), image.getexif)
+
+
+def count_pixels(data: bytes, name: str) -> int:
+    """Return width times height of a picture that is in memory, from its header.
+
+    Raises:
+        DataError: it is no picture, or absurdly large.
+    """
+    with _as_data_error(name), _header(BytesIO(data)) as image:
+        return image.width * image.height
 
 
 def check_image(path: str | Path) -> None:
@@ -248,22 +264,24 @@ def _open(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # were it exchanged for a pipe just now, this would not wait
 
 
-def _header(file: IO[bytes]) -> ImageFile.ImageFile:
+def _header(file: IO[bytes], max_pixels: int = _MOST_PIXELS) -> ImageFile.ImageFile:
     image = Image.open(file, formats=_FORMATS)
-    if image.width * image.height > _MOST_PIXELS:
-        raise ValueError(f"{image.width} x {image.height} pixels are more than {_MOST_PIXELS}")
+    if image.width * image.height > max_pixels:
+        raise ValueError(f"{image.width} x {image.height} pixels are more than {max_pixels}")
     return image
 
 
 def _check_jpeg_complete(data: bytes) -> None:
     """Follow the markers of a JPEG to its end; libjpeg fills up what is missing with grey, and says nothing."""
-    position, in_scans = 2, False
+    position, scans = 2, 0
     while found := _MARKER.search(data, position):
         marker, position = found[0][1], found.end()
-        if in_scans and marker not in _MARKERS_BETWEEN_SCANS:
+        if scans and marker not in _MARKERS_BETWEEN_SCANS:
             raise ValueError(f"JPEG data is damaged at byte {found.start()}")
         if marker == 0xD9:
             return
-        in_scans = in_scans or marker == 0xDA
+        scans += marker == 0xDA
+        if scans > _MOST_SCANS:
+            raise ValueError(f"its scans are more than {_MOST_SCANS}")
         position += int.from_bytes(data[position : position + 2], "big")
     raise ValueError(f"image file is truncated: its {len(data)} bytes hold no end of the JPEG data")

@@ -55,10 +55,10 @@ def predict(
             continue
         batch.append(item)
         if len(batch) == batch_size:
-            yield from _predict_batch(model, batch, tta=tta)
+            yield from predict_batch(model, batch, tta=tta)
             batch = []
     if batch:
-        yield from _predict_batch(model, batch, tta=tta)
+        yield from predict_batch(model, batch, tta=tta)
 
 
 def _decoded(model: Model, paths: Iterable[Path]) -> Iterator[tuple[Path, tuple[Tensor, ...]] | DataError]:
@@ -77,11 +77,16 @@ def _decoded(model: Model, paths: Iterable[Path]) -> Iterator[tuple[Path, tuple[
 
 def _tensors(model: Model, file: Path) -> tuple[Tensor, ...]:
     """Return a picture as each member wants it, or a text."""
-    return _transformed(model, (lambda _: _text(file)) if model.is_text_model else image_reader(file))
+    return transform(model, (lambda _: _text(file)) if model.is_text_model else image_reader(file))
 
 
-def _transformed(model: Model, read: Callable[[int | None], Any]) -> tuple[Tensor, ...]:
-    """Return what is read as each member wants it; read once for each scale that may be asked for."""
+def transform(model: Model, read: Callable[[int | None], Any]) -> tuple[Tensor, ...]:
+    """Return what is read as each member wants it; read once for each scale that may be asked for.
+
+    Args:
+        model: that is to see it.
+        read: `min_decode_side` of a member's transforms -> the picture, or the text.
+    """
     steps = [member.transforms.evaluate for member in model.members]
     decoded = {side: read(side) for side in {step.min_decode_side for step in steps}}
     return tuple(step(decoded[step.min_decode_side]) for step in steps)
@@ -93,35 +98,13 @@ def predict_items(
     """Yield a prediction for each of some pictures or texts; see `ftcore.inference.model.Model.predict`."""
     waiting = (one for item in items for one in _expanded(model, item))
     while batch := [prepare_input(model, item, channels) for item in islice(waiting, batch_size)]:
-        yield from _predict_batch(model, batch, tta=False)
+        yield from predict_batch(model, batch, tta=False)
 
 
 def _expanded(model: Model, item: Any) -> Iterable[Any]:
     """Return the pictures of a folder, or the one item."""
     is_path = isinstance(item, str | os.PathLike) and not model.is_text_model
     return find_images(Path(item)) if is_path else [item]
-
-
-def predict_batch(model: Model, items: Iterable[Any], *, tta: bool = False) -> list[Prediction | DataError]:
-    """Say what is on pictures, or in texts, that go through the network at a time.
-
-    Args:
-        model: what answers.
-        items: see `ftcore.inference.model.Model.predict`.
-        tta: average over each picture and its mirror image.
-
-    Returns:
-        A prediction for each, and the error in its place for one that cannot be read.
-    """
-    found: list[Any] = []
-    for item in items:
-        try:
-            found.append(prepare_input(model, item))
-        except DataError as error:
-            found.append(error)
-    readable = [item for item in found if not isinstance(item, DataError)]
-    predicted = iter(_predict_batch(model, readable, tta=tta) if readable else ())
-    return [item if isinstance(item, DataError) else next(predicted) for item in found]
 
 
 def prepare_input(model: Model, item: Any, channels: Channels = "rgb") -> tuple[Path | None, tuple[Tensor, ...]]:
@@ -139,9 +122,9 @@ def prepare_input(model: Model, item: Any, channels: Channels = "rgb") -> tuple[
     if model.is_text_model:
         if not isinstance(item, str | Path):
             raise UserError(f"this network reads texts: a str, or the Path of a file, not {type(item).__name__}")
-        return (item, _tensors(model, item)) if isinstance(item, Path) else (None, _transformed(model, lambda _: item))
+        return (item, _tensors(model, item)) if isinstance(item, Path) else (None, transform(model, lambda _: item))
     path = Path(item) if isinstance(item, str | os.PathLike) else None
-    return path, _transformed(model, image_reader(item, channels))
+    return path, transform(model, image_reader(item, channels))
 
 
 def _text(file: Path) -> str:
@@ -151,9 +134,16 @@ def _text(file: Path) -> str:
         raise DataError(f"cannot read the text {file}: {error}") from None
 
 
-def _predict_batch(
-    model: Model, batch: Sequence[tuple[Path | None, tuple[Tensor, ...]]], *, tta: bool
+def predict_batch(
+    model: Model, batch: Sequence[tuple[Path | None, tuple[Tensor, ...]]], *, tta: bool = False
 ) -> list[Prediction]:
+    """Say what is on pictures, or in texts, that go through the network at a time.
+
+    Args:
+        model: what answers.
+        batch: what `prepare_input` returns of each; at least one.
+        tta: average over each picture and its mirror image.
+    """
     import torch
 
     from ftcore.data.targets import probabilities

@@ -9,35 +9,44 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import resources
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import structlog
 import uvicorn
-from attrs import define, field, frozen
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from attrs import evolve
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from ftcore.checkpoints.strict_json import to_json
 from ftcore.errors import DataError, UserError
+from ftcore.system.logging import format_event
 
+from .batcher import Batcher
+from .decoder import Decoder
 from .output import prediction_to_dict
-from .predict import predict_batch
+from .predict import transform
+from .serve_access import Access, Guard, refusal
+from .serve_connection import Connection, room_for_connections
+from .serve_limits import ByteBudget, Limits, ServerMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Coroutine
 
     from starlette.requests import Request
+    from structlog.types import EventDict
 
     from .model import Model
     from .predict import Prediction
+    from .serve_limits import Share
 
 
 CONTENT_SECURITY_POLICY = (
@@ -46,131 +55,62 @@ CONTENT_SECURITY_POLICY = (
 )
 """What the page may do: nothing from elsewhere, nothing to elsewhere."""
 
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Bounds of the histogram of batch sizes."""
 
-
-@frozen
-class Limits:
-    """What a server takes.
-
-    Attributes:
-        max_request_bytes: bytes of one picture or text.
-        batch: pictures that go through the network at a time.
-        max_queue: requests that wait for it; one more is told to come again.
-    """
-
-    max_request_bytes: int = 20_000_000
-    batch: int = 32
-    max_queue: int = 1024
-
-
-class ServerMetrics:
-    """What is counted of a server, for Prometheus."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = Counter("ftcore_requests", "Requests, by status.", ["status"], registry=self.registry)
-        self.seconds = Histogram("ftcore_request_seconds", "From a request to its answer.", registry=self.registry)
-        self.batches = Histogram("ftcore_batch_size", "Together in the network.", buckets=SIZES, registry=self.registry)
-
-
-@define
-class Batcher:
-    """Lets what came while the network was busy through it together.
-
-    Nobody waits for a batch to fill: it is what there is, so a lone request is answered at once.
-
-    Attributes:
-        model: what answers.
-        limits: see there.
-        numbers: counts the batches.
-        tta: average over each picture and its mirror image.
-        queue: what was asked, and where the answer goes.
-        thread: in which the network works, so that the server hears requests meanwhile.
-    """
-
-    model: Model
-    limits: Limits
-    numbers: ServerMetrics
-    tta: bool = False
-    queue: asyncio.Queue[tuple[Any, asyncio.Future[Prediction | DataError]]] = field(factory=asyncio.Queue)
-    thread: ThreadPoolExecutor = field(factory=lambda: ThreadPoolExecutor(1))
-
-    async def submit(self, item: Any) -> Prediction | DataError:
-        """Return what the network says of a picture or a text.
-
-        Raises:
-            HTTPException: 503, too many wait already.
-        """
-        if self.queue.qsize() >= self.limits.max_queue:
-            raise HTTPException(503, "too many requests wait; try again", {"Retry-After": "1"})
-        answer: asyncio.Future[Prediction | DataError] = asyncio.get_running_loop().create_future()
-        self.queue.put_nowait((item, answer))
-        return await answer
-
-    async def work(self) -> None:
-        """Answer, until cancelled."""
-        while True:
-            batch = [await self.queue.get()]
-            while len(batch) < self.limits.batch and not self.queue.empty():
-                batch.append(self.queue.get_nowait())
-            wanted = [(item, answer) for item, answer in batch if not answer.done()]  # nobody may listen any more
-            self.numbers.batches.observe(len(wanted))
-            for (_, answer), found in zip(wanted, await self.run_batch([item for item, _ in wanted]), strict=True):
-                if not answer.done():
-                    answer.set_exception(found) if isinstance(found, RuntimeError) else answer.set_result(found)
-
-    async def run_batch(self, items: Sequence[Any]) -> Sequence[Prediction | DataError | RuntimeError]:
-        """Return the answers; where the network fails, that, for each."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self.thread, self.predict, items)
-        except Exception as error:  # noqa: BLE001 - one request must not end the server
-            structlog.get_logger().error("the network failed", error=f"{type(error).__name__}: {error}")
-            return [RuntimeError(str(error))] * len(items)
-
-    def predict(self, items: Sequence[Any]) -> list[Prediction | DataError]:
-        """Let the network see items."""
-        return predict_batch(self.model, items, tta=self.tta)
-
-
-def application(model: Model, limits: Limits | None = None, *, tta: bool = False) -> Starlette:
+def application(
+    model: Model, limits: Limits | None = None, *, tta: bool = False, access: Access | None = None
+) -> Starlette:
     """Return the ASGI application: ``GET /``, the page; ``POST /predict``; ``GET /health`` and ``GET /metrics``.
 
     ``POST /predict`` takes the bytes of a picture as the body, as ``image/...`` or ``application/octet-stream``, or a
     text as ``text/plain`` where the model reads texts; ``?top=N`` asks for the N most probable values. Its answer is
     ``{"values": {name: value}}``, for labels also ``"labels"``. An error is ``{"error": message}``: 400 for a wrong
-    `top`, 413 for too many bytes, 415 for another type, 422 for what cannot be read, 503 where too many wait.
+    `top`, 401 without the token, 408 for a body that is too slow, 413 for too many bytes, 415 for another type, 421 for
+    another server, 422 for what cannot be read, 503 where there is too much at a time.
+
+    Its lifespan must run (Starlette runs none of what is mounted): it starts the processes that decode.
 
     Args:
         model: what `ftcore.load` returns.
-        limits: what it takes at most.
+        limits: what it takes at most. Those of connections and headers are of `serve` alone.
         tta: average over each picture and its mirror image.
+        access: who may ask, and by what name; by default everyone, by any.
     """
-    answering = _Endpoints(model, limits or Limits(), tta=tta)
+    access, limits = access or Access(), limits or Limits()
+    answering = _Endpoints(model, limits, access, tta=tta)
     routes = [
         Route("/", answering.show),
         Route("/predict", answering.predict, methods=["POST"]),
         Route("/health", answering.health),
         Route("/metrics", answering.measured),
     ]
-    handlers: Any = {HTTPException: answering.refuse, RuntimeError: answering.fail}
-    return Starlette(routes=routes, lifespan=answering.lifespan, exception_handlers=handlers)
+    handlers: Any = {HTTPException: answering.refuse}
+    guard = Middleware(Guard, access=access, numbers=answering.numbers)
+    app = Starlette(routes=routes, lifespan=answering.lifespan, exception_handlers=handlers, middleware=[guard])
+    app.state.limits, app.state.numbers = limits, answering.numbers
+    return app
 
 
 class _Endpoints:
     """What is answered at each address."""
 
-    def __init__(self, model: Model, limits: Limits, *, tta: bool) -> None:
-        self.model, self.limits, self.numbers = model, limits, ServerMetrics()
+    decoder: Decoder
+
+    def __init__(self, model: Model, limits: Limits, access: Access, *, tta: bool) -> None:
+        self.model, self.limits, self.access = model, limits, access
+        self.budget = ByteBudget(limits.max_total_bytes)
+        self.numbers = ServerMetrics(self.budget)
         self.batcher = Batcher(model, limits, self.numbers, tta)
         self.page = (resources.files("ftcore.inference") / "serve.html").read_text(encoding="utf-8")
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        sides = tuple({member.transforms.evaluate.min_decode_side for member in self.model.members})
+        prepare = partial(_prepare, self.model)
+        self.decoder = Decoder(self.limits, sides, prepare, self.numbers.killed.inc)
         working = asyncio.create_task(self.batcher.work())
         yield
         working.cancel()
+        self.decoder.close()
 
     async def show(self, _request: Request) -> Response:
         return HTMLResponse(self.page, headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
@@ -178,21 +118,41 @@ class _Endpoints:
     async def predict(self, request: Request) -> Response:
         began = time.monotonic()
         top = self.top(request)
-        found = await self.batcher.submit(await self.body(request))
-        if isinstance(found, DataError):
-            raise HTTPException(422, str(found))
+        self.check_type(request.headers.get("content-type", ""))
+        with self.budget.hold() as share:
+            body = await self.body(request, share)
+            found = await _while_connected(request, self.answer(body, share))
         self.numbers.seconds.observe(time.monotonic() - began)
         self.numbers.requests.labels(200).inc()
         answer = to_json(prediction_to_dict(found, self.model.task, top))  # which a network that is NaN has none of
         return Response(answer, media_type="application/json")
 
-    async def health(self, _request: Request) -> Response:
+    async def answer(self, body: bytearray, share: Share) -> Prediction:
+        """Return what the network says of a body."""
+        loop = asyncio.get_running_loop()
+        try:
+            if self.model.is_text_model:
+                read = partial(_prepare, self.model, body.decode())
+                seen = await loop.run_in_executor(self.batcher.thread, read)
+            else:
+                seen = await self.decoder.decode(body)
+        except UnicodeDecodeError as error:
+            raise HTTPException(422, f"cannot read this text: {error}") from None
+        except DataError as error:
+            raise HTTPException(422, str(error)) from None
+        share.resize(sum(tensor.nbytes for tensor in seen))  # the body is not needed any more
+        return await self.batcher.submit(seen)
+
+    async def health(self, request: Request) -> Response:
+        if not self.access.is_authorised(request.headers):
+            return JSONResponse({"status": "ok"})
         task, reads = self.model.task, "text" if self.model.is_text_model else "picture"
         facts = {
             "task": task.kind,
             "names": list(task.names),
             "reads": reads,
             "most_bytes": self.limits.max_request_bytes,
+            "most_pixels": self.limits.max_pixels,
         }
         return JSONResponse({"status": "ok", **facts})
 
@@ -200,12 +160,7 @@ class _Endpoints:
         return Response(generate_latest(self.numbers.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def refuse(self, _request: Request, error: HTTPException) -> Response:
-        self.numbers.requests.labels(error.status_code).inc()
-        return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
-
-    async def fail(self, _request: Request, _error: RuntimeError) -> Response:
-        self.numbers.requests.labels(500).inc()
-        return JSONResponse({"error": "the network failed; the server's log says how"}, 500)
+        return refusal(error)
 
     def top(self, request: Request) -> int | None:
         text = request.query_params.get("top")
@@ -213,26 +168,28 @@ class _Endpoints:
             return None
         if self.model.task.kind == "regression":
             raise HTTPException(400, "top is for classes and labels, and this model predicts numbers")
-        if not text.isascii() or not text.isdigit() or int(text) < 1:
-            raise HTTPException(400, f"top is a whole number from 1, not {text!r}")
+        if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < 1:
+            shown = text if len(text) < 40 else f"{text[:40]}..."
+            raise HTTPException(400, f"top is a whole number from 1, not {shown!r}")
         return int(text)
 
-    async def body(self, request: Request) -> str | bytes:
-        """Return the picture's bytes or the text."""
-        self.check_type(request.headers.get("content-type", ""))
+    async def body(self, request: Request, share: Share) -> bytearray:
+        """Return the picture's bytes or the text's."""
         most, body = self.limits.max_request_bytes, bytearray()
+        too_large = HTTPException(413, f"more than {most:,} bytes, which is the limit")
         if int(request.headers.get("content-length", "0")) > most:
-            raise HTTPException(413, f"more than {most:,} bytes, which is the limit")
-        async for piece in request.stream():
-            body += piece
-            if len(body) > most:
-                raise HTTPException(413, f"more than {most:,} bytes, which is the limit")
-        if not self.model.is_text_model:
-            return bytes(body)
+            raise too_large
         try:
-            return body.decode()
-        except UnicodeDecodeError as error:
-            raise HTTPException(422, f"cannot read this text: {error}") from None
+            async with asyncio.timeout(self.limits.body_seconds):
+                async for piece in request.stream():
+                    body += piece
+                    if len(body) > most:
+                        raise too_large
+                    share.resize(len(body))
+        except TimeoutError:
+            why = f"the body took longer than {self.limits.body_seconds:g} s, which is the limit"
+            raise HTTPException(408, why, {"Connection": "close"}) from None
+        return body
 
     def check_type(self, header: str) -> None:
         kind = header.partition(";")[0].strip().lower()
@@ -241,6 +198,33 @@ class _Endpoints:
             pictures = "image/jpeg (or another image/...) or application/octet-stream"
             wanted = "text/plain" if self.model.is_text_model else pictures
             raise HTTPException(415, f"Content-Type is {kind or 'missing'}; send the body as {wanted}")
+
+
+def _prepare(model: Model, read: Any) -> Any:
+    """Return what `transform` returns of a text, or of a picture at each scale."""
+    return transform(model, lambda side: read if isinstance(read, str) else read[side])
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Prediction]) -> Prediction:
+    """Wait for an answer; where the client leaves before, drop the work that has not begun.
+
+    Raises:
+        ClientDisconnect: it left.
+    """
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = asyncio.ensure_future(work), asyncio.ensure_future(left())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise ClientDisconnect
+        return tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -252,21 +236,37 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
         raise UserError(f"cannot listen at {host}, port {port}: {why}; --host and --port choose others") from None
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _say(_logger: Any, level: str, event: EventDict) -> EventDict:
+    """Write an event on standard error; nothing is kept of it, for a server lives long."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"ftcore: {level}: {format_event(event)}\n")
+        sys.stderr.flush()
+    raise structlog.DropEvent
 
 
 def serve(app: Starlette, listening: socket.socket) -> None:
-    """Answer until SIGINT or SIGTERM; what was asked by then is answered still."""
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=10)
+    """Answer what `application` returned until SIGINT or SIGTERM; what was asked by then is answered still."""
+    structlog.configure(processors=[structlog.processors.add_log_level, _say], cache_logger_on_first_use=False)
+    limits = app.state.limits
+    connections, waiting = room_for_connections(limits.max_connections)
+    if connections < limits.max_connections:
+        allowed = f"{connections} connections at a time, not {limits.max_connections}"
+        structlog.get_logger().warning(f"{allowed}: this process may open no more files (ulimit -n)")
+    protocol: Any = partial(Connection, limits=evolve(limits, max_connections=connections), numbers=app.state.numbers)
+    config = uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        log_level="critical",  # `Guard` says what goes wrong, in one line
+        access_log=False,
+        server_header=False,
+        backlog=waiting,
+        timeout_graceful_shutdown=round(limits.grace_seconds),
+    )
     with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again when all is answered
         uvicorn.Server(config).run(sockets=[listening])
