@@ -125,7 +125,9 @@ async def post(
 
 async def load_server(port: int, body: bytes, seconds: float, pause: float) -> tuple[list[float], Counter[bytes]]:
     """Let every client post, each `pause` seconds after it was to post last, or at once: times, statuses."""
-    head = f"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     request, times, statuses = head.encode() + body, list[float](), Counter[bytes]()
     began = time.perf_counter()
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from importlib import metadata
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,9 +16,10 @@ from safetensors.torch import save_file
 
 from ftcore.checkpoints.atomic import write_file
 from ftcore.data.decoded_cache import DEFAULT_GB
+from ftcore.errors import UserError
 from ftcore.model import freezing
 from ftcore.plugins.libraries import library_versions
-from ftcore.system.user_cache import cache_folder, open_private, seal, warn_unusable
+from ftcore.system.user_cache import cache_folder, open_private, reserve, seal, warn_unusable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,3 +133,22 @@ def _seal(file: Path, *tensors: Tensor) -> str:
     arrays: list[Any] = [tensor.contiguous().view(torch.uint8).numpy() for tensor in tensors]
     facts = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors]
     return seal(f"{file.name} {facts}".encode(), *arrays).hex()
+
+
+def allocate(like: Tensor, rows: int, *, in_memory: bool) -> Tensor:
+    """Make a tensor of so many rows, in main memory or in a file that nobody else sees, gone with the process.
+
+    Raises:
+        UserError: the disk has no room for it, as is found out before anything is written.
+    """
+    shape, dtype = (rows, *like.shape[1:]), like.dtype
+    if in_memory:
+        return torch.empty(shape, dtype=dtype)
+    count = torch.Size(shape).numel()
+    try:
+        with NamedTemporaryFile(dir=cache_folder()) as file:
+            reserve(file.fileno(), count * dtype.itemsize)
+            return torch.from_file(file.name, shared=True, size=count, dtype=dtype).view(shape)
+    except OSError as error:
+        hint = "--set train.precompute=never computes it in each epoch"
+        raise UserError(f"no room for what is computed once of each image: {error}; {hint}") from None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 import time
 from functools import partial
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -21,7 +20,7 @@ from ftcore.console import print_progress
 from ftcore.data.batch_sharding import gather_batch, rank_slice
 from ftcore.data.loader import Batch, EpochSampler
 from ftcore.errors import UserError
-from ftcore.system.user_cache import cache_folder, reserve
+from ftcore.system.user_cache import cache_folder
 from ftcore.types.data import identity
 
 from . import cache as frozen_features_cache
@@ -123,7 +122,7 @@ class FeatureStore:
             on_boundary()
             own = self.compute(batch.images), batch.targets
             rows = [gather_batch(tensor, len(batch.indices), self.placement).cpu() for tensor in own]
-            kept = kept or [_allocate(tensor, count, in_memory=self.in_memory) for tensor in rows]
+            kept = kept or [frozen_features_cache.allocate(tensor, count, in_memory=self.in_memory) for tensor in rows]
             for tensor, part in zip(kept, rows, strict=True):
                 tensor[start : start + len(part)] = part
             start += len(batch.indices)
@@ -286,22 +285,3 @@ def _shortage(size: int) -> str:
     free = shutil.disk_usage(folder).free if folder else 0
     full = size > MAX_IN_MEMORY_BYTES and free < size
     return f"it takes {size / 1e9:.1f} GB, and {folder or 'the cache'} has {free / 1e9:.1f} GB free" if full else ""
-
-
-def _allocate(like: Tensor, rows: int, *, in_memory: bool) -> Tensor:
-    """Make a tensor of so many rows, in main memory or in a file that nobody else sees, gone with the process.
-
-    Raises:
-        UserError: the disk has no room for it, as is found out before anything is written.
-    """
-    shape, dtype = (rows, *like.shape[1:]), like.dtype
-    if in_memory:
-        return torch.empty(shape, dtype=dtype)
-    count = torch.Size(shape).numel()
-    try:
-        with NamedTemporaryFile(dir=cache_folder()) as file:
-            reserve(file.fileno(), count * dtype.itemsize)
-            return torch.from_file(file.name, shared=True, size=count, dtype=dtype).view(shape)
-    except OSError as error:
-        hint = "--set train.precompute=never computes it in each epoch"
-        raise UserError(f"no room for what is computed once of each image: {error}; {hint}") from None
