@@ -25,6 +25,8 @@ HARMLESS = {"UnpicklingError", "dumps", "cpu_count"}
 """Writing executes nothing; `plugins check` reads what it wrote a moment before in a process of its own."""
 OBJECTS = {"all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list", "recv_object_list"}
 """Of `torch.distributed`: they unpickle what another process sends."""
+EXECUTES_ITS_OWN = {"core/ftcore/inference/library_network.py": ["exec"]}
+"""The lines that an export prints, of a network that a plugin has built by that name: they are tried before."""
 CALLS = {"eval", "exec", "compile", "__import__", "system", "popen"}
 
 
@@ -74,7 +76,7 @@ def test_nothing_executes_what_a_file_says() -> None:
     found = {str(path.relative_to(ROOT)): list(unsafe(path.read_text(encoding="utf-8"))) for path in SOURCES}
 
     assert len(found) > 100
-    assert {path: ways for path, ways in found.items() if ways} == {}
+    assert {path: ways for path, ways in found.items() if ways} == EXECUTES_ITS_OWN
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,7 @@ def changed(folder: Path, run: Path, edit: Any) -> Path:
     (folder / "model").mkdir(parents=True)
     description = json.loads((run / "model" / "model.json").read_text())
     tensors = load_file(run / "model" / "model.safetensors")
+    del description["reference"]  # what the network answered before it was edited
     edit(description, tensors)
     (folder / "model" / "model.json").write_text(json.dumps(description))
     save_file(tensors, folder / "model" / "model.safetensors")

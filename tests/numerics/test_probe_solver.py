@@ -60,7 +60,7 @@ def test_it_is_the_logistic_regression_of_scikit_learn(strength: float, tmp_path
     sets = ("--set", f"probe_solver.C={strength}", "--set", "probe_solver.tol=5e-6")
     result = run(tmp_path / "run", *sets)
     assert result.code == 0, result.err
-    assert "computed once" in result.err
+    assert "feature caching" in result.err
 
     features, targets = seen(tmp_path / "run")
     expected = LogisticRegression(C=strength, tol=1e-10, max_iter=10_000).fit(features, targets)

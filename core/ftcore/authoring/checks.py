@@ -178,7 +178,7 @@ def _same(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
     return some.keys() == others.keys() and all(torch.equal(some[name], others[name]) for name in some)
 
 
-class _SimulatedCrash(Exception):  # noqa: N818 - it is no error
+class _SimulatedCrash(BaseException):
     pass
 
 

@@ -158,6 +158,14 @@ def iterate_with_watchdog(
         thread.join()  # at once; it holds the loader, whose workers would end later than they should
 
 
+def end_workers(loader: DataLoader[Any]) -> None:
+    """End the processes of a loader, if it keeps any: they would live as long as anything that knows the loader."""
+    kept: Any = vars(loader)
+    batches, kept["_iterator"] = kept.get("_iterator"), None
+    if batches is not None:
+        batches._shutdown_workers()  # noqa: SLF001 - torch has no other way but to forget them
+
+
 @contextmanager
 def name_lost_samples(pending_samples: Callable[[], list[str]], watch: WorkerWatchdog | None = None) -> Iterator[None]:
     """Turn errors that the death of a worker causes into one that names the samples.

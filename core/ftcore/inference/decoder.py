@@ -49,7 +49,7 @@ class _Lane:
     def start(self) -> subprocess.Popen[bytes]:
         """Start one more process; it knows nothing of this one but where Python looks for modules."""
         limits = (self.limits.max_request_bytes, self.limits.max_pixels, self.nice)
-        path = json.dumps([place for place in sys.path if place])
+        path = json.dumps([place for place in sys.path if place], allow_nan=False)
         process = subprocess.Popen(
             [sys.executable, "-I", "-c", _CODE, path, *map(str, limits)],
             stdin=subprocess.PIPE,

@@ -28,7 +28,7 @@ _BYTES_A_PIXEL = 24
 
 def write_frame(stream: IO[bytes], facts: dict[str, Any], content: bytes | bytearray = b"") -> None:
     """Write some facts as JSON, and bytes."""
-    text = json.dumps(facts).encode()
+    text = json.dumps(facts, allow_nan=False).encode()
     stream.write(_LENGTHS.pack(len(text), len(content)) + text)
     stream.write(content)
     stream.flush()

@@ -29,7 +29,7 @@ def usage_code(model: Model, file: str) -> list[str]:
     build = model.single.network.backbone.builder_code
     if build is None:
         return []
-    load_weights = f"model.load_state_dict(safetensors.torch.load_file({json.dumps(file)}))"
+    load_weights = f"model.load_state_dict(safetensors.torch.load_file({json.dumps(file, allow_nan=False)}))"
     return ["import safetensors.torch", *build(model.task.outputs), load_weights, "model.eval()"]
 
 

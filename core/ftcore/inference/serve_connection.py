@@ -112,7 +112,7 @@ class Connection(H11Protocol):
             return
         cycle: Any = self.cycle
         if cycle is None or cycle.response_complete or not cycle.response_started:
-            body = json.dumps({"error": message})
+            body = json.dumps({"error": message}, allow_nan=False)
             head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n{headers}"
             self.transport.write(f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n{body}".encode())
         self.numbers.requests.labels(status).inc()

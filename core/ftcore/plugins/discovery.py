@@ -124,7 +124,7 @@ def nearest_plugins(word: str, available: tuple[InstalledPlugin, ...]) -> str:
     known = {plugin.name: plugin for plugin in available}
     plain = word.replace("-", "_").lower()
     exact = [plain] if plain in known else []
-    names = [*load_defaults().SYNONYMS.get(plain, exact)] or get_close_matches(plain, known, n=2, cutoff=0.6)
+    names = [*load_defaults().SYNONYMS.get(plain, exact)] or get_close_matches(plain, known, n=4, cutoff=0.6)
     if not names:
         parts = [part for part in plain.split("_") if len(part) > 3]
         found = {p.name: f"{p.name} {static_facts(p.target).summary}".lower() for p in available}

@@ -195,15 +195,14 @@ def _supervised(
     begun, before = time.monotonic(), progress.seconds + progress.current.seconds
     report: dict[str, Any] = {}
     with handle_signals(second_kills=ready.ranks.world_size == 1) as flags:
-        options = ready.host.config.run
         saver = CheckpointSaver(
             session.folder,
             parts,
             progress,
-            SaveInterval.parse(options.save_every),
+            SaveInterval.parse(ready.host.config.run.save_every),
             flags,
             guarded,
-            background=options.async_save,
+            background=ready.host.config.run.async_save,
         )
         saver.saved = saver.position() if progress.step else None
         ready.host.on_boundary = saver
@@ -225,9 +224,11 @@ def _supervised(
             error = explain_failure(error, session.folder, ready, parts, progress)
             parts.notify(RunFailed(f"{type(error).__name__}: {error}"))
             raise error from None
+        finally:
+            parts.data.close()
         report |= make_report(ready, progress, before + time.monotonic() - begun)
-        report |= {"saves": saver.saved_count, "saving_seconds": saver.seconds}
-        report |= {"observer_errors": guarded.failures.total()}
+        saving = {"saves": saver.saved_count, "saving_seconds": saver.seconds}
+        report |= saving | {"observer_errors": guarded.failures.total()}
         parts.notify(RunEnded(report))
         guarded.raise_error()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import define, field, frozen
 
+from ftcore.data.workers import end_workers
 from ftcore.model import freezing
 from ftcore.types.data import identity
 
@@ -63,6 +64,11 @@ class TrainingData:
     val: EpochLoader
     task: Task
     batch_transforms: Sequence[BatchTransform | BatchImageTransform]
+
+    def close(self) -> None:
+        """End the loader processes."""
+        end_workers(self.train.loader)
+        end_workers(self.val.loader)
 
 
 @frozen(eq=False)

@@ -132,7 +132,7 @@ def start(config: RunConfig) -> TimedRun:
     from ftcore.training.state import Progress
 
     parts = prepare(config).assembly.parts
-    parts = evolve(parts, train_config=evolve(parts.train_config, on_nonfinite="skip", max_nonfinite=10**9))
+    parts = evolve(parts, train_config=evolve(parts.train_config, on_nonfinite="skip", max_nonfinite=10**6))
     start_first_epoch(parts)
     running = TimedRun(parts, batches(parts), config.train.threads, Progress())
     try:

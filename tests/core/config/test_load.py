@@ -223,8 +223,8 @@ def test_a_wrong_plugin_option_is_named_as_it_was_written() -> None:
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 LINE = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=12)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
-COUNTS = st.integers(min_value=1)
-FROM_ZERO = st.integers(min_value=0)
+COUNTS = st.integers(1, 10**6)
+FROM_ZERO = st.integers(0, 10**6)
 STATISTICS = st.none() | NUMBERS | st.lists(NUMBERS).map(tuple)
 
 MODELS = st.builds(
@@ -232,8 +232,8 @@ MODELS = st.builds(
     name=st.none() | TEXT,
     weights=TEXT,
     head=st.none() | TEXT,
-    image_size=st.none() | COUNTS,
-    channels=st.none() | COUNTS,
+    image_size=st.none() | st.integers(1, 65536),
+    channels=st.none() | st.integers(1, 1024),
     mean=STATISTICS,
     std=STATISTICS,
 )
@@ -243,7 +243,7 @@ DATA = st.builds(
     task=st.sampled_from(["classification", "regression"]),
     val_fraction=st.none() | st.floats(0, 1, exclude_min=True, exclude_max=True),
     split_seed=st.none() | FROM_ZERO,
-    folds=st.none() | st.integers(2, 2**31),
+    folds=st.none() | st.integers(2, 10**6),
     fold=st.none() | FROM_ZERO,
     on_corrupt=st.sampled_from(["fail", "skip"]),
     cache=st.sampled_from([None, "ram", "disk"]),
@@ -256,7 +256,7 @@ TRAIN = st.builds(
     accumulate=COUNTS,
     clip_norm=st.floats(min_value=0, allow_infinity=False),
     seed=FROM_ZERO,
-    workers=st.none() | FROM_ZERO,
+    workers=st.none() | st.integers(0, 1024),
     log_every=COUNTS,
     monitor=st.none() | TEXT,
 )

@@ -97,7 +97,7 @@ def test_a_run_of_before_there_was_a_crop_mode_sees_what_it_saw(
     shutil.copytree(photographs / "run" / "model", tmp_path / "model", symlinks=True)
     file = next(tmp_path.rglob("model.json"))
     description = json.loads(file.read_text())
-    del description["input"]["crop_mode"], description["model"]["crop"]
+    del description["input"]["crop_mode"], description["model"]["crop"], description["reference"]
     file.write_text(json.dumps({**description, "input": {**description["input"], "size": size}}))
 
     assert ftcore.load(tmp_path).single.network.spec.crop_mode == mode

@@ -14,6 +14,7 @@ from torchvision.models import get_model
 
 from ftcore import ModelInfo, UserError, hookimpl
 from ftcore.config.load import CliOverrides, load_config
+from ftcore.model import catalog
 from ftcore.model.catalog import count_parameters, filter_models, parse_count, rows_from_cache
 from ftcore.plugins.calls import HookCalls
 from ftcore.plugins.startup import activate
@@ -188,8 +189,8 @@ def test_only_networks_of_at_most_so_many_parameters_are_shown(limit: str, expec
 
 def remember_all_but_toys(cache: Path, parameters: int) -> None:
     known = HookCalls(activate(load_config(None, CliOverrides()))).list_models()
-    cache.parent.mkdir(parents=True)
-    cache.write_text(json.dumps({f"{info.name} of {info.library}": parameters for info in known}), encoding="utf-8")
+    catalog._write_cache({f"{info.name} of {info.library}": parameters for info in known})
+    assert cache.is_file()
 
 
 def test_a_limit_alone_counts_what_is_not_known_yet(cache: Path) -> None:

@@ -218,7 +218,7 @@ def test_the_model_of_the_best_epoch_is_kept(script: type[Peak], best: int, tmp_
     assert same == [epoch == best for epoch in epochs]
     assert json.loads((folder / "model" / "model.json").read_text())["epoch"] == report["best"]["epoch"] == best
     assert (report["epochs"], report["stopped_early"], report["last"]["epoch"]) == (best + 2, True, best + 2)
-    assert "stopped: scripted has not been better" in printed
+    assert "stopped: scripted has not improved" in printed
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == best + 2
 
 

@@ -136,7 +136,7 @@ def test_a_run_that_waits_for_a_first_number_stops_when_its_patience_ends(tmp_pa
     report, printed = run(tmp_path / "run", NanAlways, "train.patience=2")
 
     assert (report["epochs"], report["stopped_early"], report["best"]) == (2, True, {})
-    assert "stopped: score has not been better for train.patience epochs" in printed
+    assert "stopped: score has not improved for train.patience epochs" in printed
 
 
 def test_a_loss_that_is_no_number_is_told_with_what_of_the_network_is_none(parts: TrainingParts) -> None:
