@@ -247,7 +247,7 @@ DATA = st.builds(
     fold=st.none() | FROM_ZERO,
     on_corrupt=st.sampled_from(["fail", "skip"]),
     cache=st.sampled_from([None, "ram", "disk"]),
-    cache_gb=st.none() | st.floats(0, allow_infinity=False, exclude_min=True),
+    cache_gb=st.none() | st.floats(0, 10**6, exclude_min=True),
 )
 TRAIN = st.builds(
     TrainConfig,
