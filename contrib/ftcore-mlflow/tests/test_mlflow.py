@@ -30,6 +30,11 @@ ENDING = """
 import os
 from ftcore import EpochEnded, RunStarted, StepLogged, hookimpl
 from mlflow import MlflowClient
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+def fail(hook):
+    hook.remove()
+    raise RuntimeError("no more")
 
 at, how, save, lose = (os.environ.get(name) for name in ("AT", "HOW", "SAVE", "LOSE"))
 told = 0
@@ -48,7 +53,7 @@ def observe(event):
             if how == "lose":
                 os.killpg(int(os.environ["SERVER"]), 19)
             if how == "fail":
-                raise RuntimeError("no more")
+                hook = register_module_forward_pre_hook(lambda *_: fail(hook))
             if how and how.isdecimal():
                 os.kill(os.getpid(), int(how))
         if str(told) == os.environ.get("BACK"):
@@ -58,7 +63,8 @@ def observe(event):
 def make_observers():
     return [observe]
 """
-"""Behind a number of events, steps and epochs counted together: saves the run, ends it, or loses it on the server."""
+"""Behind a number of events, steps and epochs counted together: saves the run, ends it (by a signal, or an error in the
+next forward pass), or loses it on the server."""
 
 
 def free_port() -> int:
@@ -180,7 +186,7 @@ def test_params_are_the_config_and_artifacts_the_files_of_the_folder(whole: Path
     assert run.data.params["train.epochs"] == "2"
     assert run.data.params["plugin.adamw.betas"] == "[0.9, 0.999]"
     assert run.data.params["plugin.mlflow.uri"] == ""
-    settings = [f"{table}.{key}" for table in ("train", "run", "data", "model") for key in config[table]]
+    settings = [f"{table}.{key}" for table in ("train", "run", "data", "model", "observers") for key in config[table]]
     assert {key for key in run.data.params if not key.startswith("plugin")} == {*settings}
     assert artifacts(run) == {name: (whole / name).read_bytes() for name in ("config.toml", "manifest.json")}
 
@@ -205,7 +211,7 @@ def test_the_model_is_uploaded_where_that_is_wanted(tmp_path: Path) -> None:
     assert found == {f"model/{path.name}": path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize(("save", "at"), [(3, 4), (3, 6), (STEPS, STEPS + 1), (3, 2 * STEPS + 2)])
+@pytest.mark.parametrize(("save", "at"), [(3, 4), (3, 6), (STEPS, STEPS + 1), (3, 2 * STEPS + 1)])
 def test_a_run_that_failed_is_the_same_run_and_has_no_step_twice_when_it_is_resumed(
     save: int, at: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
