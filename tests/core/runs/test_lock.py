@@ -29,14 +29,14 @@ with lock_run_folder(Path(sys.argv[1])):
         child = os.fork()
         if not child:
             if last:
+                print(os.getpid(), flush=True)
                 time.sleep(60)
             break
         last or os.waitpid(child, 0)
     else:
-        print(child, flush=True)
         time.sleep(60)
 """
-"""Holds a folder, lets one child leave the block, keeps another, and says which."""
+"""Holds a folder, lets one child leave the block, and keeps another, which says that it has come to life."""
 
 
 @pytest.fixture
