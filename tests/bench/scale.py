@@ -21,7 +21,7 @@ from data import indexed  # type: ignore[import-not-found]
 from sklearn.metrics import accuracy_score, f1_score
 from torch.utils.data import BatchSampler, RandomSampler
 
-from ftcore import Task
+from ftcore import RunConfig, Task
 from ftcore.data.loader import EpochSampler
 from ftcore_plugins.metrics.builtin import ClassMetrics
 
@@ -70,7 +70,7 @@ def measuring(classes: int) -> None:
     torch.manual_seed(0)
     outputs, targets = torch.randn(SAMPLES, classes), torch.randint(classes, (SAMPLES,))
     task = Task(kind="classification", names=tuple(map(str, range(classes))))
-    metrics: Any = ClassMetrics().make_metrics(task)
+    metrics: Any = ClassMetrics().make_metrics(task, RunConfig())
 
     def ours() -> None:
         for metric in metrics.values():

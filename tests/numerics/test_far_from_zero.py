@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from sklearn import metrics as reference
 
-from ftcore import BatchEvaluated, Task
+from ftcore import BatchEvaluated, RunConfig, Task
 from ftcore.testing import invoke
 from ftcore_plugins.metrics.builtin import RegressionMetrics
 from ftcore_plugins.observers.report.regression_statistics import RegressionStatistics
@@ -40,7 +40,7 @@ def task(offset: float, spread: float, targets: int) -> Task:
 
 
 def said(given: Task, predicted: Tensor, true: Tensor) -> dict[str, Any]:
-    made = RegressionMetrics().make_metrics(given)
+    made = RegressionMetrics().make_metrics(given, RunConfig())
     assert made is not None
     for start in range(0, len(true), 64):
         for metric in made.values():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn import metrics as reference
 
-from ftcore import Task
+from ftcore import RunConfig, Task
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.runs.prepared import prepare
 from ftcore.training.evaluation import evaluate
@@ -34,7 +34,7 @@ def outputs_and_targets(parts: TrainingParts) -> tuple[torch.Tensor, np.ndarray[
 def test_class_metrics_equal_those_of_scikit_learn() -> None:
     generator = np.random.default_rng(0)
     scores, targets = generator.normal(size=(60, 3)), np.array([0] * 40 + [1] * 15 + [2] * 5)
-    made = ClassMetrics().make_metrics(CLASSES)
+    made = ClassMetrics().make_metrics(CLASSES, RunConfig())
     assert made is not None
     for chosen in (slice(0, 50), slice(50, 60)):
         for metric in made.values():
@@ -51,7 +51,7 @@ def test_of_many_classes_f1_is_scikit_learns_and_no_matrix_is_written() -> None:
     generator = np.random.default_rng(0)
     scores, targets = generator.normal(size=(900, 300)), generator.integers(0, 300, size=900)
     scores[np.arange(900), targets] += generator.uniform(0, 7, size=900)
-    made = ClassMetrics().make_metrics(Task("classification", tuple(map(str, range(300)))))
+    made = ClassMetrics().make_metrics(Task("classification", tuple(map(str, range(300)))), RunConfig())
     assert made is not None
     for start in range(0, 900, 64):
         for metric in made.values():
@@ -90,7 +90,7 @@ def test_a_regressions_evaluation_is_in_the_targets_own_unit() -> None:
 
 
 def test_regression_metrics_have_one_target() -> None:
-    made = RegressionMetrics().make_metrics(Task("regression", ("age",), mean=(40.0,), std=(9.0,)))
+    made = RegressionMetrics().make_metrics(Task("regression", ("age",), mean=(40.0,), std=(9.0,)), RunConfig())
     assert made is not None
     for metric in made.values():
         metric.update(torch.tensor([[1.0], [4.0]]), torch.tensor([[2.0], [6.0]]))
@@ -101,8 +101,8 @@ def test_regression_metrics_have_one_target() -> None:
 
 
 def test_metrics_answer_only_for_their_own_task() -> None:
-    assert ClassMetrics().make_metrics(Task("regression", ("age",), mean=(0.0,), std=(1.0,))) is None
-    assert RegressionMetrics().make_metrics(CLASSES) is None
+    assert ClassMetrics().make_metrics(Task("regression", ("age",), mean=(0.0,), std=(1.0,)), RunConfig()) is None
+    assert RegressionMetrics().make_metrics(CLASSES, RunConfig()) is None
 
 
 def test_a_new_evaluation_forgets_the_one_before() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 
-from ftcore import Context, Task
+from ftcore import Context, RunConfig, Task
 from ftcore.testing import invoke
 from ftcore_plugins.losses.bce import BinaryCrossEntropy, BinaryCrossEntropyConfig
 from ftcore_plugins.metrics.builtin import MultilabelMetrics
@@ -162,7 +162,7 @@ def test_several_numbers_are_learnt_each_in_its_own_unit(tmp_path: Path) -> None
 
 def test_f1_takes_outputs_near_zero_for_outputs() -> None:
     outputs, targets = torch.tensor([[0.3, -0.2], [0.4, 0.1]]), torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-    made = MultilabelMetrics().make_metrics(Task("multilabel", ("a", "b"), (2, 1), 2))
+    made = MultilabelMetrics().make_metrics(Task("multilabel", ("a", "b"), (2, 1), 2), RunConfig())
     assert made is not None
 
     for part in range(2):

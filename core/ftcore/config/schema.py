@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen, validators
 
+from .validators import check_count, check_few, check_not_negative, check_save_interval, check_sides
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-
-_not_negative: Any = validators.ge(0)
-_count: Any = [validators.gt(0), validators.le(10**6)]
-_few: Any = [validators.gt(0), validators.le(1024)]
-
-
-def _check_sides(_instance: Any, attribute: Any, size: int | tuple[int, int]) -> None:
-    sides = (size,) if isinstance(size, int) else size
-    if min(sides) <= 0 or max(sides) > 2**16:
-        raise ValueError(f"'{attribute.name}' must be > 0 and <= {2**16}: {size}")
 
 
 @frozen
@@ -42,9 +32,9 @@ class ModelConfig:
     name: str | None = None
     weights: str = "default"
     head: str | None = None
-    image_size: int | tuple[int, int] | None = field(default=None, validator=validators.optional(_check_sides))
+    image_size: int | tuple[int, int] | None = field(default=None, validator=validators.optional(check_sides))
     crop: Literal["center", "squash", "pad"] | None = None
-    channels: int | None = field(default=None, validator=validators.optional(_few))
+    channels: int | None = field(default=None, validator=validators.optional(check_few))
     mean: float | tuple[float, ...] | None = None
     std: float | tuple[float, ...] | None = None
 
@@ -78,12 +68,12 @@ class DataConfig:
     val_fraction: float | None = field(
         default=None, validator=validators.optional([validators.gt(0.0), validators.lt(1.0)])
     )
-    split_seed: int | None = field(default=None, validator=validators.optional(_not_negative))
+    split_seed: int | None = field(default=None, validator=validators.optional(check_not_negative))
     folds: int | None = field(default=None, validator=validators.optional(validators.ge(2)))
-    fold: int | None = field(default=None, validator=validators.optional(_not_negative))
+    fold: int | None = field(default=None, validator=validators.optional(check_not_negative))
     on_corrupt: Literal["fail", "skip"] = "fail"
     cache: Literal["ram", "disk"] | None = None
-    cache_gb: float | None = field(default=None, validator=validators.optional(_count))
+    cache_gb: float | None = field(default=None, validator=validators.optional(check_count))
 
 
 @frozen
@@ -113,30 +103,32 @@ class TrainConfig:
         threads: of the processor, for the network's arithmetic; by default torch's choice, and no more than the cores
             that this process may use (affinity, cgroup). Part of the result: sums of other lengths round differently.
         log_every: optimizer steps between two loss values for observers.
+        metrics: more validation metrics, e.g. ``auroc``, ``top5``, ``recall[CLASS]``, beside the default ones.
         monitor: name of the validation metric that decides which epoch is best; by default the first.
         patience: epochs in a row without a better monitored metric after which the run stops; 0 disables.
         min_delta: by how much the metric must be better to count for `patience`.
     """
 
-    epochs: int = field(default=10, validator=_count)
-    batch_size: int = field(default=32, validator=_count)
-    eval_batch_size: int | None = field(default=None, validator=validators.optional(_count))
-    accumulate: int = field(default=1, validator=_count)
-    clip_norm: float = field(default=0.0, validator=_not_negative)
-    clip_value: float = field(default=0.0, validator=_not_negative)
-    clip_adaptive: float = field(default=0.0, validator=_not_negative)
+    epochs: int = field(default=10, validator=check_count)
+    batch_size: int = field(default=32, validator=check_count)
+    eval_batch_size: int | None = field(default=None, validator=validators.optional(check_count))
+    accumulate: int = field(default=1, validator=check_count)
+    clip_norm: float = field(default=0.0, validator=check_not_negative)
+    clip_value: float = field(default=0.0, validator=check_not_negative)
+    clip_adaptive: float = field(default=0.0, validator=check_not_negative)
     on_nonfinite: Literal["stop", "skip"] = "stop"
     on_oom: Literal["stop", "halve"] = "stop"
-    max_nonfinite: int | None = field(default=None, validator=validators.optional(_count))
-    seed: int = field(default=0, validator=_not_negative)
+    max_nonfinite: int | None = field(default=None, validator=validators.optional(check_count))
+    seed: int = field(default=0, validator=check_not_negative)
     precompute: Literal["auto", "always", "never"] = "auto"
-    views: int | None = field(default=None, validator=validators.optional(_count))
-    workers: int | None = field(default=None, validator=validators.optional([_not_negative, validators.le(1024)]))
-    threads: int | None = field(default=None, validator=validators.optional(_few))
-    log_every: int = field(default=10, validator=_count)
+    views: int | None = field(default=None, validator=validators.optional(check_count))
+    workers: int | None = field(default=None, validator=validators.optional([check_not_negative, validators.le(1024)]))
+    threads: int | None = field(default=None, validator=validators.optional(check_few))
+    log_every: int = field(default=10, validator=check_count)
+    metrics: tuple[str, ...] = ()
     monitor: str | None = None
-    patience: int = field(default=0, validator=_not_negative)
-    min_delta: float | None = field(default=None, validator=validators.optional(_not_negative))
+    patience: int = field(default=0, validator=check_not_negative)
+    min_delta: float | None = field(default=None, validator=validators.optional(check_not_negative))
 
     @property
     def effective_eval_batch_size(self) -> int:
@@ -155,15 +147,6 @@ class TrainConfig:
             raise ValueError("min_delta needs patience > 0")
 
 
-SAVE_INTERVAL = re.compile(r"([1-9]\d{0,8}) (step|minute|epoch)s?")
-"""The form of `run.save_every`."""
-
-
-def _check_every(_instance: Any, _attribute: Any, text: str) -> None:
-    if not SAVE_INTERVAL.fullmatch(text):
-        raise ValueError(f"a number of steps, minutes or epochs, such as '500 steps' or '1 epoch', not {text!r}")
-
-
 @frozen
 class RunSection:
     """The ``[run]`` section.
@@ -177,8 +160,8 @@ class RunSection:
     """
 
     folder: str | None = None
-    keep: int = field(default=2, validator=_count)
-    save_every: str = field(default="1 epoch", validator=_check_every)
+    keep: int = field(default=2, validator=check_count)
+    save_every: str = field(default="1 epoch", validator=check_save_interval)
     async_save: bool = False
 
 

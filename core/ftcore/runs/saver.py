@@ -12,7 +12,7 @@ import torch
 from attrs import define, evolve, field, frozen
 
 from ftcore.checkpoints.checkpoint import checkpoint_dir
-from ftcore.config.schema import SAVE_INTERVAL
+from ftcore.config.validators import SAVE_INTERVAL
 from ftcore.errors import UserError
 from ftcore.system.signals import StoppedBySignal
 from ftcore.types.events import CheckpointSaved

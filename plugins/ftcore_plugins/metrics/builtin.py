@@ -9,7 +9,7 @@ from ftcore import hookimpl
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ftcore import Task
+    from ftcore import RunConfig, Task
 
 
 MAX_CONFUSION_CLASSES = 200
@@ -23,7 +23,7 @@ class ClassMetrics:
     """
 
     @hookimpl
-    def make_metrics(self, task: Task) -> Mapping[str, Any] | None:
+    def make_metrics(self, task: Task, config: RunConfig) -> Mapping[str, Any] | None:
         """Answer for classification."""
         if task.kind != "classification":
             return None
@@ -32,13 +32,26 @@ class ClassMetrics:
         from .multiclass import F1, ConfusionMatrix
 
         classes = task.outputs
-        metrics = {"accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False), "f1": F1(classes)}
-        return metrics | ({"confusion_matrix": ConfusionMatrix(classes)} if classes <= MAX_CONFUSION_CLASSES else {})
+        metrics: dict[str, Any] = {
+            "accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False),
+            "f1": F1(classes),
+        }
+        metrics |= {"confusion_matrix": ConfusionMatrix(classes)} if classes <= MAX_CONFUSION_CLASSES else {}
+        return _with_named(metrics, task, config)
 
 
 def _unmonitored(metric: type[Any]) -> type[Any]:
     """Make a metric that gives several numbers, so that it cannot be monitored."""
     return type(metric.__name__, (metric,), {"higher_is_better": None})
+
+
+def _with_named(metrics: Mapping[str, Any], task: Task, config: RunConfig) -> Mapping[str, Any]:
+    """Add those that ``train.metrics`` and ``train.monitor`` name."""
+    if not (config.train.metrics or config.train.monitor):
+        return metrics
+    from .named import make_named
+
+    return {**metrics, **make_named(config.train.metrics, config.train.monitor, task, metrics)}
 
 
 class MultilabelMetrics:
@@ -48,37 +61,40 @@ class MultilabelMetrics:
     """
 
     @hookimpl
-    def make_metrics(self, task: Task) -> Mapping[str, Any] | None:
+    def make_metrics(self, task: Task, config: RunConfig) -> Mapping[str, Any] | None:
         """Answer for several labels."""
         if task.kind != "multilabel":
             return None
         from .multilabel import F1, AveragePrecision, AveragePrecisionOfEach, Thresholds
 
         labels = task.outputs
-        return {
+        metrics = {
             "average_precision": AveragePrecision(labels),
             "f1": F1(labels, average="macro", validate_args=False),
             "average_precision_of_each": AveragePrecisionOfEach(labels),
             "f1_of_each": _unmonitored(F1)(labels, average="none", validate_args=False),
             "thresholds": Thresholds(labels),
         }
+        return _with_named(metrics, task, config)
 
 
 class RegressionMetrics:
     """RMSE and MAE in the target's own unit, and R2; for several targets, R2 is their mean and comes first."""
 
     @hookimpl
-    def make_metrics(self, task: Task) -> Mapping[str, Any] | None:
+    def make_metrics(self, task: Task, config: RunConfig) -> Mapping[str, Any] | None:
         """Answer for regression."""
         if task.kind != "regression":
             return None
         from .regression import R2, MeanAbsoluteError, R2OfEach, RootMeanSquaredError
 
         if task.outputs == 1:
-            return {"rmse": RootMeanSquaredError(task), "mae": MeanAbsoluteError(task), "r2": R2(task)}
-        return {
+            metrics = {"rmse": RootMeanSquaredError(task), "mae": MeanAbsoluteError(task), "r2": R2(task)}
+            return _with_named(metrics, task, config)
+        metrics = {
             "r2": R2(task),
             "rmse": _unmonitored(RootMeanSquaredError)(task),
             "mae": _unmonitored(MeanAbsoluteError)(task),
             "r2_of_each": R2OfEach(task),
         }
+        return _with_named(metrics, task, config)

@@ -9,7 +9,6 @@ import pytest
 
 from ftcore.config.schema import (
     RESERVED,
-    SAVE_INTERVAL,
     SECTIONS,
     DataConfig,
     ModelConfig,
@@ -17,6 +16,7 @@ from ftcore.config.schema import (
     RunSection,
     TrainConfig,
 )
+from ftcore.config.validators import SAVE_INTERVAL
 
 REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (TrainConfig, {"clip_norm": 1.0, "clip_value": 0.5}, "one way to clip at most, not clip_norm and clip_value"),
