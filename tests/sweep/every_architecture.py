@@ -174,12 +174,12 @@ def _pool(workers: int | None) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers or os.cpu_count(), mp_context=multiprocessing.get_context("spawn"))
 
 
-def sweep(pattern: str = "*", workers: int | None = None, every: int = 1) -> list[Found]:
-    """Try all architectures that match, or one of every so many, in several processes."""
+def sweep(pattern: str = "*", workers: int | None = None, every: int = 1, first: int = 0) -> list[Found]:
+    """Try all architectures that match, or one of every so many from the first on, in several processes."""
     known = _calls("timm/resnet18").list_models()
     wanted = [info.name for info in filter_models(known, pattern)]
     with _pool(workers) as pool:
-        return list(pool.map(look, wanted[::every], chunksize=8))
+        return list(pool.map(look, wanted[first::every], chunksize=8))
 
 
 def summary(found: list[Found]) -> list[str]:

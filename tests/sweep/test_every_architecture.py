@@ -6,6 +6,7 @@ import importlib.util
 import math
 import os
 import sys
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,8 +94,11 @@ FAMILIES = (
 """The smallest network of each of timm's model files, up to 13 million parameters; and of torchvision's."""
 
 
-EVERY = int(os.environ.get("FTCORE_SWEEP_EVERY", "4"))
+EVERY = int(os.environ.get("FTCORE_SWEEP_EVERY", "8"))
 """The sweep looks at one architecture of so many; at all of them with 1."""
+
+FIRST = int(os.environ.get("FTCORE_SWEEP_FIRST", date.today().toordinal())) % EVERY
+"""The first of them: another one each day, so that all are looked at in as many days."""
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +118,11 @@ def script() -> ModuleType:
 @pytest.mark.slow
 @pytest.mark.timeout(6000 / EVERY)
 def test_every_architecture_of_timm_and_torchvision(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    found = script.sweep(every=EVERY)
+    found = script.sweep(every=EVERY, first=FIRST)
 
     with capsys.disabled():
-        sys.stderr.write("\n" + "\n".join(script.summary(found)) + "\n")
+        repeat = f"FTCORE_SWEEP_EVERY={EVERY} FTCORE_SWEEP_FIRST={FIRST} looks at these"
+        sys.stderr.write("\n" + "\n".join([*script.summary(found), repeat]) + "\n")
     assert len(found) > 1200 / EVERY
     assert [f.name for f in found if f.head or f.frozen] == []
     assert sum(f.norms for f in found) > 700 / EVERY
