@@ -92,6 +92,7 @@ EXCEPTIONS = {
     "plugins/losses/soft_f1": "numerics/test_metric_losses.py",
     "plugins/losses/weighted_cross_entropy": "numerics/test_weighted_ce.py",
     "plugins/metrics/builtin": "numerics/test_metrics.py",
+    "plugins/metrics/aliases": "plugins/metrics/test_named.py",
     "plugins/metrics/class_scores": "plugins/metrics/test_named.py",
     "plugins/metrics/label_scores": "plugins/metrics/test_named.py",
     "plugins/metrics/number_scores": "plugins/metrics/test_named.py",

@@ -149,7 +149,8 @@ def make_metrics(task: Task, config: RunConfig, ctx: Context) -> Mapping[str, An
     All answers are used, those of default plugins first. The first metric is monitored unless ``train.monitor`` names
     another. A value that is not finite is never the best. A metric that some splits cannot have says so before training
     if it has a method ``undefined_for``: targets (N,) or (N, K) of a split -> places of the labels or targets for which
-    there is no value.
+    there is no value. One that is the share of images that are right says so by an attribute ``is_proportion = True``,
+    and gets Wilson's interval; others get that of a bootstrap.
     """
 
 

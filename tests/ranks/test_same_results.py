@@ -17,6 +17,7 @@ from ftcore.data.loader import EpochSampler, TransformedDataset, chunk, make_bat
 from ftcore.distributed.rendezvous import process_session
 from ftcore.model.freezing import state_digest
 from ftcore.runs.prepared import prepare
+from ftcore.testing import image_folder
 from ftcore.training.evaluation import evaluate
 from ftcore.training.loop import train_epoch
 from ftcore.training.state import Progress
@@ -175,3 +176,20 @@ def test_validation_counts_every_image_once_whatever_is_left_over(tmp_path: Path
             assert sum(map(sum, together["confusion_matrix"])) == number
             assert together["confusion_matrix"] == alone["confusion_matrix"]
             assert together["loss"] == pytest.approx(alone["loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize("plugin", ["ddp", "fsdp"])
+def test_the_test_split_is_measured_as_by_one_process(plugin: str, tmp_path: Path) -> None:
+    for split, number in (("train", 8), ("val", 4), ("test", 5)):
+        image_folder(tmp_path / "photos" / split, per_class=number)
+    found = []
+    for ranks in (1, 2):
+        folder = tmp_path / f"run{ranks}"
+        job = ("run", tmp_path / "photos", "--model", "digits/cnn", "--plugin", "sgd,freeze_norm", "--out", folder)
+        more = ("--plugin", plugin, "--device", "cpu") if ranks > 1 else ()
+        assert run(*job, "--epochs", "2", *more, ranks=ranks, log=folder) == [0] * ranks, messages(folder, ranks)
+        found.append(json.loads((folder / "test.json").read_text())["run"])
+    one, two = found
+    assert two["confusion_matrix"] == one["confusion_matrix"]
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    assert two["intervals"] == one["intervals"]

@@ -212,11 +212,17 @@ def evaluate(run: Path, source: str | None, split: str | None, *, tta: bool, as_
       ftcore evaluate runs/first --data test/ --json
     """
     from ftcore.inference import evaluate as evaluating
+    from ftcore.runs.measured_test import count_evaluation
+    from ftcore.training.intervals import MeasuredOutputs, intervals
 
     evaluation = evaluating.prepare(run, source, split)
-    metrics = evaluating.compute_metrics(evaluation, tta=tta)
-    values = evaluating.to_dict(run, evaluation, metrics, tta=tta)
-    print_result(*evaluating.tables(evaluation, metrics), values=values, as_json=as_json)
+    seen = MeasuredOutputs()
+    metrics = evaluating.compute_metrics(evaluation, tta=tta, seen=seen)
+    found = intervals(evaluation.metrics, metrics, seen, evaluation.groups)
+    values = evaluating.to_dict(run, evaluation, metrics, tta=tta) | {"intervals": found}
+    if source is None and evaluation.measured.split in {"test", "all"}:
+        count_evaluation(run)
+    print_result(*evaluating.tables(evaluation, metrics, found["metrics"]), values=values, as_json=as_json)
 
 
 @click.command(cls=LoggedCommand)

@@ -41,12 +41,14 @@ class ImageSplit:
         rows: (N,) int64, which of them.
         targets: (N,) int64 class indices, (N, K) uint8 labels, or (N, T) float64 in their own unit.
         side: see `ImageSource.read`.
+        groups: (N,) int64, which images belong together, such as those of a patient; None if each is alone.
     """
 
     images: ImageSource
     rows: Numbers
     targets: Numbers
     side: int | None = None
+    groups: Numbers | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -97,7 +99,11 @@ def make_data(found: LabelledImages, config: RunConfig) -> Data:
         _say_held_out(split, len(rows["test"]), config)
     if left_out:
         structlog.get_logger().warning("images of other splits are left out", images=left_out)
-    parts = {name: ImageSplit(found.images, some, targets[some]) for name, some in rows.items()}
+    groups = None if found.groups is None else np.unique(found.groups, return_inverse=True)[1]
+    parts = {
+        name: ImageSplit(found.images, some, targets[some], groups=None if groups is None else groups[some])
+        for name, some in rows.items()
+    }
     return Data(
         train=parts["train"],
         val=parts["val"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import structlog
 import torch
 from attrs import evolve, frozen
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from ftcore.config.schema import RunConfig
     from ftcore.data.loader import Batch, EpochLoader
+    from ftcore.training.intervals import MeasuredOutputs
     from ftcore.types.data import SampleDataset, Task
     from ftcore.types.distributed import Placement
     from ftcore.types.training import Loss, Precision
@@ -79,6 +81,12 @@ class Evaluation:
     def measured_on(self) -> str:
         """What is measured on, for people: ``12 of 60 pictures of photos, split val``."""
         return f"{self.images} of {self.measured.total} pictures of {self.config.data.source}{self.measured.which}"
+
+    @property
+    def groups(self) -> Any:
+        """(N,) int64, which images belong together; None where that is not known of all."""
+        groups: list[Any] = [getattr(samples, "groups", None) for samples in self.measured.samples]
+        return None if any(some is None for some in groups) else np.concatenate(groups)
 
     def batches(self) -> Iterator[tuple[Batch, ...]]:
         """Yield the same samples as each member wants them."""
@@ -165,12 +173,15 @@ def _loss(calls: HookCalls, task: Task, device: torch.device) -> Loss | None:
 
 
 @torch.inference_mode()
-def compute_metrics(evaluation: Evaluation, *, tta: bool = False) -> dict[str, Any]:
+def compute_metrics(
+    evaluation: Evaluation, *, tta: bool = False, seen: MeasuredOutputs | None = None
+) -> dict[str, Any]:
     """Return ``loss`` and every metric, as the run does after each epoch.
 
     Args:
         evaluation: from `prepare`; can be measured again and again.
         tta: average over each image and its mirror image.
+        seen: keeps what the metrics are shown, for `ftcore.training.intervals.intervals`.
 
     Raises:
         DataError: an image cannot be read; the message names it.
@@ -188,19 +199,26 @@ def compute_metrics(evaluation: Evaluation, *, tta: bool = False) -> dict[str, A
             divisor = loss.denominator(targets)
             total = total + loss.function(outputs, targets) * divisor
             weight = weight + divisor
+        outputs, targets = decode_targets(outputs, model.task), decode_targets(targets, model.task)
+        if seen is not None:
+            seen.add(outputs, targets)
         for metric in evaluation.metrics.values():
-            metric.update(decode_targets(outputs, model.task), decode_targets(targets, model.task))
+            metric.update(outputs, targets)
     found = {name: metric.compute().tolist() for name, metric in evaluation.metrics.items()}
     return {"loss": float(total / weight), **found} if loss else found
 
 
-def tables(evaluation: Evaluation, metrics: Mapping[str, Any]) -> list[Table]:
-    """Show metrics: single numbers, those of each name, and small matrices."""
+def tables(
+    evaluation: Evaluation, metrics: Mapping[str, Any], intervals: Mapping[str, Sequence[float] | None]
+) -> list[Table]:
+    """Show metrics: single numbers with their 95 % intervals, those of each name, and small matrices."""
     names = evaluation.model.task.names
     single = {name: value for name, value in metrics.items() if isinstance(value, float | int)}
     shown = [
         Table(
-            evaluation.measured_on, ("metric", "value"), tuple((name, f"{value:.6g}") for name, value in single.items())
+            evaluation.measured_on,
+            ("metric", "value", "95 % interval"),
+            tuple((name, f"{value:.6g}", format_interval(intervals.get(name))) for name, value in single.items()),
         )
     ]
     several = {name: value for name, value in metrics.items() if name not in single and len(value) == len(names)}
@@ -213,6 +231,11 @@ def tables(evaluation: Evaluation, metrics: Mapping[str, Any]) -> list[Table]:
         lines = ((label, *(f"{number:g}" for number in row)) for label, row in zip(names, value, strict=True))
         shown.append(Table(name, ("", *names), tuple(lines)))
     return shown
+
+
+def format_interval(ends: Sequence[float] | None) -> str:
+    """Spell an interval; nothing where there is none."""
+    return "" if ends is None else f"{ends[0]:.4g} to {ends[1]:.4g}"
 
 
 def to_dict(folder: Path, evaluation: Evaluation, metrics: Mapping[str, Any], *, tta: bool) -> dict[str, Any]:

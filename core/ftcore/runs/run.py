@@ -58,6 +58,14 @@ class _Session:
         """Write down an epoch that is over."""
         self.folder.save_epoch(event, self.progress)
 
+    def finish(self, parts: TrainingParts, saver: CheckpointSaver) -> dict[str, Any]:
+        """Save the last state, then measure the best network on the test split, if there is one, for the report."""
+        from .measured_test import measure_test
+
+        saver.save()
+        saver.wait_pending()
+        return {"test": measure_test(self.folder.path, parts, self.progress, self.ready.ranks, saver)}
+
 
 def fit(
     config: RunConfig, observers: Sequence[Observer] = (), *, expected_manifest: Mapping[str, Any] | None = None
@@ -80,6 +88,7 @@ def fit(
 
         with _supervised(session, observers) as (parts, saver, report):
             loop.fit(parts, session.progress, session.save_epoch, saver, session.frozen_digests)
+            report.update(session.finish(parts, saver))
     return report
 
 
@@ -105,6 +114,7 @@ def resume(
 
         with _supervised(session, observers) as (parts, saver, report):
             loop.fit(parts, session.progress, session.save_epoch, saver, session.frozen_digests)
+            report.update(session.finish(parts, saver))
     return report
 
 
@@ -211,8 +221,6 @@ def _supervised(
             guarded.raise_error()
             with name_lost_samples(lambda: [*parts.data.train.names_in_flight(), *parts.data.val.names_in_flight()]):
                 yield parts, saver, report
-            saver.save()
-            saver.wait_pending()
             guarded.raise_error()
         except StoppedBySignal as stopped:
             parts.notify(RunStopped(str(stopped)))

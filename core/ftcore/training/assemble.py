@@ -74,7 +74,7 @@ def assemble(config: RunConfig, calls: HookCalls, data: Data) -> Assembly:
     learning = freezing.ever_trainable_parameters(model, plan)
     groups = calls.param_groups(learning, model, network.heads, network.backbone)
     optimizer = calls.make_optimizer(groups)
-    train, val = _splits(calls, data, network.transforms, placement)
+    train, val, test = _splits(calls, data, network.transforms, placement)
     steps = -(-len(train) // config.train.accumulate)
     loss = calls.make_loss(data.task)
     if isinstance(loss.function, nn.Module):
@@ -91,7 +91,7 @@ def assemble(config: RunConfig, calls: HookCalls, data: Data) -> Assembly:
     average = calls.make_average(model, placement, config.train.epochs, steps)
     observers = calls.make_observers()
     parts = TrainingParts(
-        data=TrainingData(train, val, data.task, changes),
+        data=TrainingData(train, val, data.task, changes, test),
         placement=placement,
         precision=precision,
         plan=plan,
@@ -133,25 +133,26 @@ def _check_parts(calls: HookCalls, network: Network, parts: TrainingParts) -> No
 
 
 def _splits(calls: HookCalls, data: Data, transforms: Transforms, placement: Placement) -> Any:
-    """Make the loaders of both splits; only training is shuffled and augmented."""
+    """Make the loaders of all splits; only training is shuffled and augmented."""
     config = calls.host.config
     workers = default_workers(placement.device) if config.train.workers is None else config.train.workers
     ranks: Any = {"rank": placement.rank, "world_size": placement.world_size}
-    splits, origin = [], calls.host.origin_of("make_transforms")
-    for split, steps, seed in (("train", transforms.train, config.train.seed), ("val", transforms.evaluate, None)):
-        samples, cache = getattr(data, split), make_image_cache(config, data, split, steps)
+    splits: dict[str, Any] = {"test": None}
+    origin = calls.host.origin_of("make_transforms")
+    for split, images in data.splits.items():
+        samples, train = images, split == "train"
+        steps, seed = (transforms.train, config.train.seed) if train else (transforms.evaluate, None)
+        cache = None if split == "test" else make_image_cache(config, data, split, steps)  # which is read once
         if isinstance(samples, ImageSplit):
             samples = evolve(samples, side=steps.min_decode_side)
         _check_first_target(samples, data.task, calls.makers("build_data"))
         prepared = TransformedDataset(samples, steps, data.task, seed, cache, origin, calls.makers("build_data"))
-        sampling = {**ranks, "weights": data.weights if split == "train" else None}
-        batch_size = config.train.batch_size if split == "train" else config.train.effective_eval_batch_size
-        splits.append(
-            make_batches(
-                prepared, batch_size, workers, placement.device, on_device_transform=transforms.on_device, **sampling
-            )
+        sampling = {**ranks, "weights": data.weights if train else None}
+        batch_size = config.train.batch_size if train else config.train.effective_eval_batch_size
+        splits[split] = make_batches(
+            prepared, batch_size, workers, placement.device, on_device_transform=transforms.on_device, **sampling
         )
-    return tuple(splits)
+    return splits["train"], splits["val"], splits["test"]
 
 
 def _check_first_target(samples: SampleDataset, task: Task, origin: str) -> None:

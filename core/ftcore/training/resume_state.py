@@ -105,10 +105,7 @@ def restore_state(parts: TrainingParts, folder: Path) -> Progress:
         _check_learning(state["learning"], trainable_names(parts, progress.epoch), folder)
         freezing.apply_requires_grad(parts.network, parts.plan, progress.epoch)
         for name, network in networks_to_save(parts, progress).items():
-            if distributed or checkpoint.is_sharded(folder):
-                ShardedReader(folder, name).fill(network.state_dict())
-            else:
-                _load_network(network, folder / f"{name}.safetensors")
+            restore_network(parts, network, folder, name)
         load_optimizer(parts.network, parts.optimization.optimizer, state["optimizer"], folder)
         _load_scheduler(parts.optimization.schedule.scheduler, state["schedule"])
         if parts.optimization.schedule.warmup:
@@ -139,6 +136,18 @@ def _check_learning(then: Mapping[str, list[str]], now: Mapping[str, list[str]],
         other = sorted(set(then[key]) ^ set(now[key]))
         if other:
             raise UserError(f"in {folder} other {what} than in this run: {', '.join(other[:5])}")
+
+
+def restore_network(parts: TrainingParts, network: nn.Module, folder: Path, name: str) -> None:
+    """Give a network of a run, spread over processes or not, the weights of that name in a folder.
+
+    Raises:
+        UserError: they cannot be read, or are of another network.
+    """
+    if parts.placement.sharding is not None or checkpoint.is_sharded(folder):
+        ShardedReader(folder, name).fill(network.state_dict())
+    else:
+        _load_network(network, folder / f"{name}.safetensors")
 
 
 def _load_network(network: nn.Module, file: Path) -> None:

@@ -56,6 +56,7 @@ class TrainingData:
     Attributes:
         train: batches to learn from.
         val: batches to measure on.
+        test: batches to measure on at the end, if there are any.
         task: what is learnt.
         batch_transforms: change each training batch on the device, in turn.
     """
@@ -64,11 +65,12 @@ class TrainingData:
     val: EpochLoader
     task: Task
     batch_transforms: Sequence[BatchTransform | BatchImageTransform]
+    test: EpochLoader | None = None
 
     def close(self) -> None:
         """End the loader processes."""
-        end_workers(self.train.loader)
-        end_workers(self.val.loader)
+        for split in filter(None, (self.train, self.val, self.test)):
+            end_workers(split.loader)
 
 
 @frozen(eq=False)

@@ -27,13 +27,11 @@ class ClassMetrics:
         """Answer for classification."""
         if task.kind != "classification":
             return None
-        from torchmetrics.classification import MulticlassAccuracy
-
-        from .multiclass import F1, ConfusionMatrix
+        from .multiclass import F1, Accuracy, ConfusionMatrix
 
         classes = task.outputs
         metrics: dict[str, Any] = {
-            "accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False),
+            "accuracy": Accuracy(classes, average="micro", validate_args=False),
             "f1": F1(classes),
         }
         metrics |= {"confusion_matrix": ConfusionMatrix(classes)} if classes <= MAX_CONFUSION_CLASSES else {}

@@ -8,10 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassF1Score
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Accuracy(MulticlassAccuracy):
+    """Share of images whose class is the most probable one."""
+
+    is_proportion = True
 
 
 class F1(MulticlassF1Score):

@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from ftcore import UserError
 
 from . import class_scores, label_scores, number_scores
+from .aliases import ALIASES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,39 +24,6 @@ if TYPE_CHECKING:
 
     from ftcore import Task
 
-
-ALIASES = {
-    "acc": "accuracy",
-    "accuracy_micro": "accuracy",
-    "ap": "average_precision",
-    "auc": "auroc",
-    "auprc": "average_precision",
-    "bacc": "balanced_accuracy",
-    "calibration_error": "ece",
-    "cohen_kappa": "kappa",
-    "concordance": "ccc",
-    "cross_entropy": "nll",
-    "f0.5": "fbeta@beta=0.5",
-    "f2": "fbeta@beta=2",
-    "iou": "jaccard",
-    "kappa_quadratic": "qwk",
-    "log_loss": "nll",
-    "macro_accuracy": "balanced_accuracy",
-    "map": "average_precision",
-    "matthews": "mcc",
-    "mean_absolute_error": "mae",
-    "mean_squared_error": "mse",
-    "medae": "median_ae",
-    "ppv": "precision",
-    "prauc": "average_precision",
-    "roc_auc": "auroc",
-    "sensitivity": "recall",
-    "subset_accuracy": "exact_match",
-    "tnr": "specificity",
-    "tpr": "recall",
-    "uar": "balanced_accuracy",
-}
-"""Other names -> that of the catalogue."""
 
 _AVERAGES = ("macro", "micro", "weighted", "samples")
 
@@ -130,6 +98,10 @@ class NamedMetric(Metric):
         columns = targets[:, None] == torch.arange(self.task.outputs) if targets.ndim == 1 else targets > 0.5
         there, others = columns.any(dim=0), (~columns).any(dim=0)
         return [place for place in range(self.task.outputs) if not (there[place] and others[place])]
+
+
+class _Proportion(NamedMetric):
+    is_proportion = True
 
 
 class _LowerIsBetter(NamedMetric):
@@ -216,7 +188,9 @@ def _make(text: str, task: Task) -> tuple[str, Metric]:
         return f"{text} (of {task.outputs} classes: top{task.outputs})", _Unmonitored(score, task)
     down = name.base in _DOWN or name.base in number_scores.ERRORS or name.base == "pinball"
     per_class = name.base in {"auroc", "average_precision"} and name.place is None and name.how != "micro"
-    return text, (_LowerIsBetter if down else NamedMetric)(score, task, per_class=per_class)
+    right = name.base in {"accuracy", "exact_match", "top"} and (name.base, task.kind) != ("accuracy", "multilabel")
+    kind = _LowerIsBetter if down else _Proportion if right else NamedMetric
+    return text, kind(score, task, per_class=per_class)
 
 
 def _forms(base: str, task: Task) -> str:

@@ -94,8 +94,20 @@ class _ConsoleObserver:
             f"{report['seconds']:.1f} s; results saved to {report['folder']}",
             soft_wrap=True,
         )
-        run, test = quote(report["folder"]), " --split test" if report["images"]["test"] else ""
-        self.out.print(f"next: ftcore predict {run} IMAGES, ftcore evaluate {run}{test}", soft_wrap=True)
+        if test := report.get("test"):
+            ends = test["intervals"]["metrics"]
+            shown = [f"{name} {test[name]:.4f}{_interval(ends[name])}" for name in ends]
+            self.out.print(
+                f"test {', '.join(shown)} of {test['images']} images; validation chose the epoch, test did not",
+                soft_wrap=True,
+            )
+        run, split = quote(report["folder"]), " --split test" if report["images"]["test"] else ""
+        following = f"ftcore predict {run} IMAGES, ftcore evaluate {run}{split}, ftcore report {run} --open"
+        self.out.print(f"next: {following}", soft_wrap=True)
+
+
+def _interval(ends: Sequence[float] | None) -> str:
+    return f" [{ends[0]:.4f}, {ends[1]:.4f}]" if ends else ""
 
 
 class _ProgressBars:

@@ -17,6 +17,7 @@ from ftcore.data.targets import probabilities
 from ftcore.inference.evaluate import compute_metrics, prepare
 from ftcore.inference.load import load
 from ftcore.testing import image_folder, invoke
+from ftcore.training.intervals import wilson
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -356,7 +357,9 @@ def test_people_see_tables(run: Path) -> None:
     lines = invoke("evaluate", run).out.splitlines()
 
     assert lines[0] == "180 of 896 pictures of digits:5-9, split val"
-    assert lines[3].split() == ["accuracy", f"{written(run)['accuracy']:.6g}"]
+    assert lines[1].split("  ")[-1].strip() == "95 % interval"
+    low, high = wilson(written(run)["accuracy"], 180)
+    assert lines[3].split() == ["accuracy", f"{written(run)['accuracy']:.6g}", f"{low:.4g}", "to", f"{high:.4g}"]
     matrix = lines[lines.index("confusion_matrix") + 2 :]
     assert [row.split()[1:] for row in matrix[:5]] == [
         [f"{n}" for n in row] for row in written(run)["confusion_matrix"]

@@ -111,7 +111,10 @@ def test_without_a_terminal_there_is_what_was_decided_and_the_result() -> None:
     assert lines[-4].endswith(" 1.0 s, 100 images/s, 0:00:01 left *")
     assert lines[-3].endswith(" 1.0 s, 100 images/s")
     assert lines[-2] == "best accuracy 0.7500 in epoch 1 of 2, 1.0 s; results saved to runs/first"
-    assert lines[-1] == "next: ftcore predict runs/first IMAGES, ftcore evaluate runs/first --split test"
+    assert lines[-1] == (
+        "next: ftcore predict runs/first IMAGES, ftcore evaluate runs/first --split test, "
+        "ftcore report runs/first --open"
+    )
 
 
 def test_the_best_epoch_so_far_has_a_star() -> None:
@@ -136,7 +139,8 @@ def test_the_result_and_what_to_do_next_are_a_line_each_however_long_the_folders
 
     assert elsewhere(report(folder)).splitlines() == [
         f"best accuracy 0.7500 in epoch 1 of 2, 1.0 s; results saved to {folder}",
-        f"next: ftcore predict '{folder}' IMAGES, ftcore evaluate '{folder}' --split test",
+        f"next: ftcore predict '{folder}' IMAGES, ftcore evaluate '{folder}' --split test, "
+        f"ftcore report '{folder}' --open",
     ]
 
 

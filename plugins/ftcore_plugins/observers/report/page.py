@@ -63,7 +63,7 @@ def page(folder: Path, record: Record, epochs: Sequence[Mapping[str, Any]]) -> s
         record: of the run.
         epochs: see `ftcore_plugins.observers.report.record.read_epochs`.
     """
-    manifest = _manifest(folder)
+    manifest = _read_json(folder / "manifest.json")
     settings = _settings(folder)
     best = record.best[-1] if record.best else None
     return _template().render(
@@ -71,7 +71,7 @@ def page(folder: Path, record: Record, epochs: Sequence[Mapping[str, Any]]) -> s
         folder=str(folder),
         subject=_subject(manifest),
         state=_state(record, epochs),
-        figures=_figures(record, epochs, best),
+        figures=[*_figures(record, epochs, best), *_test_figures(record, folder)],
         facts={name: text for name, text in record.facts.items() if name not in SHOWN_ELSEWHERE},
         learning=record.facts.get("trainable parameters", ""),
         curves=curves.epoch_figures(epochs, record.monitor, best),
@@ -90,8 +90,7 @@ def page(folder: Path, record: Record, epochs: Sequence[Mapping[str, Any]]) -> s
     )
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    file = folder / "manifest.json"
+def _read_json(file: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return found
 
@@ -156,6 +155,19 @@ def _figures(record: Record, epochs: Sequence[Mapping[str, Any]], best: int | No
     if record.total_parameters:
         found.append(("trainable", f"{record.trainable_parameters:,}", f"of {record.total_parameters:,} parameters"))
     return found
+
+
+def _test_figures(record: Record, folder: Path) -> list[tuple[str, str, str]]:
+    """Show the monitored metric, or else the first, on the test split, and how often that was looked at."""
+    test: Mapping[str, Any] = record.result.get("test") or {}
+    if not test:
+        return []
+    ends = test["intervals"]["metrics"]
+    name = record.monitor if record.monitor in ends else next(iter(ends), "loss")
+    interval = f", 95 % interval {_four(ends[name][0])} to {_four(ends[name][1])}" if ends.get(name) else ""
+    again = _read_json(folder / "test.json").get("evaluations", 0)
+    looked = f"; measured {again} more times since, so no longer unseen" if again else "; measured once"
+    return [(f"test {name}", _four(test[name]), f"{test['images']} images{interval}{looked}")]
 
 
 def _speed(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:

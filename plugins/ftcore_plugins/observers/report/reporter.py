@@ -73,9 +73,8 @@ class Reporter:
             case CheckpointSaved() if self.epochs:
                 self.write_record()
             case RunEnded(report=result):
-                self.record.result = {
-                    name: result[name] for name in ("epochs", "stopped_early", "seconds", "updates", "skipped_steps")
-                }
+                kept = ("epochs", "stopped_early", "seconds", "updates", "skipped_steps", "test")
+                self.record.result = {name: result[name] for name in kept}
                 self.end("finished")
             case RunFailed(error=text) | RunStopped(message=text):
                 self.end(text)
