@@ -38,6 +38,7 @@ EXCEPTIONS = {
     "core/cli/plugins": COMMANDS,
     "core/cli/run": COMMANDS,
     "core/cli/runs": COMMANDS,
+    "core/cli/series": "core/reports/test_series.py",
     "core/config/validators": "core/config/test_schema.py and core/test_bad_input.py",
     "core/inference/batcher": "core/inference/test_serve.py",
     "core/inference/decoder_process": "core/inference/test_decoder.py",

@@ -21,9 +21,10 @@ from .models import inspect, models
 from .plugins import plugins
 from .run import explain, replay, resume, run
 from .runs import compare, report, runs
+from .series import folds
 
 _SECTIONS = {
-    "Train": (run, resume, explain, find, replay),
+    "Train": (run, folds, resume, explain, find, replay),
     "Data and networks": (check, init, models, inspect),
     "Evaluate and use": (evaluate, predict, serve, export, report),
     "Compare and combine": (runs, compare, ensemble, soup),

@@ -39,6 +39,7 @@ report_json_option = json_option(help="print the report as one JSON object on st
 @click.option("--from", "source", type=PATH, metavar="RUN", help="repeat the run of this folder, in a new one")
 @click.option("--resume", "resumed", type=PATH, metavar="RUN", help="same as `ftcore resume RUN`")
 @click.option("--allow-drift", is_flag=True, help="with --from or --resume: allow changed plugins, libraries or data")
+@click.option("--seeds", type=click.IntRange(2, 1000), metavar="N", help="train N runs with seeds that count up")
 @report_json_option
 @quiet_option
 @rank_options
@@ -66,8 +67,10 @@ def run(
       ftcore run labels.csv --plugin weighted_ce,ema --lr 0.001
       ftcore run config.toml --seed 1 --out runs/seed1
     """
+    seeds = options.pop("seeds")
     if resumed:
-        given = [name for name, value in (options | {"config": config, "from": source}).items() if value]
+        others = {"config": config, "from": source, "seeds": seeds}
+        given = [name for name, value in (options | others).items() if value]
         if set(given) - {"sets"}:
             raise UserError(f"--resume {resumed} goes on with that run as it was begun; leave out {', '.join(given)}")
         sets = options["sets"]
@@ -79,6 +82,11 @@ def run(
         raise UserError(f"--from {source} already says what to run; leave out {config}, or use flags to change it")
     if allow_drift and not source:
         raise UserError("--allow-drift needs --from RUN")
+    if seeds:
+        if source:
+            raise UserError(f"--seeds {seeds} trains new runs, and --from {source} repeats one; leave one out")
+        _train_seeds(load(config, **options), seeds, as_json=as_json)
+        return
     asked, like = load(source / "config.toml" if source else config, **options), None
     if source:
         from attrs import evolve
@@ -92,6 +100,14 @@ def run(
     _print_report(fit(asked, [ctx.obj.observe], expected_manifest=like), as_json=as_json)
 
 
+def _train_seeds(config: RunConfig, count: int, *, as_json: bool) -> None:
+    from ftcore.reports.series import of_seeds
+
+    from .series import train_all
+
+    train_all(config, of_seeds(config, count), as_json=as_json)
+
+
 def run_config(arguments: Sequence[str]) -> RunConfig:
     """Return the configuration that arguments of `ftcore run` mean, without ``--from`` and ``--resume``.
 
@@ -100,7 +116,7 @@ def run_config(arguments: Sequence[str]) -> RunConfig:
         click.UsageError: there is no such flag.
     """
     given = run.make_context("ftcore run", [*arguments]).params
-    own = {"source", "resumed", "allow_drift", "as_json", "quiet", "nproc", "max_restarts"}
+    own = {"source", "resumed", "allow_drift", "seeds", "as_json", "quiet", "nproc", "max_restarts"}
     return load(**{name: value for name, value in given.items() if name not in own})
 
 

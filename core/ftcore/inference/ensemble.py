@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from .load import SavedModel
 
 
-def create_ensemble(runs: Sequence[Path], out: Path, weights: Sequence[float] | None = None) -> None:
+def create_ensemble(
+    runs: Sequence[Path], out: Path, weights: Sequence[float] | None = None, *, check_splits: bool = True
+) -> None:
     """Write an ensemble, which `predict` and `evaluate` take like a run: all that they need of its members is in it.
 
     ``model/`` holds each network's weights, and their descriptions with their shares in one ``model.json``; config and
@@ -32,6 +34,7 @@ def create_ensemble(runs: Sequence[Path], out: Path, weights: Sequence[float] | 
         runs: at least two folders of runs, ensembles or soups. Architecture, input and normalisation may differ.
         out: the folder to write; it may exist if it is empty.
         weights: of each run, > 0; they count in proportion. By default all count the same.
+        check_splits: whether to warn of runs that were validated on other images.
 
     Raises:
         UserError: members that do not belong together, weights that do not fit, or a folder that is not empty.
@@ -46,7 +49,8 @@ def create_ensemble(runs: Sequence[Path], out: Path, weights: Sequence[float] | 
     for run, saved in zip(runs, found, strict=True):
         _check_agree(runs[0], found[0][0].task, run, saved[0].task)
         _require_weight_files(saved)
-    warn_if_splits_differ(runs)
+    if check_splits:
+        warn_if_splits_differ(runs)
     members = [(one, share * one.share) for saved, share in zip(found, shares, strict=True) for one in saved]
     write_derived_model(runs[0], out, lambda aside: _write(aside, members))
 
