@@ -203,19 +203,41 @@ def test_wrap_devices(run_with: RunWith, tmp_path: Path) -> None:
     assert "head.weight" in saved(tmp_path)
 
 
+def test_make_task(run_with: RunWith, tmp_path: Path) -> None:
+    result = run_with(
+        """
+        from ftcore import hookimpl
+        from ftcore_plugins.tasks import Classification
+
+        class Halves(Classification):
+            def decode(self, outputs):
+                return super().decode(outputs) / 2
+
+        @hookimpl
+        def make_task(name):
+            return Halves if name == "classification" else None
+        """
+    )
+    Image.new("L", (8, 8)).save(tmp_path / "black.png")
+    said = invoke("predict", tmp_path / "run", tmp_path / "black.png", "--json").report["values"]
+
+    assert result.report["hooks"]["make_task"] == "hooks"
+    assert sum(said.values()) == pytest.approx(0.5)
+
+
 def test_build_data(run_with: RunWith, tmp_path: Path) -> None:
     result = run_with(
         """
         from PIL import Image
-        from ftcore import Data, Task, hookimpl
-
+        from ftcore import Data, hookimpl
+        from ftcore_plugins.tasks import Classification
         class Shades(list):
             name = "shade {}".format
 
         @hookimpl
         def build_data():
             both = Shades((Image.new("L", (8, 8), 200 * target), target) for target in [0, 1] * 40)
-            return Data(both, both, Task("classification", ("black", "white"), (40, 40)), fingerprint="0" * 64)
+            return Data(both, both, Classification(("black", "white"), (40, 40)), fingerprint="0" * 64)
         """
     )
 

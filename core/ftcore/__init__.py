@@ -13,6 +13,7 @@ from .distributed.ranks import ProcessInfo
 from .errors import DataError, UserError, did_you_mean, format_names, suggestions
 from .hooks import HOOK_API, hookimpl
 from .lazy import lazy
+from .types.abilities import Averaged, Counted, Invertible, Matched, Parsed, Scored, Softened, require
 from .types.context import Context
 from .types.data import (
     BatchImageTransform,
@@ -20,7 +21,6 @@ from .types.data import (
     Data,
     ImageSource,
     SampleDataset,
-    Task,
     Transforms,
     TwoStageTransform,
 )
@@ -39,6 +39,7 @@ from .types.events import (
 )
 from .types.model import Backbone, FreezePlan, HeadSlot, HubExporter, InputSpec, ModelInfo, TokenSpec
 from .types.table import Table
+from .types.task import Fitted, Prediction, SourceTargets, Task
 from .types.training import ForwardPass, Loss, ParamGroup, Precision, Recipe, Regularizer, Schedule, Step, WeightAverage
 
 if TYPE_CHECKING:
@@ -46,28 +47,35 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HOOK_API",
+    "Averaged",
     "Backbone",
     "BatchEvaluated",
     "BatchImageTransform",
     "BatchTransform",
     "CheckpointSaved",
     "Context",
+    "Counted",
     "Data",
     "DataError",
     "EpochEnded",
     "Event",
+    "Fitted",
     "ForwardPass",
     "FreezePlan",
     "HeadSlot",
     "HubExporter",
     "ImageSource",
     "InputSpec",
+    "Invertible",
     "Loss",
+    "Matched",
     "ModelInfo",
     "Observer",
     "ParamGroup",
+    "Parsed",
     "Placement",
     "Precision",
+    "Prediction",
     "ProcessInfo",
     "Recipe",
     "Regularizer",
@@ -78,7 +86,10 @@ __all__ = [
     "RunStopped",
     "SampleDataset",
     "Schedule",
+    "Scored",
     "Sharding",
+    "Softened",
+    "SourceTargets",
     "Step",
     "StepLogged",
     "Table",
@@ -92,6 +103,7 @@ __all__ = [
     "format_names",
     "hookimpl",
     "load",
+    "require",
     "suggestions",
 ]
 

@@ -6,7 +6,8 @@ answer, two plugins that both give one are an error unless ``[hooks]`` puts them
 goes round a hook: it yields once, receives the answer (the list of answers, where all are used) and returns it,
 changed or not.
 
-Hooks run once each, in the order of this file, before the first step; the loop calls none. `list_models` is asked by
+Hooks run once each, in the order of this file, before the first step; the loop calls none. `make_task` is asked by
+`build_data`, and again when a model is read. `list_models` is asked by
 `ftcore models`, and for the nearest names where `build_model` knows none.
 """
 
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 
     from .config.schema import RunConfig
     from .types.context import Context
-    from .types.data import BatchImageTransform, BatchTransform, Data, Task, Transforms
+    from .types.data import BatchImageTransform, BatchTransform, Data, Transforms
     from .types.distributed import Placement
     from .types.events import Observer
     from .types.model import Backbone, FreezePlan, HeadSlot, InputSpec, ModelInfo
+    from .types.task import Task
     from .types.training import Loss, ParamGroup, Precision, Regularizer, Schedule, Step, WeightAverage
 
 
@@ -43,6 +45,15 @@ _hookspec = pluggy.HookspecMarker(PLUGGY_PROJECT)
 
 COLLECT_HOOKS = frozenset({"batch_transforms", "list_models", "make_metrics", "make_observers", "make_regularizers"})
 """Hooks whose answers are all used; every other hook takes one."""
+
+
+@_hookspec
+def make_task(name: str, config: RunConfig, ctx: Context) -> type[Task] | None:
+    """Return the class of a task: what targets, outputs and predictions are, and what is saved of it with the model.
+
+    `name` is what ``data.task`` or a source of data says, or ``model.json`` of a run: answer only for yours. Called by
+    `build_data` through `ctx.make_task`, and whenever a model is loaded.
+    """
 
 
 @_hookspec

@@ -6,6 +6,9 @@ PLUGINS = (
     "timm",
     "torchvision",
     "digits",
+    "classification",
+    "multilabel",
+    "regression",
     "folder",
     "table",
     "plain_transforms",
@@ -137,8 +140,11 @@ STARTER_RECIPES = (
 )
 """Fewer training images per class or label than this, the recipe that `ftcore init` suggests, and why."""
 
-STARTER_IMBALANCE = (4, "weighted_ce", "counts rare classes more")
-"""Images of the largest class over those of the smallest from which `ftcore init` names this plugin, and why."""
+STARTER_IMBALANCE = {"classification": (4, "weighted_ce", "counts rare classes more")}
+"""Task -> images of the largest class over those of the smallest from which `ftcore init` names a plugin, and why."""
+
+TASK = "classification"
+"""What a network is shown for where there are no data."""
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "amp": ("bf16", "fp16"),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import structlog
 import torch
 from attrs import evolve
 from PIL import Image
@@ -26,13 +27,14 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from ftcore import InputSpec
+from ftcore import Context, InputSpec
 from ftcore.config.schema import DataConfig, RunConfig
 from ftcore.data.dataset import PackedStrings, make_data
 from ftcore.data.decoded_cache import make_image_cache
 from ftcore.data.files import ImageFiles, scan_folders
 from ftcore.data.loader import TransformedDataset, make_batches
 from ftcore_plugins.data.image_folder import _labelled
+from ftcore_plugins.tasks import Classification
 from ftcore_plugins.transforms.standard import PlainTransforms
 
 if TYPE_CHECKING:
@@ -59,8 +61,10 @@ def photographs(root: Path, width: int, per_class: int) -> Path:
 def indexed(root: Path) -> Data:
     """Index a folder as `--data` does, without reading headers."""
     config = RunConfig(data=DataConfig(source=str(root), on_corrupt="skip"))
-    labelled = _labelled(root, [found for found in scan_folders(root) if found.path], config, has_splits=False)
-    return make_data(labelled, RunConfig(data=DataConfig(source=str(root))))
+    ctx = Context(root, structlog.get_logger(), make_task=lambda _: Classification)
+    folders = [found for found in scan_folders(root) if found.path]
+    labelled = _labelled(root, folders, config, ctx, has_splits=False)
+    return make_data(labelled, RunConfig(data=DataConfig(source=str(root))), ctx)
 
 
 def ours(data: Data, cache: str | None = None) -> Callable[[], tuple[int, float]]:

@@ -21,9 +21,10 @@ from data import indexed  # type: ignore[import-not-found]
 from sklearn.metrics import accuracy_score, f1_score
 from torch.utils.data import BatchSampler, RandomSampler
 
-from ftcore import RunConfig, Task
+from ftcore import RunConfig
 from ftcore.data.loader import EpochSampler
 from ftcore_plugins.metrics.builtin import ClassMetrics
+from ftcore_plugins.tasks import Classification
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +70,7 @@ def measuring(classes: int) -> None:
     """Print a line for so many classes."""
     torch.manual_seed(0)
     outputs, targets = torch.randn(SAMPLES, classes), torch.randint(classes, (SAMPLES,))
-    task = Task(kind="classification", names=tuple(map(str, range(classes))))
+    task = Classification(names=tuple(map(str, range(classes))))
     metrics: Any = ClassMetrics().make_metrics(task, RunConfig())
 
     def ours() -> None:

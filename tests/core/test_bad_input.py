@@ -288,7 +288,7 @@ def test_predict_refuses_a_folder_that_is_no_run(bad: Path, tmp_path: Path) -> N
         ("{", r"cannot read .*model\.json: JSONDecodeError"),
         ("[]", r"cannot read .*model\.json: TypeError"),
         ("{}", r"cannot read .*model\.json: KeyError"),
-        ('{"format": 999}', r"model\.json has format 999; this ftcore reads format 1"),
+        ('{"format": 999}', r"model\.json has format 999; this ftcore reads formats 1 and 2"),
         ('{"format": 1}', r"model\.json"),
     ],
 )

@@ -56,6 +56,14 @@ ORDINARY = frozenset(
 
 ALLOWED = {
     (
+        "authoring/two_process_check.py",
+        "torchmetrics.classification",
+    ): "a module of torchmetrics",
+    (
+        "inference/hub_export.py",
+        "-classification\ntags:\n- ftcore\n---",
+    ): "what the Hugging Face hub calls the use of such a network",
+    (
         "model/stages.py",
         "transformers",
     ): "a module of networks, as their authors call it, beside `features` and `blocks`",
@@ -143,6 +151,37 @@ FILES = {file.relative_to(ROOT).as_posix(): file for file in sorted(ROOT.rglob("
 @pytest.mark.parametrize("file", FILES)
 def test_core_knows_nobody_by_name(file: str) -> None:
     assert violations(FILES[file].read_text(encoding="utf-8"), file) == []
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_core_asks_no_task_of_which_kind_it_is(file: str) -> None:
+    compared = [node for node in ast.walk(ast.parse(FILES[file].read_text(encoding="utf-8"))) if is_question(node)]
+
+    assert [ast.unparse(node) for node in compared] == []
+
+
+def is_question(node: ast.AST) -> bool:
+    """Whether a task's kind is read, or its name compared with a text."""
+    if isinstance(node, ast.Compare):
+        sides = [node.left, *node.comparators]
+        return any(re.search(r"task\w*\.name$", ast.unparse(side)) for side in sides) and any(
+            isinstance(part, ast.Constant) and isinstance(part.value, str) for side in sides for part in ast.walk(side)
+        )
+    return isinstance(node, ast.Attribute) and node.attr == "kind" and "task" in ast.unparse(node.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("task.kind", True),
+        ("data.task.name == 'count'", True),
+        ("self.task.name in {'count'}", True),
+        ("task.name != other.task.name", False),
+        ("argument.kind", False),
+    ],
+)
+def test_a_question_for_the_kind_of_a_task_is_found(code: str, found: bool) -> None:  # noqa: FBT001 - a table
+    assert any(map(is_question, ast.walk(ast.parse(code)))) == found
 
 
 def test_core_asks_for_the_advice_that_there_is() -> None:

@@ -46,9 +46,9 @@ def found(data: Data, root: Path) -> dict[str, object]:
 
 def meaning(data: Data, samples: SampleDataset, place: int) -> object:
     target = samples[place][1]
-    if data.task.kind == "classification":
+    if data.task.name == "classification":
         return data.task.names[target]
-    if data.task.kind == "multilabel":
+    if data.task.name == "multilabel":
         return tuple(name for name, has in zip(data.task.names, target, strict=True) if has)
     return target
 

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from ftcore import DataError, Task
+from ftcore import DataError
 from ftcore.data.dataset import ImageSplit, PackedStrings
 from ftcore.data.decoding import check_image, read_image
 from ftcore.data.files import ImageFiles
 from ftcore.data.loader import TransformedDataset, epoch_order, make_batches
+from ftcore_plugins.tasks import Classification
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,9 +49,7 @@ def loaded(kinds: dict[str, Path], split: str, workers: int) -> dict[str, Any]:
     files = ImageFiles(root, PackedStrings.of([path.name for path in kinds.values()]))
     train = split == "train"
     samples = ImageSplit(files, np.arange(len(files)), np.zeros(len(files), np.int64), 32 if train else None)
-    prepared = TransformedDataset(
-        samples, to_tensor, Task("classification", ("a", "b"), (len(files), 0)), 0 if train else None
-    )
+    prepared = TransformedDataset(samples, to_tensor, Classification(("a", "b"), (len(files), 0)), 0 if train else None)
     places = epoch_order(0, 0, len(files)) if train else range(len(files))
     names = list(kinds)
     given = make_batches(prepared, 1, workers, torch.device("cpu")).loader
@@ -114,7 +113,7 @@ def test_an_epoch_ends_with_the_error_of_its_malformed_file(
     files = ImageFiles(tmp_path, PackedStrings.of(["good.jpg", str(kinds[kind])]))
     samples = ImageSplit(files, np.arange(2), np.zeros(2, np.int64))
     batches = make_batches(
-        TransformedDataset(samples, to_tensor, Task("classification", ("a", "b"), (2, 0))),
+        TransformedDataset(samples, to_tensor, Classification(("a", "b"), (2, 0))),
         1,
         workers,
         torch.device("cpu"),

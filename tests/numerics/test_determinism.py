@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftcore import Task
 from ftcore.data.loader import TransformedDataset, epoch_order, make_batches
 from ftcore.system.seeding import derive_seed
 from ftcore.testing import invoke
+from ftcore_plugins.tasks import Classification
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,7 +122,7 @@ def draw(_: Any) -> torch.Tensor:
 
 
 def drawing(seed: int | None) -> TransformedDataset:
-    return TransformedDataset(Numbers(), draw, Task("classification", ("even", "odd"), (4, 4)), seed=seed)
+    return TransformedDataset(Numbers(), draw, Classification(("even", "odd"), (4, 4)), seed=seed)
 
 
 def images(workers: int, epoch: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 from torchvision.transforms.v2 import functional
 
-from ftcore import Backbone, EpochEnded, ForwardPass, HeadSlot, InputSpec, StepLogged, Task, UserError
+from ftcore import Backbone, EpochEnded, ForwardPass, HeadSlot, InputSpec, StepLogged, UserError
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.inference import load as saved
 from ftcore.inference.ensemble import create_ensemble
@@ -25,6 +25,7 @@ from ftcore.testing import image_folder, invoke
 from ftcore.training.loop import fit
 from ftcore.training.state import Progress
 from ftcore_plugins.steps.distillation import _by_name, distillation_loss, renormalise_and_resize
+from ftcore_plugins.tasks import Classification, Regression
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -212,7 +213,7 @@ def changed(folder: Path, run: Path, edit: Any) -> Path:
 
 def test_classes_in_another_order_are_matched_by_name(teacher: Path, tmp_path: Path) -> None:
     def reverse(description: Any, tensors: dict[str, Tensor]) -> None:
-        description["task"]["names"].reverse()
+        description["task"]["state"]["names"].reverse()
         tensors |= {name: tensors[name].flip(0) for name in ("head.weight", "head.bias")}
 
     parts = build(f"distill.teacher={teacher}")
@@ -225,16 +226,16 @@ def test_classes_in_another_order_are_matched_by_name(teacher: Path, tmp_path: P
 
 def test_numbers_are_compared_in_the_students_standardisation(tmp_path: Path) -> None:
     def shift(description: Any, _: dict[str, Tensor]) -> None:
-        description["task"] |= {"mean": [3.0], "std": [4.0]}
+        description["task"]["state"] |= {"mean": [3.0], "std": [4.0]}
 
     folder = changed(tmp_path / "b", run(tmp_path / "a", "data.task=regression"), shift)
     parts = build("data.task=regression", f"distill.teacher={folder}")
     batch = first(parts)
     outputs = torch.randn(len(batch.targets), 1)
+    task = parts.data.task
+    assert isinstance(task, Regression)
     with torch.no_grad():
-        wanted = (saved.load(folder).module(batch.images) * 4.0 + 3.0 - parts.data.task.mean[0]) / parts.data.task.std[
-            0
-        ]
+        wanted = (saved.load(folder).module(batch.images) * 4.0 + 3.0 - task.mean[0]) / task.std[0]
 
     assert float(term(parts, batch, outputs)) == pytest.approx(float((outputs - wanted).square().mean()), rel=1e-5)
 
@@ -316,7 +317,7 @@ def test_a_network_by_name_teaches_what_it_says() -> None:
         "my/net",
         Backbone(module, (HeadSlot("2", 64),), spec),
         spec,
-        Task("classification", ("a", "b")),
+        Classification(("a", "b")),
         torch.device("cpu"),
     )
     images = torch.randn(5, 1, 8, 8)

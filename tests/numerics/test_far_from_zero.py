@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from sklearn import metrics as reference
 
-from ftcore import BatchEvaluated, RunConfig, Task
+from ftcore import BatchEvaluated, RunConfig
 from ftcore.testing import invoke
 from ftcore_plugins.metrics.builtin import RegressionMetrics
 from ftcore_plugins.observers.report.regression_statistics import RegressionStatistics
 from ftcore_plugins.observers.report.scores import errors
+from ftcore_plugins.tasks import Regression
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,12 +35,12 @@ def drawn(offset: float, spread: float, count: int = 500) -> tuple[Tensor, Tenso
     return torch.tensor(true + 0.5 * spread * random.normal(size=(count, 2))), torch.tensor(true)
 
 
-def task(offset: float, spread: float, targets: int) -> Task:
+def task(offset: float, spread: float, targets: int) -> Regression:
     names = ("one", "other")[:targets]
-    return Task("regression", names, mean=(offset + 0.1 * spread,) * targets, std=(1.1 * spread,) * targets)
+    return Regression(names, mean=(offset + 0.1 * spread,) * targets, std=(1.1 * spread,) * targets)
 
 
-def said(given: Task, predicted: Tensor, true: Tensor) -> dict[str, Any]:
+def said(given: Regression, predicted: Tensor, true: Tensor) -> dict[str, Any]:
     made = RegressionMetrics().make_metrics(given, RunConfig())
     assert made is not None
     for start in range(0, len(true), 64):

@@ -24,13 +24,14 @@ from ftcore_plugins.losses.cross_entropy import CrossEntropy, CrossEntropyConfig
 from ftcore_plugins.losses.focal import Asymmetric, AsymmetricConfig, Focal, FocalConfig
 from ftcore_plugins.losses.ordinal import Ordinal, OrdinalConfig
 from ftcore_plugins.losses.regression import Huber, HuberConfig, MeanAbsoluteError, MeanSquaredError
+from ftcore_plugins.tasks import Classification, Multilabel, Regression
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CLASSES = Task("classification", ("healthy", "mild", "severe"), counts=(60, 30, 10), images=100)
-LABELS = Task("multilabel", ("boat", "car", "dog"), counts=(50, 10, 25), images=100)
-NUMBERS = Task("regression", ("age", "weight"), images=100, mean=(40.0, 70.0), std=(10.0, 12.0))
+CLASSES = Classification(("healthy", "mild", "severe"), counts=(60, 30, 10), images=100)
+LABELS = Multilabel(("boat", "car", "dog"), counts=(50, 10, 25), images=100)
+NUMBERS = Regression(("age", "weight"), images=100, mean=(40.0, 70.0), std=(10.0, 12.0))
 
 
 def outputs(kind: str = "classification", images: int = 48) -> tuple[Tensor, Tensor]:
@@ -89,7 +90,7 @@ def test_logit_adjustment_shows_the_priors_and_needs_the_counts() -> None:
 
     assert table.columns == ("class", "images", "prior")
     assert table.rows == (("healthy", "60", "0.6"), ("mild", "30", "0.3"), ("severe", "10", "0.1"))
-    without = Task("classification", CLASSES.names)
+    without = Classification(CLASSES.names)
     with pytest.raises(UserError, match=r"logit_adjustment needs the number .* healthy, mild, severe; .* none"):
         LogitAdjustment(LogitAdjustmentConfig()).make_loss(without)
 
@@ -120,7 +121,7 @@ def test_focal_of_soft_targets_is_the_mean_of_that_of_each_class(gamma: float) -
 
 def test_focal_of_two_classes_is_torchvisions_on_the_difference_of_the_logits() -> None:
     logits, targets = outputs()
-    two, binary = Task("classification", ("no", "yes"), (5, 5), 10), (targets > 0).double()
+    two, binary = Classification(("no", "yes"), (5, 5), 10), (targets > 0).double()
 
     found = value(Focal(FocalConfig(2.0, (0.75, 0.25))), logits[:, :2], binary.long(), two)
 

@@ -18,9 +18,10 @@ from torch.testing import assert_close
 from ftcore import Context, RunConfig, Task
 from ftcore.testing import invoke
 from ftcore_plugins.losses.soft_f1 import OverlapConfig, SoftDice, SoftF1
+from ftcore_plugins.tasks import Classification, Multilabel
 
-CLASSES = Task("classification", ("a", "b", "c"), counts=(5, 5, 5), images=15)
-LABELS = Task("multilabel", ("a", "b", "c"), counts=(5, 5, 5), images=15)
+CLASSES = Classification(("a", "b", "c"), counts=(5, 5, 5), images=15)
+LABELS = Multilabel(("a", "b", "c"), counts=(5, 5, 5), images=15)
 
 
 def made(plugin: type[SoftF1], task: Task, average: Any = "macro", eps: float = 1e-6) -> Any:

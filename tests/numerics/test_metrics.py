@@ -9,15 +9,16 @@ import pytest
 import torch
 from sklearn import metrics as reference
 
-from ftcore import RunConfig, Task
+from ftcore import RunConfig
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.runs.prepared import prepare
 from ftcore.training.evaluation import evaluate
 from ftcore.training.loop import fit
 from ftcore.training.state import Progress, TrainingParts
 from ftcore_plugins.metrics.builtin import ClassMetrics, RegressionMetrics
+from ftcore_plugins.tasks import Classification, Regression
 
-CLASSES = Task("classification", ("a", "b", "c"), (5, 5, 5))
+CLASSES = Classification(("a", "b", "c"), (5, 5, 5))
 
 
 def build(*sets: str, source: str) -> TrainingParts:
@@ -51,7 +52,7 @@ def test_of_many_classes_f1_is_scikit_learns_and_no_matrix_is_written() -> None:
     generator = np.random.default_rng(0)
     scores, targets = generator.normal(size=(900, 300)), generator.integers(0, 300, size=900)
     scores[np.arange(900), targets] += generator.uniform(0, 7, size=900)
-    made = ClassMetrics().make_metrics(Task("classification", tuple(map(str, range(300)))), RunConfig())
+    made = ClassMetrics().make_metrics(Classification(tuple(map(str, range(300)))), RunConfig())
     assert made is not None
     for start in range(0, 900, 64):
         for metric in made.values():
@@ -90,7 +91,7 @@ def test_a_regressions_evaluation_is_in_the_targets_own_unit() -> None:
 
 
 def test_regression_metrics_have_one_target() -> None:
-    made = RegressionMetrics().make_metrics(Task("regression", ("age",), mean=(40.0,), std=(9.0,)), RunConfig())
+    made = RegressionMetrics().make_metrics(Regression(("age",), mean=(40.0,), std=(9.0,)), RunConfig())
     assert made is not None
     for metric in made.values():
         metric.update(torch.tensor([[1.0], [4.0]]), torch.tensor([[2.0], [6.0]]))
@@ -101,7 +102,7 @@ def test_regression_metrics_have_one_target() -> None:
 
 
 def test_metrics_answer_only_for_their_own_task() -> None:
-    assert ClassMetrics().make_metrics(Task("regression", ("age",), mean=(0.0,), std=(1.0,)), RunConfig()) is None
+    assert ClassMetrics().make_metrics(Regression(("age",), mean=(0.0,), std=(1.0,)), RunConfig()) is None
     assert RegressionMetrics().make_metrics(CLASSES, RunConfig()) is None
 
 

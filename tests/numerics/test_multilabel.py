@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 
-from ftcore import Context, RunConfig, Task
+from ftcore import Context, RunConfig
 from ftcore.testing import invoke
 from ftcore_plugins.losses.bce import BinaryCrossEntropy, BinaryCrossEntropyConfig
 from ftcore_plugins.metrics.builtin import MultilabelMetrics
 from ftcore_plugins.metrics.multilabel import AveragePrecision, AveragePrecisionOfEach, Thresholds
+from ftcore_plugins.tasks import Multilabel
 
-TASK = Task("multilabel", ("boat", "car", "dog"), counts=(50, 10, 25), images=100)
+TASK = Multilabel(("boat", "car", "dog"), counts=(50, 10, 25), images=100)
 
 
 def scores(seed: int, images: int = 60, *, steps: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,7 +163,7 @@ def test_several_numbers_are_learnt_each_in_its_own_unit(tmp_path: Path) -> None
 
 def test_f1_takes_outputs_near_zero_for_outputs() -> None:
     outputs, targets = torch.tensor([[0.3, -0.2], [0.4, 0.1]]), torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-    made = MultilabelMetrics().make_metrics(Task("multilabel", ("a", "b"), (2, 1), 2), RunConfig())
+    made = MultilabelMetrics().make_metrics(Multilabel(("a", "b"), (2, 1), 2), RunConfig())
     assert made is not None
 
     for part in range(2):

@@ -26,13 +26,14 @@ from ftcore_plugins.losses.focal import Asymmetric, AsymmetricConfig, Focal, Foc
 from ftcore_plugins.losses.ordinal import Ordinal, OrdinalConfig
 from ftcore_plugins.losses.regression import Huber, HuberConfig, MeanAbsoluteError, MeanSquaredError
 from ftcore_plugins.losses.soft_f1 import OverlapConfig, SoftDice, SoftF1
+from ftcore_plugins.tasks import Classification, Multilabel, Regression
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CLASSES = Task("classification", ("a", "b", "c", "d"), counts=(70, 20, 7, 3), images=100)
-LABELS = Task("multilabel", CLASSES.names, counts=CLASSES.counts, images=100)
-NUMBERS = Task("regression", CLASSES.names, images=100, mean=(0.0,) * 4, std=(1.0,) * 4)
+CLASSES = Classification(("a", "b", "c", "d"), counts=(70, 20, 7, 3), images=100)
+LABELS = Multilabel(CLASSES.names, counts=CLASSES.counts, images=100)
+NUMBERS = Regression(CLASSES.names, images=100, mean=(0.0,) * 4, std=(1.0,) * 4)
 
 LINEAR: dict[str, Any] = {
     "cross_entropy": CrossEntropy(CrossEntropyConfig()),

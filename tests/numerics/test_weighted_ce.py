@@ -12,7 +12,7 @@ import structlog
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from ftcore import Context, Task, UserError
+from ftcore import Context, UserError
 from ftcore.testing import invoke
 from ftcore_plugins.losses.cross_entropy import (
     CrossEntropy,
@@ -22,11 +22,12 @@ from ftcore_plugins.losses.cross_entropy import (
     class_weights,
     how_smoothing_inverts,
 )
+from ftcore_plugins.tasks import Classification
 
 if TYPE_CHECKING:
     from ftcore import Loss
 
-TASK = Task("classification", ("benign", "cyst", "tumor"), (50, 30, 7))
+TASK = Classification(("benign", "cyst", "tumor"), (50, 30, 7))
 
 
 CONTEXT = Context(Path(), structlog.get_logger())

@@ -9,14 +9,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ftcore import HeadSlot, Task, UserError
+from ftcore import HeadSlot, UserError
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.model.build import build_network
 from ftcore.plugins.calls import HookCalls
 from ftcore.plugins.startup import activate
 from ftcore_plugins.heads import LinearConfig, LinearHead, MlpHead, MlpHeadConfig
+from ftcore_plugins.tasks import Classification, Regression
 
-TASK = Task("classification", tuple("abcde"), (1,) * 5)
+TASK = Classification(tuple("abcde"), (1,) * 5)
 FLAT, MAP = HeadSlot("head", 64), HeadSlot("head", 64, convolutional=True)
 PLUGINS = [LinearHead(LinearConfig()), MlpHead(MlpHeadConfig()), MlpHead(MlpHeadConfig((32, 16)))]
 
@@ -38,7 +39,7 @@ def test_a_head_on_a_map_of_features_keeps_the_map(plugin: LinearHead | MlpHead)
 
 
 def test_a_regression_has_one_output() -> None:
-    task = Task("regression", ("target",), mean=(0.0,), std=(1.0,))
+    task = Regression(("target",), mean=(0.0,), std=(1.0,))
 
     assert LinearHead(LinearConfig()).build_head(FLAT, task)(torch.randn(7, 64)).shape == (7, 1)
 
@@ -72,7 +73,7 @@ def test_a_map_head_does_at_each_place_what_a_flat_head_does(slot: HeadSlot) -> 
 @pytest.mark.parametrize("std", [0.0, 0.01, 0.5])
 def test_the_last_layer_has_weights_of_std_and_a_zero_bias(slot: HeadSlot, std: float) -> None:
     torch.manual_seed(0)
-    task = Task("classification", tuple(map(str, range(200))), (1,) * 200)
+    task = Classification(tuple(map(str, range(200))), (1,) * 200)
 
     heads = [
         LinearHead(LinearConfig(std)).build_head(slot, task),

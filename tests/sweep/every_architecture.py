@@ -27,7 +27,7 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 from attrs import evolve, frozen
 
-from ftcore import Task, UserError
+from ftcore import UserError
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.model import freezing
 from ftcore.model.build import Network, build_network
@@ -36,9 +36,10 @@ from ftcore.model.heads import check_outputs, replace_heads
 from ftcore.model.shape_inference import as_tuple, build_on_meta, output_shapes
 from ftcore.plugins.calls import HookCalls
 from ftcore.plugins.startup import activate
+from ftcore_plugins.tasks import Classification
 
 CLASSES = 7
-TASK = Task("classification", tuple(f"class {number}" for number in range(CLASSES)), (1,) * CLASSES)
+TASK = Classification(tuple(f"class {number}" for number in range(CLASSES)), (1,) * CLASSES)
 NO_CLASSIFIER = "no classifier of its own: pooling and a linear layer serve it"
 
 

@@ -26,6 +26,7 @@ from .plugin_under_test import (
     run_steps,
 )
 from .side_effects import describe_changes, differences, process_state, rng_states, run_digests
+from .task_check import check_unknown_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -282,6 +283,7 @@ CHECKS = {
     "config": Check(_config, ("import",)),
     "lint": Check(_lint, ("import", "config")),
     "contract": Check(_contract, ("import", "config", "lint")),
+    "tasks": Check(check_unknown_task),
     "effects": Check(_check_side_effects),
     "determinism": Check(_determinism),
     "spawn": Check(_spawn),

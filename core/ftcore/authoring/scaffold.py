@@ -173,7 +173,7 @@ def _method(hook: str) -> str:
     used = set(_names(ast.parse(template["body"])))
     arguments = [f"{name}: {argument.annotation}" for name, argument in spec.parameters.items() if name in used]
     answers = [kind for kind in spec.return_annotation.split(" | ") if kind not in {"Any", "None"}]
-    passes = ["None"] if "return None" in template["body"] else []
+    passes = ["None"] if re.search("return None|else None", template["body"]) else []
     return Template(_METHOD.strip()).safe_substitute(
         hook=hook,
         arguments=", ".join(["self", *arguments]),

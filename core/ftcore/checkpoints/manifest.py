@@ -15,6 +15,9 @@ FORMAT = 2
 READABLE_FORMATS = (1, 2)
 """Versions of checkpoints that can be gone on with."""
 
+MODEL_FORMAT = 2
+"""Version of ``model.json``; format 1 is read, too."""
+
 RUN_FORMAT = 1
 """Version of the other files that a run leaves; a reader refuses another."""
 

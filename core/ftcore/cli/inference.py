@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ftcore.inference.model import Model
-    from ftcore.inference.predict import Prediction
+    from ftcore.types.task import Prediction
 
 
 @click.command(cls=LoggedCommand)
@@ -51,9 +51,9 @@ def predict(
     """
     from ftcore.inference.load import load
     from ftcore.inference.output import PredictionWriter
-    from ftcore.inference.predict import Prediction
     from ftcore.inference.predict import predict as predict_all
     from ftcore.system.cpu import retain_freed_memory
+    from ftcore.types.task import Prediction
 
     retain_freed_memory()
     model, bad, good = load(run), [], 0

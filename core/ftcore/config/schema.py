@@ -50,7 +50,8 @@ class DataConfig:
 
     Attributes:
         source: a folder, a table, or ``provider:what``.
-        task: ``classification``, ``multilabel`` or ``regression``; by default what the source cannot but mean.
+        task: what is learnt, e.g. classification, multilabel or regression; by default what the source cannot but
+            mean.
         val_fraction: share of the images that is held out where the source has no split of its own, in (0, 1); by
             default 0.2.
         split_seed: which images are held out, by default 0; the same for all runs that are to be compared.
@@ -64,7 +65,7 @@ class DataConfig:
     """
 
     source: str | None = None
-    task: Literal["classification", "multilabel", "regression"] | None = None
+    task: str | None = None
     val_fraction: float | None = field(
         default=None, validator=validators.optional([validators.gt(0.0), validators.lt(1.0)])
     )

@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING
 from ftcore.lazy import lazy
 
 if TYPE_CHECKING:
-    from .dataset import ImageSplit, PackedStrings, fingerprint, make_data
+    from .dataset import ImageSplit, LabelledImages, PackedStrings, fingerprint, make_data, parse_targets
     from .decoding import decode_image, find_images, read_image
     from .files import SHOWN, ImageFiles, ScannedFolder, check_headers, file_version, scan_folders
-    from .labels import Kind, LabelledImages
     from .loader import Batch, EpochLoader, make_batches
     from .splits import TEST_NAMES, TRAIN_NAMES, VAL_NAMES
-    from .task import significant_digits
 
 __all__ = [
     "SHOWN",
@@ -22,7 +20,6 @@ __all__ = [
     "EpochLoader",
     "ImageFiles",
     "ImageSplit",
-    "Kind",
     "LabelledImages",
     "PackedStrings",
     "ScannedFolder",
@@ -33,20 +30,18 @@ __all__ = [
     "fingerprint",
     "make_batches",
     "make_data",
+    "parse_targets",
     "read_image",
     "scan_folders",
-    "significant_digits",
 ]
 
 __getattr__ = lazy(
     __name__,
     {
-        "dataset": "ImageSplit PackedStrings fingerprint make_data",
+        "dataset": "ImageSplit LabelledImages PackedStrings fingerprint make_data parse_targets",
         "decoding": "decode_image find_images read_image",
         "files": "SHOWN ImageFiles ScannedFolder check_headers file_version scan_folders",
-        "labels": "Kind LabelledImages",
         "loader": "Batch EpochLoader make_batches",
         "splits": "TEST_NAMES TRAIN_NAMES VAL_NAMES",
-        "task": "significant_digits",
     },
 )

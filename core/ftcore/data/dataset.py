@@ -10,26 +10,50 @@ import numpy as np
 import structlog
 from attrs import frozen
 
-from ftcore.errors import UserError
+from ftcore.errors import DataError, UserError
+from ftcore.types.abilities import Parsed, require
 from ftcore.types.data import Data
+from ftcore.types.task import SourceTargets, Task
 
-from .labels import encode_all, encode_labels, without_unknown
 from .splits import fraction_held_out, split_indices
-from .task import make_task, target_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from PIL.Image import Image
 
     from ftcore.config.schema import RunConfig
+    from ftcore.types.context import Context
     from ftcore.types.data import ImageSource
-    from ftcore.types.table import Table
 
-    from .labels import LabelledImages
     from .splits import SplitRows
 
     Numbers = np.ndarray[Any, np.dtype[Any]]
+
+
+@frozen(eq=False)
+class LabelledImages:
+    """What a source knows.
+
+    Attributes:
+        images: all of them.
+        task: its name, as ``data.task`` has it.
+        values: of each image, as `ftcore.Task.fit` takes it: its class, its labels, a row with 0 or 1 for each of
+            `names`, or one with numbers.
+        fingerprint: see `ftcore.Data`.
+        names: of labels or regression targets; empty for classes, and where `values` are labels: then they are those
+            of the training split.
+        splits: name of each image's split, where the source has its own.
+        groups: of each image, e.g. the patient; a group is never cut by a split.
+    """
+
+    images: ImageSource
+    task: str
+    values: Sequence[Any] | Numbers
+    fingerprint: str
+    names: tuple[str, ...] = ()
+    splits: Sequence[str] | None = None
+    groups: Sequence[str] | None = None
 
 
 @frozen(eq=False)
@@ -39,7 +63,8 @@ class ImageSplit:
     Attributes:
         images: of the whole source.
         rows: (N,) int64, which of them.
-        targets: (N,) int64 class indices, (N, K) uint8 labels, or (N, T) float64 in their own unit.
+        targets: what the task made of them: (N,) int64 class indices, (N, K) uint8 labels, or (N, T) float64 in their
+            own unit.
         side: see `ImageSource.read`.
         groups: (N,) int64, which images belong together, such as those of a patient; None if each is alone.
     """
@@ -70,7 +95,7 @@ class ImageSplit:
         return self.images.version(int(self.rows[index]))
 
 
-def make_data(found: LabelledImages, config: RunConfig) -> Data:
+def make_data(found: LabelledImages, config: RunConfig, ctx: Context) -> Data:
     """Split the images and turn their values into targets.
 
     With `RunConfig.measuring`, nothing is to be learnt: every split is taken as it is, classes are those of all
@@ -79,23 +104,22 @@ def make_data(found: LabelledImages, config: RunConfig) -> Data:
     Raises:
         UserError: no split can be made, a class is in validation alone, or the targets leave nothing to learn.
     """
-    classes = list(found.values) if found.kind == "classification" else None
-    split = split_indices(len(found.images), config, classes=classes, groups=found.groups, given=found.splits)
+    task = ctx.make_task(found.task)
+    split = split_indices(
+        len(found.images), config, classes=task.strata(found.values), groups=found.groups, given=found.splits
+    )
     rows = {"train": split.train, "val": split.val, "test": split.test}
     skipped: list[tuple[str, str]] = []
     if config.data.on_corrupt == "skip":
         rows = {name: _drop_unreadable(found.images, some, name, skipped) for name, some in rows.items()}
     left_out = len(found.images) - sum(map(len, rows.values())) - len(skipped)
-    if config.measuring:
-        task, targets = encode_all(found, np.concatenate([*rows.values()]), config)
-        tables: tuple[Table, ...] = ()
-    else:
+    if not config.measuring:
         _check_some(found, rows["train"], rows["val"], skipped)
-        names, targets = encode_labels(found, rows["train"], rows["val"], config)
-        rows["test"] = without_unknown(found, rows["test"], names)
-        _warn_of_case(names)
-        task = make_task(found.kind, names, targets[rows["train"]])
-        tables = (target_table(targets[rows["train"]], targets[rows["val"]], task),)
+    given = SourceTargets(found.values, found.names, rows, config.class_names, config.measuring)
+    fitted = task.fit(given)
+    rows, targets = dict(fitted.rows), fitted.targets
+    if not config.measuring:
+        _warn_of_case(fitted.task.names)
         _say_held_out(split, len(rows["test"]), config)
     if left_out:
         structlog.get_logger().warning("images of other splits are left out", images=left_out)
@@ -108,13 +132,34 @@ def make_data(found: LabelledImages, config: RunConfig) -> Data:
         train=parts["train"],
         val=parts["val"],
         test=parts["test"] if len(parts["test"]) else None,
-        task=task,
+        task=fitted.task,
         fingerprint=found.fingerprint,
-        tables=tables,
+        tables=fitted.tables,
         skipped=tuple(skipped),
         has_splits=found.splits is not None,
         total=len(found.images),
     )
+
+
+def parse_targets(task: type[Task], rows: Iterable[Sequence[str]], where: Callable[[int], str]) -> list[Any]:
+    """Read the target cells of each row of a table, or the folder of each picture, as `LabelledImages.values`.
+
+    Args:
+        task: from `ctx.make_task`.
+        rows: cells of each image.
+        where: place of a row -> what a person calls it.
+
+    Raises:
+        UserError: the task does not read cells.
+        DataError: a row is none of its targets.
+    """
+    values, reader = [], require(task, Parsed, "a table")
+    for place, cells in enumerate(rows):
+        try:
+            values.append(reader.parse(cells))
+        except ValueError as error:
+            raise DataError(f"{where(place)}: {error}, got {', '.join(map(repr, cells))[:80]}") from None
+    return values
 
 
 def _say_held_out(split: SplitRows, kept: int, config: RunConfig) -> None:

@@ -16,7 +16,7 @@ from ftcore.types.data import TwoStageTransform, identity, to_two_stage
 
 from .batch_sharding import local_part
 from .files import CORRUPT_IMAGE_HINT
-from .targets import TargetError, checked_target, encode_targets
+from .targets import TargetError, checked_target
 from .workers import WorkerPids, iterate_with_watchdog
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import Dataset
 
-    from ftcore.types.data import SampleDataset, Task
+    from ftcore.types.data import SampleDataset
+    from ftcore.types.task import Task
 
     from .dataset import ImageSplit
     from .decoded_cache import DecodedImageCache
@@ -36,7 +37,8 @@ class Batch(NamedTuple):
 
     Attributes:
         images: (N, C, H, W) float32, normalised.
-        targets: (N,) int64 class indices; (N, K) float32, 0 or 1 a label, probabilities, or standardised numbers.
+        targets: what `ftcore.Task.collate` returns: (N,) int64 class indices; (N, K) float32, 0 or 1 a label,
+            probabilities, or standardised numbers.
         indices: (M,) int64, places in the split. M is N; but where several processes share a micro-batch, this is that
             of all of it, and images and targets are those of `local_part`.
     """
@@ -176,7 +178,7 @@ class TransformedDataset:
             if isinstance(item, UserError):
                 return item
         images, targets, indices = zip(*items, strict=True)
-        batch = Batch(torch.stack(images), encode_targets(targets, self.task), torch.tensor(indices))
+        batch = Batch(torch.stack(images), self.task.collate(targets), torch.tensor(indices))
         return to_shared_memory(batch) if get_worker_info() else batch
 
 

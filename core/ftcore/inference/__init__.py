@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 from ftcore.lazy import lazy
+from ftcore.types.task import Prediction
 
 if TYPE_CHECKING:
     from .evaluate import compute_metrics
     from .export import Exported
     from .load import SavedModel, read_saved
     from .model import Model
-    from .predict import Prediction
 
 __all__ = ["Exported", "Model", "Prediction", "SavedModel", "compute_metrics", "read_saved"]
 
@@ -20,6 +20,5 @@ __getattr__ = lazy(
         "export": "Exported",
         "load": "SavedModel read_saved",
         "model": "Model",
-        "predict": "Prediction",
     },
 )

@@ -15,8 +15,9 @@ from .predict import predict_batch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ftcore.types.task import Prediction
+
     from .model import Model
-    from .predict import Prediction
     from .serve_limits import Limits, ServerMetrics
 
 

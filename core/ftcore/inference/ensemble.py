@@ -11,13 +11,14 @@ import structlog
 from ftcore.checkpoints import atomic, manifest
 from ftcore.errors import UserError, format_names
 from ftcore.runs.manifest import read_manifest
+from ftcore.types.abilities import Averaged, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ftcore.config.schema import DataConfig
-    from ftcore.types.data import Task
+    from ftcore.types.task import Task
 
     from .load import SavedModel
 
@@ -75,9 +76,10 @@ def _normalise_weights(weights: Sequence[float] | None, runs: int) -> list[float
 
 
 def _check_agree(first: Path, task: Task, run: Path, other: Task) -> None:
-    """Refuse two tasks whose kind or names differ; the order of the names may."""
-    if task.kind != other.kind:
-        raise UserError(f"{first} is for {task.kind}, and {run} for {other.kind}; an ensemble takes one task")
+    """Refuse two tasks whose names, or those of their outputs, differ; the order of the names may."""
+    if task.name != other.name:
+        raise UserError(f"{first} is for {task.name}, and {run} for {other.name}; an ensemble takes one task")
+    require(task, Averaged, "an ensemble")
     ours, theirs = set(task.names), set(other.names)
     if ours != theirs:
         raise UserError(
@@ -98,7 +100,7 @@ def _write(folder: Path, members: Sequence[tuple[SavedModel, float]]) -> None:
         name = f"model-{place}.safetensors"
         shutil.copyfile(saved.file, folder / name)
         described.append({**saved.description, "file": name, "share": share})
-    atomic.write_json(folder / "model.json", {"format": manifest.RUN_FORMAT, "members": described})
+    atomic.write_json(folder / "model.json", {"format": manifest.MODEL_FORMAT, "members": described})
 
 
 def require_empty_dir(out: Path) -> None:

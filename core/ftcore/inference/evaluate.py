@@ -13,7 +13,6 @@ from attrs import evolve, frozen
 from ftcore.config.load import load_run_config
 from ftcore.data.dataset import ImageSplit
 from ftcore.data.loader import TransformedDataset, default_workers, make_batches
-from ftcore.data.targets import decode_targets
 from ftcore.errors import UserError
 from ftcore.plugins.calls import HookCalls
 from ftcore.plugins.startup import activate
@@ -39,8 +38,9 @@ if TYPE_CHECKING:
     from ftcore.config.schema import RunConfig
     from ftcore.data.loader import Batch, EpochLoader
     from ftcore.training.intervals import MeasuredOutputs
-    from ftcore.types.data import SampleDataset, Task
+    from ftcore.types.data import SampleDataset
     from ftcore.types.distributed import Placement
+    from ftcore.types.task import Task
     from ftcore.types.training import Loss, Precision
 
     from .model import Member, Model
@@ -199,11 +199,11 @@ def compute_metrics(
             divisor = loss.denominator(targets)
             total = total + loss.function(outputs, targets) * divisor
             weight = weight + divisor
-        outputs, targets = decode_targets(outputs, model.task), decode_targets(targets, model.task)
+        measured = model.task.measured(outputs, targets)
         if seen is not None:
-            seen.add(outputs, targets)
+            seen.add(*measured)
         for metric in evaluation.metrics.values():
-            metric.update(outputs, targets)
+            metric.update(*measured)
     found = {name: metric.compute().tolist() for name, metric in evaluation.metrics.items()}
     return {"loss": float(total / weight), **found} if loss else found
 

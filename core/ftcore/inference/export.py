@@ -16,7 +16,6 @@ from PIL import Image
 from torch import nn
 
 from ftcore.checkpoints.atomic import wrap_write_errors, write_dir_atomic, write_file
-from ftcore.data.targets import probabilities
 from ftcore.errors import UserError
 from ftcore.types.model import TokenSpec
 
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ftcore.types.data import Task, Transforms
+    from ftcore.types.data import Transforms
+    from ftcore.types.task import Task
 
     from .load import SavedModel
     from .model import Model
@@ -61,7 +61,7 @@ class Exported:
 class ExportModule(nn.Module):
     """What comes out of the transform of a picture (N, C, H, W), uint8 for the built-in ones -> what `predict` says.
 
-    Probabilities (N, K) of classes or labels, or numbers in the target's own unit.
+    That is what `ftcore.Task.decode` returns: probabilities (N, K) of classes or labels, or numbers in their own unit.
     """
 
     def __init__(self, network: nn.Module, finish: Callable[[Tensor], Tensor], task: Task) -> None:
@@ -70,7 +70,7 @@ class ExportModule(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise, and ask the network."""
-        return probabilities(self.network(self.finish(images)).float(), self.task)
+        return self.task.decode(self.network(self.finish(images)).float())
 
 
 def export(run: Path, kind: str, out: Path, *, int8: bool = False) -> Exported:
@@ -204,11 +204,11 @@ def _write_onnx(model: Model, saved: SavedModel, file: Path) -> tuple[float, str
     whole, images = _build_export_module(model)
     with _quiet():
         made: Any = torch.onnx.export(
-            _program(whole, images), input_names=["images"], output_names=["probabilities"], dynamo=True
+            _program(whole, images), input_names=["images"], output_names=[model.task.output_name], dynamo=True
         )
     spec, inside = saved.spec, ("mean", "std")  # the file normalises by itself, and who reads it must not
     seen = {name: value for name, value in spec.data_config().items() if name not in inside}
-    facts = {"classes": model.task.names, "task": model.task.kind, "size": spec.size, "fill": spec.fill, **seen}
+    facts = {"classes": model.task.names, "task": model.task.name, "size": spec.size, "fill": spec.fill, **seen}
     made.model.metadata_props.update({name: json.dumps(value) for name, value in facts.items()})
     made.save(str(file))
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
@@ -245,15 +245,15 @@ WRITERS: dict[str, Callable[[Model, SavedModel, Path], tuple[float, str]]] = {
 SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx", "hf": ".hf"}
 
 
-def _onnx_usage(_model: Model, file: str) -> list[str]:
+def _onnx_usage(model: Model, file: str) -> list[str]:
     return [
         f'session = onnxruntime.InferenceSession("{file}")',
-        '(probabilities,) = session.run(None, {"images": images})',
+        f'({model.task.output_name},) = session.run(None, {{"images": images}})'.replace('{"images"', '{"images"'),
     ]
 
 
-def _torch_usage(_model: Model, file: str) -> list[str]:
-    return [f'model = torch.export.load("{file}").module()', "probabilities = model(images)"]
+def _torch_usage(model: Model, file: str) -> list[str]:
+    return [f'model = torch.export.load("{file}").module()', f"{model.task.output_name} = model(images)"]
 
 
 USAGE_CODE: dict[str, Callable[[Model, str], list[str]]] = {

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ftcore.data.pixels import Channels
+    from ftcore.types.task import Prediction
 
     from .model import Member, Model
-    from .predict import Prediction
 
 
 MIN_SIDE, OPACITY, MAX_PREFIX_TOKENS = 256, 0.55, 5

@@ -11,8 +11,8 @@ from ftcore.types.model import TokenSpec
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ftcore.types.data import Task
     from ftcore.types.model import HubExporter
+    from ftcore.types.task import Task
 
     from .load import SavedModel
     from .model import Model
@@ -55,26 +55,19 @@ def model_card(model: Model, saved: SavedModel, hub: HubExporter, run: str) -> s
     parts = [
         f"---\nlibrary_name: {hub.library}\npipeline_tag: {kind}-classification\ntags:\n- ftcore\n---",
         f"# {run}",
-        f"`{saved.config.model.name}`, fine-tuned by ftcore on {task.images:,} {things} for {task.kind}: "
+        f"`{saved.config.model.name}`, fine-tuned by ftcore on {task.images:,} {things} for {task.name}: "
         f"{', '.join(task.names)}.",
         f"On the validation split, after epoch {saved.description['epoch']}: {numbers}.",
         f"Input: {spec.preprocessing}{seen}.",
         "\n".join(["```python", *hub.usage_code("."), "```"]),
-        _names(task, model.thresholds, things),
+        _legend(task, things),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _names(task: Task, thresholds: tuple[float, ...], things: str) -> str:
+def _legend(task: Task, things: str) -> str:
     """Return a table of what each output means."""
-    said, columns, values = "", [f"training {things}"], [[f"{count:,}"] for count in task.counts]
-    if task.kind == "regression":
-        said = "A number is its output times the standard deviation, plus the mean.\n\n"
-        columns = ["mean", "standard deviation"]
-        values = [[f"{mean:g}", f"{std:g}"] for mean, std in zip(task.mean, task.std, strict=True)]
-    elif task.kind == "multilabel":
-        columns.append("counts from the probability")
-        values = [[*row, f"{least:.4g}"] for row, least in zip(values, thresholds, strict=True)]
-    rows = [["name", *columns], ["---"] * (1 + len(columns))]
-    rows += [[name, *row] for name, row in zip(task.names, values, strict=True)]
+    table = task.legend(things)
+    rows = [table.columns, ["---"] * len(table.columns), *table.rows]
+    said = f"{table.title}\n\n" if table.title else ""
     return said + "\n".join(f"| {' | '.join(row)} |" for row in rows)

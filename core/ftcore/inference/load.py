@@ -6,7 +6,7 @@ import json
 import math
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from attrs import frozen
 
@@ -15,7 +15,7 @@ from ftcore.config import load as config_load
 from ftcore.config import schema
 from ftcore.config.structure import structure
 from ftcore.errors import UserError
-from ftcore.types.data import Task
+from ftcore.types.abilities import Averaged, require
 from ftcore.types.model import InputSpec, input_spec_from_dict
 
 from .model import Member, Model
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ftcore.model.reference_outputs import ReferenceOutputs
+    from ftcore.plugins.calls import HookCalls
+    from ftcore.types.task import Task
 
 
 @frozen
@@ -36,9 +38,9 @@ class SavedModel:
         description: the JSON that `ftcore.runs.folder` wrote.
         file: its weights; names in messages are those of `file` and of the ``model.json`` beside it.
         config: what builds it again.
+        calls: its plugins.
         task: what its outputs mean.
         spec: what its images must look like.
-        thresholds: (task.outputs,) probability from which a label counts.
         share: of its say in an ensemble, > 0; all add up to 1.
         reference: what the network that the run measured gave for known inputs; None for a run of before.
     """
@@ -46,9 +48,9 @@ class SavedModel:
     description: dict[str, Any]
     file: Path
     config: schema.RunConfig
+    calls: HookCalls
     task: Task
     spec: InputSpec
-    thresholds: tuple[float, ...]
     share: float = 1.0
     reference: ReferenceOutputs | None = None
 
@@ -71,9 +73,10 @@ def build(saved: Sequence[SavedModel]) -> Model:
     """Build what a folder holds, as `load` does, and do not ask whether it answers as what was measured."""
     members = tuple(_build(one) for one in saved)
     task = members[0].task
-    chosen = [dict(zip(one.task.names, one.thresholds, strict=True)) for one in saved]
-    thresholds = (sum(one.share * by[name] for one, by in zip(saved, chosen, strict=True)) for name in task.names)
-    return Model(members, task, tuple(thresholds))
+    if len(members) > 1:
+        tasks, shares = [member.task for member in members], [member.weight for member in members]
+        task = cast("Task", require(task, Averaged, "an ensemble").join(tasks, shares))
+    return Model(members, task)
 
 
 def check_reference(saved: SavedModel, module: nn.Module, autocast: Callable[[], Any] = nullcontext) -> None:
@@ -125,8 +128,8 @@ def read_saved(folder: Path) -> tuple[SavedModel, ...]:
 
 
 def _check_format(version: object, file: Path) -> None:
-    if version != manifest.RUN_FORMAT:
-        raise UserError(f"{file} has format {version!r}; this ftcore reads format {manifest.RUN_FORMAT}")
+    if version not in {1, manifest.MODEL_FORMAT}:
+        raise UserError(f"{file} has format {version!r}; this ftcore reads formats 1 and {manifest.MODEL_FORMAT}")
 
 
 def _saved(description: dict[str, Any], file: Path) -> SavedModel:
@@ -145,17 +148,44 @@ def _saved(description: dict[str, Any], file: Path) -> SavedModel:
         architecture=description.get("architecture", {}),
     )
     config_load.refuse_code_in_run_folder(asked.plugins, file.parent)
-    task = Task(**_tuples(description["task"]))
+    calls = _activated(asked, file)
     return SavedModel(
         description=description,
         file=file.parent / weights,
         config=asked,
-        task=task,
+        calls=calls,
+        task=_read_task(description, calls, file),
         spec=input_spec_from_dict(_tuples(description["input"])),
-        thresholds=tuple(description["metrics"].get("thresholds", [0.5] * task.outputs)),
         share=description.get("share", 1.0),
         reference=_reference(description.get("reference")),
     )
+
+
+def _activated(config: schema.RunConfig, file: Path) -> HookCalls:
+    from ftcore.plugins.calls import HookCalls
+    from ftcore.plugins.startup import activate
+
+    try:
+        return HookCalls(activate(config))
+    except UserError as error:
+        raise UserError(f"cannot build the network that {file} describes: {error}") from None
+
+
+def _read_task(description: dict[str, Any], calls: HookCalls, file: Path) -> Task:
+    """Read the task as it is with the metrics of the best epoch; format 1 has a kind and no state."""
+    given = description["task"]
+    name, state = (given["name"], given["state"]) if "state" in given else _format_1(given)
+    kind = calls.make_task(name)
+    try:
+        task = kind.read(state)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        wrong = f"no task {name!r} can be read of it: {type(error).__name__}: {error}"
+        raise UserError(f"cannot read {file}: {wrong}") from None
+    return task.after(description["metrics"])
+
+
+def _format_1(given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return given["kind"], {key: value for key, value in given.items() if key != "kind" and value != []}
 
 
 def _reference(values: Mapping[str, Any] | None) -> ReferenceOutputs | None:
@@ -166,12 +196,10 @@ def _reference(values: Mapping[str, Any] | None) -> ReferenceOutputs | None:
 
 def _build(saved: SavedModel) -> Member:
     from ftcore.model.build import build_network
-    from ftcore.plugins.calls import HookCalls
-    from ftcore.plugins.startup import activate
 
     described = saved.file.parent / "model.json"
     try:
-        network = build_network(saved.config, HookCalls(activate(saved.config)), saved.task, saved.spec)
+        network = build_network(saved.config, saved.calls, saved.task, saved.spec)
     except UserError as error:
         raise UserError(f"cannot build the network that {described} describes: {error}") from None
     wrapping = ", ".join(saved.description.get("wrapped_by", []))

@@ -9,16 +9,17 @@ from attrs import evolve, frozen
 
 from ftcore.config.schema import DataConfig
 from ftcore.data.dataset import ImageSplit
-from ftcore.data.task import images_per_name
 from ftcore.errors import UserError, format_names
 from ftcore.runs.manifest import data_record, read_manifest, validated_on_test
+from ftcore.types.abilities import Counted, Matched, require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from ftcore.config.schema import RunConfig
-    from ftcore.types.data import Data, SampleDataset, Task
+    from ftcore.types.data import Data, SampleDataset
+    from ftcore.types.task import Task
 
 
 SPLIT_NAMES = ("train", "val", "test", "all")
@@ -62,7 +63,7 @@ def config_to_measure(config: RunConfig, source: str | None, split: str | None, 
     """
     if source is None:
         return evolve(config, measuring=split in {"test", "all"})
-    data = DataConfig(source=source, task=task.kind, on_corrupt=config.data.on_corrupt)
+    data = DataConfig(source=source, task=task.name, on_corrupt=config.data.on_corrupt)
     origins = {**config.origins, "data.source": f"--data {source}"}
     return evolve(config, data=data, origins=origins, measuring=True)
 
@@ -110,21 +111,22 @@ def _default_split(data: Data) -> str:
 def _names_in(splits: Sequence[SampleDataset], task: Task) -> tuple[str, ...]:
     """Return the classes or labels of some samples, where that is known without decoding; else all of the data."""
     parts = [samples for samples in splits if isinstance(samples, ImageSplit)]
-    if task.kind == "regression" or len(parts) < len(splits):
+    if not isinstance(task, Counted) or len(parts) < len(splits):
         return task.names
-    counts = [images_per_name(samples.targets, task.kind, task.outputs) for samples in parts]
+    counts = [task.count(samples.targets) for samples in parts]
     return tuple(name for name, numbers in zip(task.names, zip(*counts, strict=True), strict=True) if any(numbers))
 
 
 def check_names(folder: Path, task: Task, source: str | None, measured: MeasuredData) -> None:
     """Refuse data that the model cannot answer for: of another kind, or with names that it does not know."""
-    if task.kind != measured.task.kind:
-        raise UserError(f"{folder} was trained for {task.kind}, and {source} is for {measured.task.kind}")
+    if task.name != measured.task.name:
+        raise UserError(f"{folder} was trained for {task.name}, and {source} is for {measured.task.name}")
+    if measured.task.names != task.names:
+        require(task, Matched, f"measuring {folder} on {source}, whose {task.noun[1]} differ or have another order,")
     unknown, missing = set(measured.names) - set(task.names), set(task.names) - set(measured.names)
-    if unknown or (task.kind == "regression" and missing):
-        what = {"classification": "classes", "multilabel": "labels", "regression": "targets"}[task.kind]
+    if unknown or (missing and isinstance(task, Matched) and task.needs_all):
         raise UserError(
-            f"the {what} differ: {source} has {format_names(measured.names)}; {folder} knows "
+            f"the {task.noun[1]} differ: {source} has {format_names(measured.names)}; {folder} knows "
             f"{format_names(task.names)}; unknown: {format_names(unknown)}"
         )
 
@@ -170,17 +172,8 @@ class RemappedTargets:
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         image, target = self.samples[index]
-        return image, self._moved(target)
+        return image, require(self.task, Matched, "evaluate").move(target, self.places)
 
     def name(self, index: int) -> str:
         """Return what a person calls the sample."""
         return self.samples.name(index)
-
-    def _moved(self, target: Any) -> Any:
-        if self.task.kind == "classification":
-            return self.places[target]
-        row = [0.0] * self.task.outputs
-        for place, value in zip(self.places, target, strict=True):
-            if place is not None:
-                row[place] = value
-        return tuple(row)

@@ -8,6 +8,7 @@ from attrs import frozen
 
 from ftcore.data.decoding import is_one_picture
 from ftcore.errors import UserError
+from ftcore.types.abilities import Averaged, require
 from ftcore.types.model import TokenSpec
 
 if TYPE_CHECKING:
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
 
     from ftcore.data.pixels import Channels
     from ftcore.model.build import Network
-    from ftcore.types.data import Task, Transforms
-
-    from .predict import Prediction
+    from ftcore.types.data import Transforms
+    from ftcore.types.task import Prediction, Task
 
 
 @frozen(eq=False)
@@ -51,9 +51,7 @@ class Member:
         from ftcore.model.shape_inference import as_tuple
 
         outputs: Tensor = as_tuple(self.module(images))[0].float()
-        if self.task.names != task.names:
-            outputs = outputs[:, [self.task.names.index(name) for name in task.names]]
-        return _standardised(outputs, self.task, task) if task.kind == "regression" else outputs
+        return outputs if task == self.task else require(task, Averaged, "an ensemble").align(outputs, self.task)
 
 
 @frozen(eq=False)
@@ -62,14 +60,11 @@ class Model:
 
     Attributes:
         members: the networks; each has its own transforms.
-        task: what the outputs mean.
-        thresholds: probability from which a label counts, for each label; chosen on the validation split, for several
-            members the mean of theirs by share.
+        task: what the outputs mean; of several members the first one's, with what is the mean over all.
     """
 
     members: tuple[Member, ...]
     task: Task
-    thresholds: tuple[float, ...] = ()
 
     @property
     def is_text_model(self) -> bool:
@@ -118,7 +113,11 @@ class Model:
         return list(predict_items(self, [images] if is_one_picture(images) else images, batch_size, channels))
 
     def outputs(self, images: Sequence[Tensor], *, tta: bool = False) -> Tensor:
-        """Return outputs (N, K) float32 as those of one network, which say what all members say on average.
+        """Return outputs (N, K) as those of one network, which say what all members say on average.
+
+        Probabilities p = sum_m w_m p_m (Lakshminarayanan et al. 2017, arXiv:1612.01474, section 2.4, with weights),
+        given as log p for classes and log p - log(1 - p) for labels: so losses and metrics take them as they take a
+        network's, and nothing rounds to 0 or 1 on the way. Numbers are averaged as they are.
 
         Args:
             images: of the same pictures for each member, (N, C, H, W) float32, normalised as it wants them.
@@ -131,42 +130,10 @@ class Model:
             for member, batch in zip(self.members, images, strict=True)
             for seen in ([batch, batch.flip(-1)] if tta else [batch])
         ]
-        return average_outputs([outputs for outputs, _ in passes], [share for _, share in passes], self.task)
+        if len(passes) == 1:
+            return passes[0][0]
+        import torch
 
-
-def average_outputs(outputs: Sequence[Tensor], shares: Sequence[float], task: Task) -> Tensor:
-    """Return outputs (N, K) whose `ftcore.data.targets.probabilities` are the mean of those of several outputs.
-
-    Probabilities p = sum_m w_m p_m (Lakshminarayanan et al. 2017, arXiv:1612.01474, section 2.4, with weights), given
-    as log p for classes and log p - log(1 - p) for labels: so losses and metrics take them as they take a network's,
-    and nothing rounds to 0 or 1 on the way. Numbers are averaged as they are.
-
-    Args:
-        outputs: M times (N, K) float32.
-        shares: M numbers > 0 that add up to 1.
-        task: what the outputs mean.
-    """
-    import torch
-    from torch.nn.functional import logsigmoid
-
-    if len(outputs) == 1:
-        return outputs[0]
-    stacked = torch.stack(list(outputs))
-    weights = torch.tensor(shares, device=stacked.device)[:, None, None]
-    if task.kind == "regression":
-        return (weights * stacked).sum(0)
-    if task.kind == "classification":
-        return (stacked.log_softmax(-1) + weights.log()).logsumexp(0)
-    there, absent = ((logsigmoid(scores) + weights.log()).logsumexp(0) for scores in (stacked, -stacked))
-    return there - absent
-
-
-def _standardised(outputs: Tensor, own: Task, task: Task) -> Tensor:
-    """Numbers (N, T) in the standardisation of one task -> in that of another, both over the same targets."""
-    import torch
-
-    theirs = {name: (mean, std) for name, mean, std in zip(own.names, own.mean, own.std, strict=True)}
-    pairs = [(*theirs[name], mean, std) for name, mean, std in zip(task.names, task.mean, task.std, strict=True)]
-    scale = torch.tensor([std / wanted for _, std, _, wanted in pairs], device=outputs.device)
-    shift = torch.tensor([(mean - wanted) / std for mean, _, wanted, std in pairs], device=outputs.device)
-    return outputs * scale + shift
+        outputs = torch.stack([outputs for outputs, _ in passes])
+        shares = torch.tensor([share for _, share in passes], device=outputs.device)
+        return require(self.task, Averaged, "tta, as an ensemble,").average(outputs, shares)

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import evolve
 
 from ftcore.data.decoding import find_images, image_reader
 from ftcore.errors import DataError, UserError
@@ -18,23 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ftcore.data.pixels import Channels
+    from ftcore.types.task import Prediction
 
     from .model import Model
-
-
-@frozen
-class Prediction:
-    """What the network says about one picture.
-
-    Attributes:
-        path: the picture; None for one that came as pixels.
-        values: class or label -> probability, most probable first; or target name -> value in its own unit.
-        labels: for a multi-label task, the labels whose probability reaches the threshold of the model.
-    """
-
-    path: Path | None
-    values: dict[str, float]
-    labels: tuple[str, ...] = ()
 
 
 def predict(
@@ -146,19 +132,8 @@ def predict_batch(
     """
     import torch
 
-    from ftcore.data.targets import probabilities
-
     columns = zip(model.members, zip(*(tensors for _, tensors in batch), strict=True), strict=True)
     with torch.inference_mode():
         images = [member.transforms.on_device(torch.stack(column)) for member, column in columns]
-        values = probabilities(model.outputs(images, tta=tta), model.task)
-    return [_to_prediction(path, row, model) for (path, _), row in zip(batch, values.tolist(), strict=True)]
-
-
-def _to_prediction(path: Path | None, row: list[float], model: Model) -> Prediction:
-    pairs = list(zip(model.task.names, row, strict=True))
-    if model.task.kind == "regression":
-        return Prediction(path, dict(pairs))
-    labels = [name for (name, value), least in zip(pairs, model.thresholds, strict=True) if value >= least]
-    ordered = dict(sorted(pairs, key=lambda pair: -pair[1]))
-    return Prediction(path, ordered, tuple(labels) if model.task.kind == "multilabel" else ())
+        found = model.task.predictions(model.task.decode(model.outputs(images, tta=tta)))
+    return [evolve(one, path=path) for (path, _), one in zip(batch, found, strict=True)]

@@ -15,6 +15,7 @@ from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, qu
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
+from ftcore.types.abilities import Invertible, require
 from ftcore.types.data import identity
 
 from . import evaluate
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from ftcore.types.data import Task
+    from ftcore.types.task import Task
 
     from .evaluate import Evaluation
 
@@ -44,14 +45,10 @@ class OnnxRuntimeModule(nn.Module):
         self.session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return scores whose `ftcore.data.targets.probabilities` are what the file says."""
+        """Return scores whose `ftcore.Task.decode` are what the file says."""
         (found,) = self.session.run(None, {"images": images.cpu().numpy()})
         said = torch.as_tensor(found, device=images.device)
-        if self.task.kind == "regression":
-            mean, std = (said.new_tensor(value, dtype=torch.float64) for value in (self.task.mean, self.task.std))
-            return (said - mean) / std
-        least = torch.finfo(said.dtype).tiny
-        return said.clamp(min=least).log() if self.task.kind == "classification" else said.logit(eps=1e-7)
+        return require(self.task, Invertible, "measuring an exported file").undecode(said)
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]

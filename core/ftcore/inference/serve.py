@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from structlog.types import EventDict
 
+    from ftcore.types.task import Prediction
+
     from .model import Model
-    from .predict import Prediction
     from .serve_limits import Share
 
 
@@ -148,7 +149,7 @@ class _Endpoints:
             return JSONResponse({"status": "ok"})
         task, reads = self.model.task, "text" if self.model.is_text_model else "picture"
         facts = {
-            "task": task.kind,
+            "task": task.name,
             "names": list(task.names),
             "reads": reads,
             "most_bytes": self.limits.max_request_bytes,
@@ -166,8 +167,11 @@ class _Endpoints:
         text = request.query_params.get("top")
         if text is None:
             return None
-        if self.model.task.kind == "regression":
-            raise HTTPException(400, "top is for classes and labels, and this model predicts numbers")
+        task = self.model.task
+        if not task.ranked:
+            raise HTTPException(
+                400, f"top is for classes and labels, and what a task {task.name!r} predicts is in no order"
+            )
         if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < 1:
             shown = text if len(text) < 40 else f"{text[:40]}..."
             raise HTTPException(400, f"top is a whole number from 1, not {shown!r}")

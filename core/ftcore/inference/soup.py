@@ -181,10 +181,8 @@ def _check_alike(first: Path, saved: SavedModel, run: Path, other: SavedModel) -
     """Refuse runs whose weights do not mean the same; their shapes are compared when they are loaded."""
     pairs = {
         "network": (saved.config.model.name, other.config.model.name),
-        "task": (saved.task.kind, other.task.kind),
-        "names": (saved.task.names, other.task.names),
-        "mean of the targets": (saved.task.mean, other.task.mean),
-        "std of the targets": (saved.task.std, other.task.std),
+        "task": (saved.task.name, other.task.name),
+        **{what: (ours, other.task.meaning().get(what)) for what, ours in saved.task.meaning().items()},
         "input": (saved.spec, other.spec),
     }
     for what, (ours, theirs) in pairs.items():

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     from ftcore.config.schema import ModelConfig, RunConfig
     from ftcore.plugins.calls import HookCalls
-    from ftcore.types.data import Task, Transforms
+    from ftcore.types.data import Transforms
     from ftcore.types.model import InputSpec
+    from ftcore.types.task import Task
 
 
 @frozen(eq=False)
@@ -88,7 +89,7 @@ def build_network(config: RunConfig, calls: HookCalls, task: Task, spec: InputSp
     backbone = drop_rectifiers(rectified, task)
     if backbone.heads != rectified.heads and spec is None:  # said by a run, and not whenever its model is loaded
         structlog.get_logger().warning(
-            f"the ReLU behind the head is left out: {task.kind} needs outputs below zero",
+            f"the ReLU behind the head is left out: {task.name} needs outputs below zero",
             module=rectified.heads[0].rectifier,
         )
     module = replace_heads(backbone, lambda slot: calls.build_head(slot, backbone, task))

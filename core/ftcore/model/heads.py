@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ftcore.types.data import Task
+    from ftcore.types.task import Task
 
 
 RECTIFIERS = (nn.ReLU, nn.ReLU6)
@@ -127,10 +127,10 @@ def find_rectifiers(backbone: Backbone) -> Backbone:
 def drop_rectifiers(backbone: Backbone, task: Task) -> Backbone:
     """Leave out what is behind a head and cuts off all below zero, where the task needs that.
 
-    Classes are told apart by differences, which a ReLU leaves; labels (below one half) and standardised numbers (below
-    the mean) are not.
+    Labels below one half and standardised numbers below the mean do; classes are told apart by differences, which a
+    ReLU leaves.
     """
-    if task.kind == "classification":
+    if not task.crosses_zero:
         return backbone
     for slot in backbone.heads:
         if slot.rectifier:

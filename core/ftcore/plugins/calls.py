@@ -15,13 +15,16 @@ from ftcore.types.distributed import Placement
 from ftcore.types.model import Backbone, FreezePlan, ModelInfo
 from ftcore.types.training import Loss, ParamGroup, Precision, Regularizer, Schedule, Step, WeightAverage
 
+from .tasks import check_task, find_task
+
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from ftcore.types.data import BatchTransform, Task
+    from ftcore.types.data import BatchTransform
     from ftcore.types.events import Observer
     from ftcore.types.model import HeadSlot, InputSpec
+    from ftcore.types.task import Task
 
     from .activation import Plugin
     from .host import Host
@@ -45,7 +48,12 @@ class HookCalls:
                 f": Data.weights must be a number > 0 for each of {len(data.train)} training samples; "
                 f"there are {len(data.weights)}, the least {min(data.weights, default=None)}",
             )
+        check_task(self.host, data.task)
         return data
+
+    def make_task(self, name: str) -> type[Task]:
+        """See `ftcore.hooks.make_task`."""
+        return find_task(self.host, name)
 
     def build_model(self, name: str | None, weights: str) -> Backbone | nn.Module:
         """See `ftcore.hooks.build_model`."""
@@ -66,7 +74,7 @@ class HookCalls:
 
     def make_transforms(self, spec: InputSpec, task: Task) -> Transforms:
         """See `ftcore.hooks.make_transforms`."""
-        return self._call_one("make_transforms", Transforms, f"a {task.kind} task", spec=spec, task=task)
+        return self._call_one("make_transforms", Transforms, f"a {task.name} task", spec=spec, task=task)
 
     def batch_transforms(self, task: Task, spec: InputSpec) -> list[BatchTransform | BatchImageTransform]:
         """See `ftcore.hooks.batch_transforms`."""
@@ -137,7 +145,7 @@ class HookCalls:
 
     def make_loss(self, task: Task) -> Loss:
         """See `ftcore.hooks.make_loss`."""
-        answer = self._call_one("make_loss", object, f"a {task.kind} task", task=task)
+        answer = self._call_one("make_loss", object, f"a {task.name} task", task=task)
         if isinstance(answer, Loss):
             return answer
         if callable(answer):

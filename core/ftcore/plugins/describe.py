@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 KINDS = {
     "build_data": "data",
+    "make_task": "task",
     "build_model": "model",
     "build_head": "head",
     "freeze": "freezing",

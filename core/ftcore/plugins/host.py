@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -22,6 +22,8 @@ from ftcore.distributed.ranks import ProcessInfo
 from ftcore.errors import UserError, blame_plugin, did_you_mean
 from ftcore.hooks import HOOK_ARGUMENTS
 from ftcore.types.context import Context
+
+from .tasks import find_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -256,7 +258,7 @@ class Host:
         def at_boundary() -> None:
             self.on_boundary()  # which is set later than most hooks are called
 
-        context = Context(self._folder, log, self._ranks, not plugin.is_default, at_boundary)
+        context = Context(self._folder, log, self._ranks, not plugin.is_default, at_boundary, partial(find_task, self))
         named = zip(impl.arguments, arguments, strict=True)
         return [context if name == "ctx" else value for name, value in named]
 

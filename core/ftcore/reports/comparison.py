@@ -9,28 +9,21 @@ import torch
 from attrs import frozen
 from scipy import stats
 
-from ftcore.data.targets import decode_targets
 from ftcore.errors import UserError
 from ftcore.inference import evaluate
 from ftcore.runs.manifest import read_manifest
+from ftcore.types.abilities import Scored, require
 from ftcore.types.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from torch import Tensor
-
-    from ftcore.types.data import Task
-
     Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
 RESAMPLES = 9_999
 """Of the images for an interval, of the signs for a test."""
-
-SCORE_NAMES = {"classification": "accuracy", "multilabel": "labels right", "regression": "absolute error"}
-"""Task -> what each image is scored by."""
 
 MISSING = "-"
 
@@ -44,7 +37,7 @@ class RunScores:
         images: their names, in order.
         total: number of images in the data.
         measured_on: which of them these are, for people.
-        scores: (N,), of each image; see `SCORE_NAMES`.
+        scores: (N,), of each image; see `ftcore.Scored`.
         metrics: of the run's own, those that are one number.
     """
 
@@ -79,34 +72,26 @@ class Difference:
     p: float
 
 
-def measure(folder: Path, source: str | None, split: str | None) -> tuple[RunScores, Task]:
+def measure(folder: Path, source: str | None, split: str | None) -> tuple[RunScores, Scored]:
     """Measure a run on what `ftcore.inference.evaluate.prepare` chooses.
 
     Raises:
         UserError: what `ftcore.inference.evaluate.prepare` raises.
     """
     evaluation = evaluate.prepare(folder, source, split)
-    found = evaluate.compute_metrics(evaluation)
     model, scores = evaluation.model, []
+    task = require(model.task, Scored, "compare")
+    found = evaluate.compute_metrics(evaluation)
     with torch.inference_mode():
         for batches in evaluation.batches():
             with evaluation.precision.autocast():
                 outputs = model.outputs([batch.images for batch in batches])
-            scores.append(per_sample_scores(outputs, batches[0].targets, model.task).cpu())
+            scores.append(task.score(outputs, batches[0].targets).cpu())
     names = [batches.samples.name(index) for batches in evaluation.loaders[0] for index in range(len(batches.samples))]
     numbers = {name: value for name, value in found.items() if isinstance(value, float)}
     per_image = torch.cat(scores).double().numpy()
     total, measured_on = evaluation.measured.total, evaluation.measured_on
-    return RunScores(folder, tuple(names), total, measured_on, per_image, numbers), model.task
-
-
-def per_sample_scores(outputs: Tensor, targets: Tensor, task: Task) -> Tensor:
-    """Outputs (N, K) and targets, as a loss takes them -> (N,): whether an image is right, or how far it is off."""
-    if task.kind == "classification":
-        return (outputs.argmax(dim=1) == targets).float()
-    if task.kind == "multilabel":
-        return ((outputs > 0) == (targets > 0.5)).float().mean(dim=1)
-    return (decode_targets(outputs, task) - decode_targets(targets, task)).abs().mean(dim=1)
+    return RunScores(folder, tuple(names), total, measured_on, per_image, numbers), task
 
 
 def interval(scores: Numbers) -> tuple[float, float]:
@@ -156,7 +141,8 @@ def compare(
     against = [None, *(difference(first.scores, run.scores) for run in runs[1:])]
     settings = config_differences(folders)
     values = {
-        "score": SCORE_NAMES[task.kind],
+        "score": task.score_name,
+        "higher_is_better": task.higher_is_better,
         "images": len(first.images),
         "total": first.total,
         "measured_on": first.measured_on,
@@ -200,9 +186,9 @@ def _settings_table(folders: Sequence[Path], settings: Mapping[str, Sequence[str
     return Table("what differs", ("", *map(str, folders)), tuple(rows) or (("nothing", *("" for _ in folders)),))
 
 
-def _score_table(runs: Sequence[RunScores], against: Sequence[Difference | None], task: Task) -> Table:
+def _score_table(runs: Sequence[RunScores], against: Sequence[Difference | None], task: Scored) -> Table:
     names = [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
-    columns = ("run", SCORE_NAMES[task.kind], "95 % interval", "difference", "95 % interval", "p", *names)
+    columns = ("run", task.score_name, "95 % interval", "difference", "95 % interval", "p", *names)
     rows = []
     for run, found in zip(runs, against, strict=True):
         low, high = interval(run.scores)

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from ftcore.charts import Interval, axis_for, intervals
 
-from .comparison import SCORE_NAMES
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -28,7 +26,7 @@ def render_html(values: Mapping[str, Any]) -> str:
     runs = values["runs"]
     shared = [name for name in runs[0]["metrics"] if all(name in run["metrics"] for run in runs)]
     metrics = [name for name in shared if name != values["score"]]
-    lower_is_better = values["score"] == SCORE_NAMES["regression"]
+    lower_is_better = not values["higher_is_better"]
     template = environment.get_template("comparison.html.jinja")
     return template.render(
         values=values,

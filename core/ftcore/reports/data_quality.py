@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
 from ftcore.data.dataset import ImageSplit
 from ftcore.data.scan import MAX_HAMMING_DISTANCE, near_duplicate_pairs, scan_images
-from ftcore.data.task import images_per_name
 from ftcore.errors import UserError
+from ftcore.types.abilities import Counted
 from ftcore.types.table import Table
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from ftcore.config.schema import RunConfig
     from ftcore.data.scan import ImageScan
-    from ftcore.types.data import Data, Task
+    from ftcore.types.data import Data
+    from ftcore.types.task import Task
 
 
 MIN_SIDE = 32
@@ -97,17 +98,7 @@ def _image_split(data: Data, name: str) -> ImageSplit:
 def _looked_at(data: Data, name: str) -> list[ScannedSample]:
     split = _image_split(data, name)
     seen = scan_images(split.images, split.rows.tolist())
-    return [
-        ScannedSample(name, split.name(i), _label(split.target(i), data.task), found) for i, found in enumerate(seen)
-    ]
-
-
-def _label(target: Any, task: Task) -> str:
-    if task.kind == "classification":
-        return str(task.names[target])
-    if task.kind == "multilabel":
-        return ", ".join(name for name, value in zip(task.names, target, strict=True) if value)
-    return ", ".join(f"{value:g}" for value in (target if isinstance(target, tuple) else (target,)))
+    return [ScannedSample(name, split.name(i), data.task.spell(split.target(i)), found) for i, found in enumerate(seen)]
 
 
 def _exact_duplicates(found: Sequence[ScannedSample]) -> list[tuple[ScannedSample, ScannedSample]]:
@@ -146,10 +137,10 @@ def _unusual(found: Iterable[ScannedSample]) -> Table:
 
 
 def _names_missing_in(split: ImageSplit, task: Task) -> Table:
-    if task.kind == "regression":
+    if not isinstance(task, Counted):
         return Table("", (), ())
-    counts = images_per_name(split.targets, task.kind, task.outputs)
-    rows = tuple((name,) for name, number in zip(task.names, counts, strict=True) if not number)
+    counts = zip(task.names, task.count(split.targets), strict=True)
+    rows = tuple((name,) for name, number in counts if not number)
     return Table("not in validation, so never measured", ("name",), rows)
 
 

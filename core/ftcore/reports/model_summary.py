@@ -12,9 +12,9 @@ from ftcore.model import freezing
 from ftcore.model.build import build_network
 from ftcore.model.shape_inference import as_tuple, build_on_meta
 from ftcore.plugins.calls import HookCalls
+from ftcore.plugins.discovery import load_defaults
 from ftcore.plugins.startup import activate
 from ftcore.training.summary import groups_table
-from ftcore.types.data import Task
 from ftcore.types.model import TokenSpec
 from ftcore.types.table import Table
 
@@ -42,7 +42,8 @@ def summarize_model(config: RunConfig, classes: int, depth: int) -> list[Table]:
     """
     config = evolve(config, model=evolve(config.model, weights="none"))
     calls = HookCalls(activate(config))
-    task = Task("classification", tuple(f"class {number}" for number in range(classes)), (1,) * classes)
+    names = [f"class {number}" for number in range(classes)]
+    task = calls.make_task(load_defaults().TASK).read({"names": names, "counts": [1] * classes})
     network = build_on_meta(lambda: build_network(calls.host.config, calls, task))
     model = network.module.to("meta")
     plan = calls.freeze(model, network.heads, network.backbone, task)

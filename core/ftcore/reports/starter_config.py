@@ -11,12 +11,14 @@ from attrs import frozen
 from ftcore.config.schema import SECTIONS
 from ftcore.plugins.describe import option_rows
 from ftcore.plugins.discovery import load_defaults
+from ftcore.types.abilities import Counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ftcore.config.schema import RunConfig
-    from ftcore.types.data import Data, Task
+    from ftcore.types.data import Data
+    from ftcore.types.task import Task
 
 
 @frozen
@@ -84,8 +86,8 @@ def _describe(data: Data) -> Iterator[str]:
     task = data.task
     names = ", ".join(task.names[:10]) + (", ..." if len(task.names) > 10 else "")
     yield f"{len(data.train):,} training and {len(data.val):,} validation images"
-    yield f"{task.kind}, {task.outputs}: {names}"
-    if task.counts:
+    yield f"{task.name}, {task.outputs}: {names}"
+    if isinstance(task, Counted) and task.counts:
         by_count = sorted(zip(task.counts, task.names, strict=True))
         (fewest, rare), (most, frequent) = by_count[0], by_count[-1]
         yield f"{fewest:,} ({rare}) to {most:,} ({frequent}) training images each"
@@ -94,12 +96,13 @@ def _describe(data: Data) -> Iterator[str]:
 def _recipe(task: Task, images: int) -> dict[str, str]:
     """Return what is named for data of this size and balance: plugin -> why."""
     defaults = load_defaults()
-    each = int(median(task.counts)) if task.counts else images
+    counts = task.counts if isinstance(task, Counted) else ()
+    each = int(median(counts)) if counts else images
     name, why = next((name, why) for below, name, why in defaults.STARTER_RECIPES if below is None or each < below)
-    of_what = " per class or label (median)" if task.counts else ""
+    of_what = " per class or label (median)" if counts else ""
     reasons = {name: f"{each:,} training images{of_what}; {why}"}
-    least_ratio, plugin, reason = defaults.STARTER_IMBALANCE
-    ratio = max(task.counts) / min(task.counts) if task.kind == "classification" else 0
-    if ratio >= least_ratio:
+    least_ratio, plugin, reason = defaults.STARTER_IMBALANCE.get(task.name, (0, "", ""))
+    ratio = max(counts) / min(counts) if counts and plugin else 0
+    if plugin and ratio >= least_ratio:
         reasons[plugin] = f"the largest class has {ratio:.0f} times the images of the smallest; {reason}"
     return reasons

@@ -85,7 +85,7 @@ def run_summary(ready: PreparedRun) -> dict[str, str]:
         f"{_kept(ready.data)}"
         f"{_unchecked(ready.data, config)}",
         **_skipped(ready.data),
-        "task": f"{task.kind}: {', '.join(task.names[:12])}{' ...' if task.outputs > 12 else ''}",
+        "task": task.describe(),
         "network": f"{config.model.name}, weights {config.model.weights}, head {', '.join(network.heads)}, "
         f"input {network.spec.preprocessing}",
         "trainable parameters": "{:,} / {:,}".format(*_parameter_counts(parts)),

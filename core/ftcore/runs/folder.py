@@ -229,18 +229,18 @@ def _table(values: dict[str, Any], place: str, config: RunConfig) -> tomlkit.ite
 
 def describe_model(host: Host, data: Data, assembly: Assembly) -> dict[str, Any]:
     """Say what `predict` needs to build the network again, and nothing else."""
-    building = ("build_model", "build_head", "make_transforms")
+    building = ("make_task", "build_model", "build_head", "make_transforms")
     makers = {p.name for hook in building for p in [*host.record[hook].answered, *host.record[hook].wrapped]}
     named = [plugin for plugin in host.plugins if plugin.name in makers and not plugin.is_default]
     wrapping = [*host.record["wrap_devices"].answered, *host.record["wrap_devices"].wrapped]
     model, architecture = attrs.evolve(host.config.model, weights="none"), assembly.network.backbone.architecture
     return {
-        "format": manifest.RUN_FORMAT,
+        "format": manifest.MODEL_FORMAT,
         "ftcore": metadata.version("ftcore"),
         "model": asdict(model),
         "plugins": [plugin.reference.canonical for plugin in named],
         "options": {p.name: asdict(p.config) for p in host.plugins if p.name in makers and p.config is not None},
-        "task": asdict(data.task),
+        "task": {"name": data.task.name, "state": data.task.state()},
         "input": asdict(assembly.network.spec),
         "wrapped_by": [p.name for p in wrapping if not p.is_default],
         **({"architecture": dict(architecture)} if architecture else {}),

@@ -16,6 +16,7 @@ from ftcore.data.targets import checked_target
 from ftcore.errors import UserError, did_you_mean
 from ftcore.model import freezing
 from ftcore.model.build import build_network
+from ftcore.types.abilities import Softened, require
 from ftcore.types.data import BatchImageTransform
 from ftcore.types.model import TokenSpec
 
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
     from ftcore.model.build import Network
     from ftcore.plugins.activation import Plugin
     from ftcore.plugins.calls import HookCalls
-    from ftcore.types.data import Data, SampleDataset, Task, Transforms
+    from ftcore.types.data import Data, SampleDataset, Transforms
     from ftcore.types.distributed import Placement
     from ftcore.types.events import Observer
+    from ftcore.types.task import Task
     from ftcore.types.training import Loss, ParamGroup
 
 
@@ -124,12 +126,16 @@ def _check_parts(calls: HookCalls, network: Network, parts: TrainingParts) -> No
         mixing = ", ".join(plugin.name for plugin in calls.host.contributors("batch_transforms"))
         raise UserError(f"{mixing} changes images, and {config.model.name} reads texts")
     mixes = not all(isinstance(change, BatchImageTransform) for change in changes)
-    if mixes and parts.data.task.kind == "classification":
+    if mixes and _mixed(calls, parts.data.task).hard:
         _check_soft_targets(calls, "make_loss", taken=objective.loss.soft_targets)
         _check_soft_targets(calls, "make_step", taken=objective.step.soft_targets)
     check_all_registered(calls, parts)
     _check_terms(calls, ["loss", *objective.step.terms, *(penalty.name for penalty in objective.regularizers)])
     _check_used(calls)
+
+
+def _mixed(calls: HookCalls, task: Task) -> Softened:
+    return require(task, Softened, " and ".join(plugin.name for plugin in calls.host.contributors("batch_transforms")))
 
 
 def _splits(calls: HookCalls, data: Data, transforms: Transforms, placement: Placement) -> Any:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ftcore.data.batch_sharding import gather_batch
-from ftcore.data.targets import decode_targets
 from ftcore.model.shape_inference import as_tuple
 from ftcore.types.events import BatchEvaluated
 
@@ -48,7 +47,7 @@ def evaluate(
         divisor = parts.objective.loss.denominator(targets)
         total = total + parts.objective.loss.function(outputs, targets) * divisor
         weights = weights + divisor
-        predicted, wanted = decode_targets(outputs, parts.data.task), decode_targets(targets, parts.data.task)
+        predicted, wanted = parts.data.task.measured(outputs, targets)
         update_metrics(parts, predicted, wanted)
         parts.notify(BatchEvaluated(batch.indices, predicted, wanted))
     return {"loss": float(total / weights), **computed_metrics(parts)}

@@ -10,13 +10,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import one_hot
 
 from ftcore.data.batch_sharding import gather_batch, local_part
 from ftcore.distributed.dtensor import full_tensor
 from ftcore.model import freezing
 from ftcore.model.shape_inference import as_tuple
 from ftcore.system.seeding import derive_seed, seed_step
+from ftcore.types.abilities import Softened, require
 from ftcore.types.data import BatchImageTransform
 from ftcore.types.events import EpochEnded, StepLogged
 from ftcore.types.training import ForwardPass, sample_count
@@ -279,8 +279,8 @@ def apply_batch_transforms(parts: TrainingParts, batch: Batch) -> Batch:
     size, placement = len(batch.indices), parts.placement
     images, targets = (gather_batch(rows, size, placement) for rows in (batch.images, batch.targets))
     mixes = not all(isinstance(transform, BatchImageTransform) for transform in parts.data.batch_transforms)
-    if mixes and parts.data.task.kind == "classification":
-        targets = one_hot(targets, parts.data.task.outputs).float()
+    if mixes:
+        targets = require(parts.data.task, Softened, "mixing").soften(targets)
     for transform in parts.data.batch_transforms:
         if isinstance(transform, BatchImageTransform):
             images = transform.function(images)

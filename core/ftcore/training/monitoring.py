@@ -15,7 +15,8 @@ from ftcore.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ftcore.types.data import SampleDataset, Task
+    from ftcore.types.data import SampleDataset
+    from ftcore.types.task import Task
 
     from .state import Progress, TrainingParts
 

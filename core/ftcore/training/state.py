@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
     from ftcore.config.schema import TrainConfig
     from ftcore.data.loader import Batch, EpochLoader
-    from ftcore.types.data import BatchImageTransform, BatchTransform, Task
+    from ftcore.types.data import BatchImageTransform, BatchTransform
     from ftcore.types.distributed import Placement
     from ftcore.types.events import Event, Observer
     from ftcore.types.model import FreezePlan
+    from ftcore.types.task import Task
     from ftcore.types.training import Loss, Precision, Regularizer, Schedule, Step, WeightAverage
 
 

@@ -64,6 +64,6 @@ def nonfinite_first_loss_error(parts: TrainingParts) -> UserError:
     precision = f"; {load_defaults().ADVICE['float16']} may help" if parts.precision.scaler.is_enabled() else ""
     return UserError(
         f"the loss or its gradient is not finite in the very first step, whatever the learning rate; precision "
-        f"{parts.precision.name}, {parts.data.task.kind}: look at the data with ftcore check, and at the weights"
+        f"{parts.precision.name}, {parts.data.task.name}: look at the data with ftcore check, and at the weights"
         f"{precision}"
     )

@@ -1,9 +1,9 @@
-"""Samples, tasks and transforms. Importing this module does not import torch."""
+"""Samples and transforms. Importing this module does not import torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import field, frozen
 
@@ -12,41 +12,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .table import Table
-
-
-@frozen
-class Task:
-    """What is to be learnt.
-
-    Attributes:
-        kind: ``classification`` (one class per image), ``multilabel`` (any number of labels) or ``regression``.
-        names: class names in the order of the targets 0..N-1: sorted, by their value where all are numbers; or names of
-            the labels or regression targets.
-        counts: images per class, or with each label, in the training split; empty for regression.
-        images: in the training split.
-        mean: per regression target, in its own unit, over the training split; targets are standardised with it.
-        std: as `mean`; > 0.
-    """
-
-    kind: Literal["classification", "multilabel", "regression"]
-    names: tuple[str, ...]
-    counts: tuple[int, ...] = ()
-    images: int = 0
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-
-    @property
-    def outputs(self) -> int:
-        """How many numbers the network gives per image."""
-        return len(self.names)
+    from .task import Task
 
 
 class SampleDataset(Protocol):
     """A split of the data: any map-style dataset, picklable for worker processes.
 
-    An item is ``(image, target)``: a `PIL.Image.Image`, and an int class index, a tuple with 0 or 1 a label, or a
-    float (a tuple of floats for several regression targets) in its own unit. An item that cannot be read raises
-    `DataError` naming its path. `ftcore.data.ImageSplit` is one; what needs all targets at once
+    An item is ``(image, target)``: a `PIL.Image.Image`, and what `Task.check` takes: an int class index, a tuple with 0
+    or 1 a label, or a float (a tuple of floats for several regression targets) in its own unit. An item that cannot be
+    read raises `DataError` naming its path. `ftcore.data.ImageSplit` is one; what needs all targets at once
     (``data.on_corrupt``, ``data.cache``, `balanced_sampling`) asks for it.
     """
 

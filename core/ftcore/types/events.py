@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from .data import SampleDataset, Task
+    from .data import SampleDataset
     from .table import Table
+    from .task import Task
 
 
 Metrics = Mapping[str, Any]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from .data import Task
+    from .task import Task
 
 
 def _names(names: Iterable[str]) -> frozenset[str]:

@@ -9,6 +9,7 @@ from attrs import evolve, field, frozen, validators
 
 from ftcore import Table, UserError, hookimpl
 from ftcore.data import ImageSplit
+from ftcore_plugins.tasks import Classification
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -51,10 +52,10 @@ class BalancedSampling:
         data = yield
         if data is None:
             return data
-        if data.task.kind != "classification" or not isinstance(data.train, ImageSplit):
+        if not isinstance(data.task, Classification) or not isinstance(data.train, ImageSplit):
             raise UserError(
                 f"balanced_sampling needs classes, of samples that are an ftcore.data.ImageSplit; this is "
-                f"{data.task.kind} with {type(data.train).__name__}"
+                f"{data.task.name} with {type(data.train).__name__}"
             )
         counts = np.array(data.task.counts, dtype=np.float64)
         weights = counts**-self.config.power

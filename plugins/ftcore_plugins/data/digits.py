@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+    from ftcore import Context
     from ftcore.config import RunConfig
 
 
@@ -62,7 +63,7 @@ class Digits:
     """The digits of scikit-learn, ``digits`` or ``digits:5-9``, and a small network for them, ``digits/cnn``."""
 
     @hookimpl
-    def build_data(self, source: str | None, config: RunConfig) -> Data | None:
+    def build_data(self, source: str | None, config: RunConfig, ctx: Context) -> Data | None:
         """Load 1,797 images of 8 x 8 pixels, or those of a range of digits."""
         match = _SOURCE.fullmatch(source or "")
         if match is None:
@@ -74,20 +75,20 @@ class Digits:
             raise UserError(f"a digit has one class, so data.task cannot be multilabel ({config.origin('data.task')})")
         from sklearn.datasets import load_digits
 
-        from ftcore.data import LabelledImages, fingerprint, make_data
+        from ftcore.data import LabelledImages, fingerprint, make_data, parse_targets
 
         images, digits = load_digits(return_X_y=True)
         places = [place for place, digit in enumerate(digits) if low <= digit <= high]
-        regression = config.data.task == "regression"
+        task, cells = config.data.task or "classification", [[str(digits[place])] for place in places]
         pixels = (images[places] * (255 / 16)).round().astype("uint8").reshape(-1, 8, 8)
         found = LabelledImages(
             images=DigitImages(pixels, tuple(places)),
-            kind="regression" if regression else "classification",
-            values=digits[places].astype(float)[:, None] if regression else [str(digits[p]) for p in places],
-            names=("digit",) if regression else (),
+            task=task,
+            values=parse_targets(ctx.make_task(task), cells, lambda row: f"digits[{places[row]}]"),
+            names=("digit",),
             fingerprint=fingerprint((place, images[place].tobytes().hex(), digits[place]) for place in places),
         )
-        return make_data(found, config)
+        return make_data(found, config, ctx)
 
     @hookimpl
     def list_models(self) -> list[ModelInfo]:

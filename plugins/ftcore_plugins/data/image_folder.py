@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ftcore import Data, UserError, hookimpl
 from ftcore.data import (
@@ -18,13 +16,16 @@ from ftcore.data import (
     check_headers,
     fingerprint,
     make_data,
+    parse_targets,
     scan_folders,
 )
 
 from .cells import number
 
 if TYPE_CHECKING:
-    from ftcore import Context
+    from collections.abc import Sequence
+
+    from ftcore import Context, Task
     from ftcore.config import RunConfig
     from ftcore.data import ScannedFolder
 
@@ -50,7 +51,7 @@ class Folder:
         _check_filled(root, classes, config, has_splits=has_splits)
         if left_out:
             ctx.log.warning("files that are no pictures of a class are left out", folder=source, files=left_out)
-        return make_data(_labelled(root, classes, config, has_splits=has_splits), config)
+        return make_data(_labelled(root, classes, config, ctx, has_splits=has_splits), config, ctx)
 
 
 def _has_splits(found: list[ScannedFolder]) -> bool:
@@ -76,7 +77,9 @@ def _check_filled(root: Path, folders: list[ScannedFolder], config: RunConfig, *
         raise UserError(f"the name of class folder {str(root / garbled[0])!a} is not UTF-8; rename it")
 
 
-def _labelled(root: Path, folders: list[ScannedFolder], config: RunConfig, *, has_splits: bool) -> LabelledImages:
+def _labelled(
+    root: Path, folders: list[ScannedFolder], config: RunConfig, ctx: Context, *, has_splits: bool
+) -> LabelledImages:
     """Take the class, and the split, of each picture from its path."""
     if config.data.task == "multilabel":
         raise UserError(
@@ -91,12 +94,20 @@ def _labelled(root: Path, folders: list[ScannedFolder], config: RunConfig, *, ha
         labels += [label] * len(folder.pictures)
     files = ImageFiles(root, PackedStrings.of(paths))
     check_headers(files, config)
-    regression = config.data.task == "regression"
+    task = config.data.task or "classification"
+    if task == "regression":
+        values: Any = [[number(label)] for label in labels]
+    else:
+        values = labels if task == "classification" else _parsed(ctx.make_task(task), paths, labels)
     return LabelledImages(
         images=files,
-        kind="regression" if regression else "classification",
-        values=np.array([[number(label)] for label in labels]) if regression else labels,
-        names=("target",) if regression else (),
+        task=task,
+        values=values,
+        names=("target",),
         fingerprint=fingerprint(zip(paths, sizes, labels, strict=True)),
         splits=splits if has_splits else None,
     )
+
+
+def _parsed(task: type[Task], paths: Sequence[str], labels: Sequence[str]) -> list[Any]:
+    return parse_targets(task, [[label] for label in labels], paths.__getitem__)

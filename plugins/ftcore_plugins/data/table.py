@@ -11,7 +11,16 @@ import numpy as np
 from attrs import frozen
 
 from ftcore import Data, DataError, UserError, hookimpl
-from ftcore.data import SHOWN, ImageFiles, LabelledImages, PackedStrings, check_headers, fingerprint, make_data
+from ftcore.data import (
+    SHOWN,
+    ImageFiles,
+    LabelledImages,
+    PackedStrings,
+    check_headers,
+    fingerprint,
+    make_data,
+    parse_targets,
+)
 
 from .cells import is_missing, parse_binary, parse_finite, parse_float
 from .table_reader import TableRows, read_rows
@@ -19,8 +28,8 @@ from .table_reader import TableRows, read_rows
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from ftcore import Context
     from ftcore.config import RunConfig
-    from ftcore.data import Kind
 
 
 _SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -59,7 +68,7 @@ class Table:
         self.config = config
 
     @hookimpl
-    def build_data(self, source: str | None, config: RunConfig) -> Data | None:
+    def build_data(self, source: str | None, config: RunConfig, ctx: Context) -> Data | None:
         """Read the table and each picture's header."""
         file = Path(source or "")
         if file.suffix.lower() not in _SUFFIXES or not file.is_file():
@@ -68,7 +77,7 @@ class Table:
         names = self._targets(rows)
         paths, cells = rows.column(self.config.path), [rows.column(name) for name in names]
         splits, groups = self._optional(rows, "split"), self._optional(rows, "group")
-        kind, labels, values = self._values(rows, names, cells, config)
+        task, labels, values = self._values(rows, names, cells, config, ctx)
         files, sizes = self._files(rows)
         _check_once(rows, paths)
         check_headers(files, config, rows.where)
@@ -77,7 +86,7 @@ class Table:
         return make_data(
             LabelledImages(
                 images=files,
-                kind=kind,
+                task=task,
                 values=values,
                 names=labels,
                 fingerprint=fingerprint(zip(*columns, strict=True)),
@@ -85,6 +94,7 @@ class Table:
                 groups=groups,
             ),
             config,
+            ctx,
         )
 
     def _files(self, rows: TableRows) -> tuple[ImageFiles, list[int]]:
@@ -135,9 +145,9 @@ class Table:
         return names
 
     def _values(
-        self, rows: TableRows, names: tuple[str, ...], cells: list[list[str]], config: RunConfig
-    ) -> tuple[Kind, tuple[str, ...], Any]:
-        """Return kind of task, names and values of the targets."""
+        self, rows: TableRows, names: tuple[str, ...], cells: list[list[str]], config: RunConfig, ctx: Context
+    ) -> tuple[str, tuple[str, ...], Any]:
+        """Return name of the task, names and values of the targets."""
         if self.config.labels is not None:
             return "multilabel", (), _parse_label_lists(rows, names, cells, self.config.labels, config)
         kind = config.data.task or _infer_task(rows, names, cells)
@@ -146,6 +156,8 @@ class Table:
                 raise UserError(f"classification takes one target column, not {len(names)}: {', '.join(names)}")
             _check_filled(rows, names[0], cells[0])
             return kind, (), cells[0]
+        if kind not in {"multilabel", "regression"}:
+            return kind, names, parse_targets(ctx.make_task(kind), list(zip(*cells, strict=True)), rows.where)
         read = parse_binary if kind == "multilabel" else parse_finite
         columns = [_numbers(rows, name, column, read) for name, column in zip(names, cells, strict=True)]
         return kind, names, np.array(columns, dtype=np.uint8 if kind == "multilabel" else np.float64).T
@@ -182,7 +194,7 @@ def _check_once(rows: TableRows, paths: list[str]) -> None:
             raise DataError(f"{rows.where(place)}: {path!r:.200} is there already, in {rows.where(other)}")
 
 
-def _infer_task(rows: TableRows, names: tuple[str, ...], cells: list[list[str]]) -> Kind:
+def _infer_task(rows: TableRows, names: tuple[str, ...], cells: list[list[str]]) -> str:
     """Say what task the targets can only mean, or ask; cells without a value say nothing, and are refused later."""
     values = [parse_float(cell) for column in cells for cell in column if not is_missing(cell)]
     numbers = [value for value in values if value is not None]

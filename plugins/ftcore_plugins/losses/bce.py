@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from attrs import field, frozen
 
 from ftcore import Loss, hookimpl
+from ftcore_plugins.tasks import Classification, Multilabel
 
 from .cross_entropy import SHARE, check_smoothing_weights, class_counts, class_table, favours_rare, per_class_values
 
@@ -55,17 +56,17 @@ class BinaryCrossEntropy:
     @hookimpl
     def make_loss(self, task: Task, ctx: Context) -> Loss | None:
         """Answer for several labels; for classification only if it was named, for there it is no default."""
-        if task.kind == "regression" or (task.kind == "classification" and not ctx.named):
+        if not isinstance(task, Multilabel) and not (isinstance(task, Classification) and ctx.named):
             return None
         from .modules import BinaryCrossEntropyLoss
 
         factors, smoothing = self._factors(task), self.config.label_smoothing
-        among, as_torch = 2 if task.kind == "multilabel" else task.outputs, self.config.smoothing_weights == "torch"
+        among, as_torch = 2 if isinstance(task, Multilabel) else task.outputs, self.config.smoothing_weights == "torch"
         loss = BinaryCrossEntropyLoss(factors, smoothing, among, smooth_as_torch=as_torch)
         if as_torch and (how := how_smoothing_inverts(task.names, factors, smoothing, among)):
             ctx.log.warning(how)
         tables = () if self.config.positive == "equal" else (class_table("bce", task, "factor", factors),)
-        even = self.config.positive == "equal" and task.kind == "multilabel"
+        even = self.config.positive == "equal" and isinstance(task, Multilabel)
         return Loss(
             loss,
             tables=tables,
@@ -74,12 +75,12 @@ class BinaryCrossEntropy:
             chance_level=math.log(2) if even else None,
         )
 
-    def _factors(self, task: Task) -> list[float]:
+    def _factors(self, task: Classification | Multilabel) -> list[float]:
         given = self.config.positive
         if given == "equal":
             return [1.0] * task.outputs
         if given == "balanced":
-            images = sum(task.counts) if task.kind == "classification" else task.images
+            images = sum(task.counts) if isinstance(task, Classification) else task.images
             return [(images - count) / count or 1.0 for count in class_counts("bce.positive", task)]
         return per_class_values("bce.positive", given, task)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from attrs import field, frozen, validators
 
 from ftcore import Loss, Table, UserError, did_you_mean, hookimpl
+from ftcore_plugins.tasks import Classification, Multilabel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,7 @@ class CrossEntropy:
     @hookimpl
     def make_loss(self, task: Task) -> Loss | None:
         """Answer for classification."""
-        if task.kind != "classification":
+        if not isinstance(task, Classification):
             return None
         import torch
 
@@ -97,7 +98,7 @@ class WeightedCrossEntropy:
     @hookimpl
     def make_loss(self, task: Task, ctx: Context) -> Loss | None:
         """Answer for classification."""
-        if task.kind != "classification":
+        if not isinstance(task, Classification):
             return None
         from .weighted_cross_entropy import WeightedCrossEntropyLoss
 
@@ -141,7 +142,9 @@ def how_smoothing_inverts(names: Sequence[str], weights: Sequence[float], smooth
     )
 
 
-def class_weights(given: str | tuple[float, ...] | dict[str, float], task: Task, beta: float = 0.999) -> list[float]:
+def class_weights(
+    given: str | tuple[float, ...] | dict[str, float], task: Classification, beta: float = 0.999
+) -> list[float]:
     """Return one weight a class, in the order of `task.names`.
 
     Raises:
@@ -182,7 +185,7 @@ class LogitAdjustment:
     @hookimpl
     def make_loss(self, task: Task) -> Loss | None:
         """Answer for classification."""
-        if task.kind != "classification":
+        if not isinstance(task, Classification):
             return None
         from .modules import LogitAdjustedLoss
 
@@ -197,7 +200,7 @@ class LogitAdjustment:
         )
 
 
-def class_counts(option: str, task: Task) -> tuple[int, ...]:
+def class_counts(option: str, task: Classification | Multilabel) -> tuple[int, ...]:
     """Return the number of training images of each class or with each label, all > 0."""
     if len(task.counts) != task.outputs or min(task.counts) <= 0:
         raise UserError(
@@ -213,7 +216,7 @@ def per_class_values(option: str, given: tuple[float, ...] | dict[str, float], t
     Raises:
         UserError: wrong length, a name that does not exist, or what is not a positive number.
     """
-    kind, kinds = ("label", "labels") if task.kind == "multilabel" else ("class", "classes")
+    kind, kinds = task.noun
     known = ", ".join(task.names)
     if isinstance(given, tuple):
         if len(given) != task.outputs:
@@ -227,14 +230,14 @@ def per_class_values(option: str, given: tuple[float, ...] | dict[str, float], t
     return [given.get(name, 1.0) for name in task.names]
 
 
-def favours_rare(task: Task, factors: Sequence[float]) -> bool:
+def favours_rare(task: Classification | Multilabel, factors: Sequence[float]) -> bool:
     """Whether the rarest class or label counts more than the most frequent one."""
     counts = task.counts
     return bool(counts) and factors[counts.index(min(counts))] > factors[counts.index(max(counts))]
 
 
-def class_table(title: str, task: Task, what: str, numbers: Sequence[float]) -> Table:
+def class_table(title: str, task: Classification | Multilabel, what: str, numbers: Sequence[float]) -> Table:
     """Show one number a class or label, beside its images in the training split."""
     counts = task.counts or ("",) * task.outputs
     rows = tuple((n, str(c), f"{number:.4g}") for n, c, number in zip(task.names, counts, numbers, strict=True))
-    return Table(title, ("label" if task.kind == "multilabel" else "class", "images", what), rows)
+    return Table(title, (task.noun[0], "images", what), rows)

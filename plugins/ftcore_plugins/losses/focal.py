@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen, validators
 
 from ftcore import Loss, UserError, hookimpl
+from ftcore_plugins.tasks import Classification, Multilabel
 
 from .cross_entropy import SHARE, class_table, favours_rare, per_class_values
 
@@ -44,28 +45,28 @@ class Focal:
     @hookimpl
     def make_loss(self, task: Task) -> Loss | None:
         """Answer for classification and for several labels."""
-        if task.kind == "regression":
+        if not isinstance(task, Classification | Multilabel):
             return None
         from .modules import AsymmetricLabelLoss, FocalLoss
 
         gamma, (present, absent) = self.config.gamma, self._factors(task)
         tables = () if self.config.alpha is None else (class_table("focal", task, "alpha", present),)
         rare = favours_rare(task, present)
-        if task.kind == "classification":
+        if isinstance(task, Classification):
             return Loss(FocalLoss(gamma, present), tables=tables, soft_targets=True, favours_rare=rare)
         loss = AsymmetricLabelLoss(gamma, gamma, present=present, absent=absent)
         return Loss(loss, tables=tables, favours_rare=rare)
 
-    def _factors(self, task: Task) -> tuple[list[float], list[float]]:
+    def _factors(self, task: Classification | Multilabel) -> tuple[list[float], list[float]]:
         """Return a factor for each class or label where it is there, and where it is not."""
         alpha, ones = self.config.alpha, [1.0] * task.outputs
         if alpha is None:
             return ones, ones
         if not isinstance(alpha, int | float):
             return per_class_values("focal.alpha", alpha, task), ones
-        if task.kind == "classification" or not 0 < alpha < 1:
+        if isinstance(task, Classification) or not 0 < alpha < 1:
             allowed = "in (0, 1) for labels, and for classes a list or a table with one each"
-            raise UserError(f"focal.alpha must be {allowed}; got {alpha} for {task.kind} of {', '.join(task.names)}")
+            raise UserError(f"focal.alpha must be {allowed}; got {alpha} for {task.name} of {', '.join(task.names)}")
         return [alpha] * task.outputs, [1 - alpha] * task.outputs
 
 
@@ -107,22 +108,22 @@ class Asymmetric:
     @hookimpl
     def make_loss(self, task: Task) -> Loss | None:
         """Answer for classification and for several labels."""
-        if task.kind == "regression":
+        if not isinstance(task, Classification | Multilabel):
             return None
         from .modules import AsymmetricClassLoss, AsymmetricLabelLoss
 
         self._check(task)
         positive, negative = self.config.gamma_pos, _value_or(self.config.gamma_neg, 4.0)
-        if task.kind == "multilabel":
+        if isinstance(task, Multilabel):
             return Loss(AsymmetricLabelLoss(positive, negative, _value_or(self.config.clip, 0.05)))
         smoothing = _value_or(self.config.label_smoothing, 0.1)
         return Loss(AsymmetricClassLoss(positive, negative, smoothing), soft_targets=True)
 
     def _check(self, task: Task) -> None:
         """Refuse an option that this kind of task does not read."""
-        idle, kind = ("label_smoothing", "classes") if task.kind == "multilabel" else ("clip", "labels")
+        idle, kind = ("label_smoothing", "classes") if isinstance(task, Multilabel) else ("clip", "labels")
         if getattr(self.config, idle) is not None:
-            raise UserError(f"asymmetric.{idle} is for {kind}; this is {task.kind} of {', '.join(task.names)}")
+            raise UserError(f"asymmetric.{idle} is for {kind}; this is {task.name} of {', '.join(task.names)}")
         if self.config.label_smoothing == 0 and self.config.gamma_neg is not None:
             raise UserError(
                 f"asymmetric.gamma_neg = {self.config.gamma_neg} has nothing to act on in classification with "

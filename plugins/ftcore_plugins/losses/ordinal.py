@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from ftcore import Loss, Table, UserError, did_you_mean, hookimpl
+from ftcore_plugins.tasks import Classification
 
 if TYPE_CHECKING:
     from ftcore import Context, Task
@@ -39,7 +40,7 @@ class Ordinal:
     @hookimpl
     def make_loss(self, task: Task, ctx: Context) -> Loss | None:
         """Answer for classification."""
-        if task.kind != "classification":
+        if not isinstance(task, Classification):
             return None
         from .modules import SquaredEarthMoversDistance
 

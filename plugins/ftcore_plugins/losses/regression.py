@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen, validators
 
 from ftcore import Loss, hookimpl
+from ftcore_plugins.tasks import Regression
 
 if TYPE_CHECKING:
     from ftcore import Task
@@ -18,7 +19,7 @@ class MeanSquaredError:
     @hookimpl
     def make_loss(self, task: Task) -> Loss | None:
         """Answer for regression."""
-        if task.kind != "regression":
+        if not isinstance(task, Regression):
             return None
         from torch.nn.functional import mse_loss
 
@@ -31,7 +32,7 @@ class MeanAbsoluteError:
     @hookimpl
     def make_loss(self, task: Task) -> Loss | None:
         """Answer for regression."""
-        if task.kind != "regression":
+        if not isinstance(task, Regression):
             return None
         from torch.nn.functional import l1_loss
 
@@ -61,7 +62,7 @@ class Huber:
     @hookimpl
     def make_loss(self, task: Task) -> Loss | None:
         """Answer for regression."""
-        if task.kind != "regression":
+        if not isinstance(task, Regression):
             return None
         import torch
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from attrs import field, frozen, validators
 
 from ftcore import Loss, hookimpl
+from ftcore_plugins.tasks import Classification, Multilabel
 
 if TYPE_CHECKING:
     from ftcore import Context, RunConfig, Task
@@ -43,7 +44,7 @@ class SoftF1:
     @hookimpl
     def make_loss(self, task: Task, config: RunConfig, ctx: Context) -> Loss | None:
         """Answer for classification and for several labels."""
-        if task.kind == "regression":
+        if not isinstance(task, Classification | Multilabel):
             return None
         from .modules import SoftF1DiceLoss
 
@@ -53,7 +54,7 @@ class SoftF1:
                 accumulate=config.train.accumulate,
                 batch_size=config.train.batch_size,
             )
-        exclusive, micro = task.kind == "classification", self.config.average == "micro"
+        exclusive, micro = isinstance(task, Classification), self.config.average == "micro"
         loss = SoftF1DiceLoss(squared=self.squared, exclusive=exclusive, micro=micro, eps=self.config.eps)
         return Loss(loss, soft_targets=True)
 

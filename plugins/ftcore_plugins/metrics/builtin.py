@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ftcore import hookimpl
+from ftcore_plugins.tasks import Classification, Multilabel, Regression
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +26,7 @@ class ClassMetrics:
     @hookimpl
     def make_metrics(self, task: Task, config: RunConfig) -> Mapping[str, Any] | None:
         """Answer for classification."""
-        if task.kind != "classification":
+        if not isinstance(task, Classification):
             return None
         from .multiclass import F1, Accuracy, ConfusionMatrix
 
@@ -61,7 +62,7 @@ class MultilabelMetrics:
     @hookimpl
     def make_metrics(self, task: Task, config: RunConfig) -> Mapping[str, Any] | None:
         """Answer for several labels."""
-        if task.kind != "multilabel":
+        if not isinstance(task, Multilabel):
             return None
         from .multilabel import F1, AveragePrecision, AveragePrecisionOfEach, Thresholds
 
@@ -82,7 +83,7 @@ class RegressionMetrics:
     @hookimpl
     def make_metrics(self, task: Task, config: RunConfig) -> Mapping[str, Any] | None:
         """Answer for regression."""
-        if task.kind != "regression":
+        if not isinstance(task, Regression):
             return None
         from .regression import R2, MeanAbsoluteError, R2OfEach, RootMeanSquaredError
 

@@ -13,6 +13,7 @@ from attrs import frozen
 from torchmetrics import Metric
 
 from ftcore import UserError
+from ftcore_plugins.tasks import Classification, Multilabel, Regression
 
 from . import class_scores, label_scores, number_scores
 from .aliases import ALIASES
@@ -134,6 +135,11 @@ def make_named(names: Sequence[str], monitor: str | None, task: Task, there: Map
     return made
 
 
+def _kind(task: Task) -> str:
+    """Return the built-in task that a task is, or is derived from."""
+    return next(kind.name for kind in (Classification, Multilabel, Regression) if isinstance(task, kind))
+
+
 def _base(text: str) -> str:
     """Return the name of the catalogue in a text, or what stands for it."""
     word = re.split(r"[\[@]", text)[0].strip().lower().replace("-", "_").replace(" ", "_")
@@ -169,7 +175,7 @@ def _unknown(text: str, task: Task) -> UserError:
     names = sorted({*_known(task), *(name for name, meant in ALIASES.items() if meant.split("@")[0] in _known(task))})
     near = ", ".join(get_close_matches(text.lower(), names, 3, 0.0))
     return UserError(
-        f"metrics: no metric {text!r} for {task.kind}; nearest: {near}; all: {', '.join(sorted(_known(task)))}"
+        f"metrics: no metric {text!r} for {_kind(task)}; nearest: {near}; all: {', '.join(sorted(_known(task)))}"
     )
 
 
@@ -180,7 +186,7 @@ def _make(text: str, task: Task) -> tuple[str, Metric]:
         "classification": _of_classes,
         "multilabel": _of_labels,
         "regression": _of_numbers,
-    }[task.kind]
+    }[_kind(task)]
     score = build(name, task)
     if score is None:
         raise UserError(f"metrics: {text!r} is no form of {name.base!r}; {_forms(name.base, task)}")
@@ -188,7 +194,7 @@ def _make(text: str, task: Task) -> tuple[str, Metric]:
         return f"{text} (of {task.outputs} classes: top{task.outputs})", _Unmonitored(score, task)
     down = name.base in _DOWN or name.base in number_scores.ERRORS or name.base == "pinball"
     per_class = name.base in {"auroc", "average_precision"} and name.place is None and name.how != "micro"
-    right = name.base in {"accuracy", "exact_match", "top"} and (name.base, task.kind) != ("accuracy", "multilabel")
+    right = name.base in {"accuracy", "exact_match", "top"} and (name.base, _kind(task)) != ("accuracy", "multilabel")
     kind = _LowerIsBetter if down else _Proportion if right else NamedMetric
     return text, kind(score, task, per_class=per_class)
 
@@ -212,8 +218,8 @@ def _known(task: Task) -> frozenset[str]:
         "multilabel": label_scores.PLAIN,
         "regression": {**number_scores.ERRORS, **number_scores.AGREEMENT},
     }
-    shared = {"pinball"} if task.kind == "regression" else {*_AVERAGED, "auroc", "average_precision"}
-    return frozenset({*own[task.kind], *shared, *({"top"} if task.kind == "classification" else ())})
+    shared = {"pinball"} if isinstance(task, Regression) else {*_AVERAGED, "auroc", "average_precision"}
+    return frozenset({*own[_kind(task)], *shared, *({"top"} if isinstance(task, Classification) else ())})
 
 
 _AVERAGED = {"precision": "precision", "recall": "recall", "f1": "f1", "fbeta": "fbeta", "jaccard": "jaccard"}

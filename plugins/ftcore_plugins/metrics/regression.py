@@ -16,7 +16,7 @@ from ftcore_plugins.observers.report.accumulators import sum_dtype
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ftcore import Task
+    from ftcore_plugins.tasks import Regression
 
 
 NO_SPREAD = 1e-13
@@ -33,7 +33,7 @@ class _Sums(Metric):
     z: Tensor
     z2: Tensor
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Regression) -> None:
         """Take the targets' mean and standard deviation over the training split."""
         super().__init__()
         self.mean, self.std = task.mean, task.std

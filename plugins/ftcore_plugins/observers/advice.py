@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define, evolve, field
 
-from ftcore import EpochEnded, RunEnded, RunStarted, hookimpl
+from ftcore import Counted, EpochEnded, RunEnded, RunStarted, hookimpl
 from ftcore.data import ImageSplit
 
 if TYPE_CHECKING:
@@ -202,8 +202,9 @@ def check_classes(started: RunStarted, val: Mapping[str, Any]) -> Iterator[tuple
 
 def _for_rare_classes(started: RunStarted, task: Task, missing: Sequence[int]) -> str:
     """Say what helps if all these classes are rare in training, and nothing is done about it."""
-    few = RARE * sum(task.counts) / task.outputs
-    if started.rebalanced or not task.counts or any(task.counts[place] >= few for place in missing):
+    counts = task.counts if isinstance(task, Counted) else ()
+    few = RARE * sum(counts) / task.outputs
+    if started.rebalanced or not counts or any(counts[place] >= few for place in missing):
         return ""
     sampled = ", `balanced_sampling` draws them more often" if isinstance(started.val, ImageSplit) else ""
     return f"; as a loss `weighted_ce` weighs rare classes{sampled}"

@@ -9,6 +9,7 @@ from attrs import evolve, field, frozen, validators
 
 from ftcore import Step, TokenSpec, UserError, format_names, hookimpl
 from ftcore.config import ModelConfig
+from ftcore_plugins.tasks import Regression, built_in_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -62,7 +63,10 @@ class Distill:
         ask = self._teacher(self.config.teacher, backbone.input, task, config, placement.device)
         _check(ask, backbone.input, placement.device)
         strength, temperature = self.config.strength, self.config.temperature or 2.0
-        if task.kind == "regression" and self.config.temperature is not None:
+        kind = built_in_name(task)
+        if not kind:
+            raise UserError(f"distill compares probabilities or numbers, and a task {task.name!r} has neither")
+        if kind == Regression.name and self.config.temperature is not None:
             raise UserError("distill.temperature has no part in regression, where outputs are compared as they are")
 
         def term(seen: ForwardPass) -> Tensor:
@@ -70,7 +74,7 @@ class Distill:
 
             with torch.no_grad(), precision.autocast():
                 wanted = ask(seen.images).float()
-            return strength * distillation_loss(seen.outputs, wanted, task.kind, temperature)
+            return strength * distillation_loss(seen.outputs, wanted, kind, temperature)
 
         return evolve(step, terms={**step.terms, "distill": term})
 
@@ -116,10 +120,10 @@ def _from_folder(folder: Path, spec: InputSpec, task: Task, device: torch.device
     from ftcore import load
 
     teacher = load(folder)
-    if (teacher.task.kind, sorted(teacher.task.names)) != (task.kind, sorted(task.names)):
+    if (teacher.task.name, sorted(teacher.task.names)) != (task.name, sorted(task.names)):
         raise UserError(
-            f"distill.teacher {folder} knows the {teacher.task.kind} {format_names(teacher.task.names)}; this is the "
-            f"{task.kind} {format_names(task.names)}"
+            f"distill.teacher {folder} knows the {teacher.task.name} {format_names(teacher.task.names)}; this is the "
+            f"{task.name} {format_names(task.names)}"
         )
     for member in teacher.members:
         _ready(member.module, device)

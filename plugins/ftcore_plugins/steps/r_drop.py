@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve, field, frozen, validators
 
 from ftcore import Step, UserError, hookimpl
+from ftcore_plugins.tasks import Classification, Multilabel, built_in_name
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -43,14 +44,15 @@ class RDrop:
     def make_step(self, model: nn.Module, task: Task) -> Generator[None, Step, Step]:
         """Add alpha/2 (KL(p1 || p2) + KL(p2 || p1)), over classes, or over each label and its absence."""
         step = yield
-        if task.kind == "regression":
-            raise UserError("r_drop compares probabilities, and a regression task has none")
+        kind = built_in_name(task)
+        if kind not in {Classification.name, Multilabel.name}:
+            raise UserError(f"r_drop compares probabilities, and a {task.name} task has none")
         if not any(_is_random(module) for module in model.modules()):
             raise UserError(
                 "r_drop: the network has no dropout and no stochastic depth, so both passes would be the same; "
                 "use timm.drop_path or mlp_head.dropout, or leave r_drop out"
             )
-        alpha, kind = self.config.alpha, task.kind
+        alpha = self.config.alpha
 
         def term(seen: ForwardPass) -> Tensor:
             return alpha * symmetric_kl(seen.outputs, seen.forward(seen.images), kind)

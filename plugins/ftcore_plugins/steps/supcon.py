@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, field, frozen, validators
 
 from ftcore import Step, UserError, hookimpl
+from ftcore_plugins.tasks import Classification
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -46,8 +47,8 @@ class SupCon:
     def make_step(self, model: nn.Module, backbone: Backbone, task: Task) -> Generator[None, Step, Step]:
         """Watch what the head sees, and add the term."""
         step = yield
-        if task.kind != "classification":
-            raise UserError(f"supcon needs classes, and this is a {task.kind} task")
+        if not isinstance(task, Classification):
+            raise UserError(f"supcon needs classes, and this is a {task.name} task")
         import torch
 
         slot, strength, temperature = backbone.heads[0], self.config.strength, self.config.temperature

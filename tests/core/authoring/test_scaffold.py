@@ -19,6 +19,7 @@ from ftcore.testing import Result, invoke
 ROOT = Path(__file__).parents[3]
 ITS_NETWORK = ("--data", "digits:5-6", "--model", "acme_demo/small", "--set", "model.weights=none")
 OWN = {
+    "make_task": ("--data", "digits:5-9", "--model", "digits/cnn", "--set", "data.task=acme_demo"),
     "build_data": ("--data", "acme_demo", "--model", "digits/cnn"),
     "build_model": ITS_NETWORK,
     "list_models": ITS_NETWORK,

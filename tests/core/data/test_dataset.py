@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import structlog
 from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ftcore import DataError, UserError
+from ftcore import Context, DataError, UserError
 from ftcore.config.load import CliOverrides, load_config
-from ftcore.data.dataset import ImageSplit, PackedStrings, fingerprint, make_data
+from ftcore.data.dataset import ImageSplit, LabelledImages, PackedStrings, fingerprint, make_data
 from ftcore.data.files import ImageFiles
-from ftcore.data.labels import LabelledImages
+from ftcore_plugins.tasks import Classification, Multilabel, Regression
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from ftcore import Data, RunConfig
-    from ftcore.data.labels import Kind
+
+
+KINDS = (Classification, Multilabel, Regression)
+CTX = Context(Path(), structlog.get_logger(), make_task={k.name: k for k in KINDS}.__getitem__)
 
 
 @frozen
@@ -53,9 +57,11 @@ def settings(*sets: str) -> RunConfig:
     return load_config(None, CliOverrides(data="photos", sets=sets))
 
 
-def made(kind: Kind, values: Any, *sets: str, **more: Any) -> Data:
+def made(kind: str, values: Any, *sets: str, **more: Any) -> Data:
     broken = more.pop("broken", frozenset())
-    return make_data(LabelledImages(Numbered(len(values), broken), kind, values, "0" * 64, **more), settings(*sets))
+    return make_data(
+        LabelledImages(Numbered(len(values), broken), kind, values, "0" * 64, **more), settings(*sets), CTX
+    )
 
 
 def parts(data: Data) -> list[ImageSplit]:
@@ -72,6 +78,7 @@ BASE = [("a", "train"), ("Ä", "train"), ("007", "train"), ("a", "val")]
 def assert_classes(data: Data, classes: Sequence[str]) -> None:
     trained = Counter(classes[int(data.train.name(i))] for i in range(len(data.train)))
     assert data.task.names == tuple(sorted(trained))
+    assert isinstance(data.task, Classification)
     assert data.task.counts == tuple(trained[name] for name in data.task.names)
     for split in parts(data):
         for i in range(len(split)):
@@ -134,6 +141,7 @@ def test_the_target_of_an_image_is_its_numbers(rows: list[tuple[float, float]], 
             row = rows[int(split.name(i))]
             assert split[i][1] == split.target(i) == (row if width == 2 else row[0])
     trained = np.array([rows[int(data.train.name(i))][:width] for i in range(len(data.train))])
+    assert isinstance(data.task, Regression)
     assert data.task.mean == pytest.approx(trained.mean(axis=0))
     assert data.task.std == pytest.approx(trained.std(axis=0))
 
@@ -142,6 +150,7 @@ def test_classes_are_sorted_and_those_of_training_alone() -> None:
     data = made("classification", ["b", "a", "b", "z"], splits=["train", "train", "val", "test"])
 
     assert data.task.names == ("a", "b")
+    assert isinstance(data.task, Classification)
     assert data.task.counts == (1, 1)
     assert data.tables[0].rows == (("a", "1", "0"), ("b", "1", "1"))
 
@@ -162,7 +171,7 @@ def test_classes_are_sorted_and_those_of_training_alone() -> None:
         ("regression", [[1e200], [-1e200], [3.0]], "needs targets that differ, within reason; 'x' is"),
     ],
 )
-def test_targets_that_cannot_be_learnt_are_refused(kind: Kind, values: Any, message: str) -> None:
+def test_targets_that_cannot_be_learnt_are_refused(kind: str, values: Any, message: str) -> None:
     names = ("x",) if kind == "regression" else ()
 
     with pytest.raises(UserError, match=message):
@@ -191,6 +200,7 @@ def test_images_that_cannot_be_read_are_left_out_with_their_targets() -> None:
     assert [(split.name(i), split.target(i)) for split in parts(data) for i in range(len(split))] == [
         ("1", 1), ("2", 0), ("3", 1), ("4", 0),
     ]  # fmt: skip
+    assert isinstance(data.task, Classification)
     assert data.task.counts == (1, 2)
     assert data.skipped == (("train", "cannot read image 0"), ("val", "cannot read image 5"))
 
@@ -231,7 +241,7 @@ def test_an_indexed_sample_takes_less_than_200_bytes(tmp_path: Path) -> None:
     count = 20_000
     names = [f"class_{row % 100:03}/a picture of something {row:06}.jpg" for row in range(count)]
     files = ImageFiles(tmp_path, PackedStrings.of(names))
-    data = make_data(LabelledImages(files, "classification", [name[:9] for name in names], "0" * 64), settings())
+    data = make_data(LabelledImages(files, "classification", [name[:9] for name in names], "0" * 64), settings(), CTX)
 
     arrays = [files.paths.text, files.paths.ends, *(a for split in parts(data) for a in (split.rows, split.targets))]
 

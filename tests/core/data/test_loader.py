@@ -13,16 +13,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftcore import DataError, Task
+from ftcore import DataError
 from ftcore.data.loader import EpochLoader, TransformedDataset, chunk, default_workers, epoch_order, make_batches
 from ftcore.testing import image_folder, invoke
+from ftcore_plugins.tasks import Classification
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 CPU = torch.device("cpu")
-CLASSES = Task("classification", ("even", "odd"), (5, 5))
+CLASSES = Classification(("even", "odd"), (5, 5))
 
 
 class Numbers:

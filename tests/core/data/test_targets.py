@@ -1,81 +1,23 @@
-"""Targets as the network sees them, and back."""
+"""Targets of samples that are none are refused with who gave them."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from ftcore import Task
-from ftcore.data.targets import TargetError, checked_target, decode_targets, encode_targets, probabilities
+from ftcore.data.targets import TargetError, checked_target
+from ftcore_plugins.tasks import Classification, Multilabel, Regression
 
-CLASSES = Task("classification", ("even", "odd"), (5, 5))
+if TYPE_CHECKING:
+    from ftcore import Task
 
-
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20), st.floats(-1e3, 1e3), st.floats(0.1, 1e3))
-def test_decoding_gives_a_target_back_in_its_own_unit(targets: list[float], mean: float, std: float) -> None:
-    task = Task("regression", ("age",), mean=(mean,), std=(std,))
-
-    encoded = encode_targets(tuple(targets), task)
-
-    assert (encoded.shape, encoded.dtype) == ((len(targets), 1), torch.float32)
-    expected = torch.tensor(targets, dtype=torch.float64).reshape(-1, 1)
-    spread = (expected - mean).abs()  # float32 holds the distance to the mean, and float64 the rest
-    assert bool(((decode_targets(encoded, task) - expected).abs() <= 1e-7 * spread + 1e-12 * abs(mean) + 1e-30).all())
-
-
-def test_targets_are_standardised() -> None:
-    task = Task("regression", ("age", "weight"), mean=(40.0, 70.0), std=(10.0, 5.0))
-
-    assert encode_targets(((50.0, 60.0), (40.0, 70.0)), task).tolist() == [[1.0, -2.0], [0.0, 0.0]]
-
-
-@pytest.mark.parametrize(("offset", "spread"), [(1e2, 1.0), (1e6, 1.0), (1e6, 1e-3)])
-def test_a_target_far_from_zero_keeps_its_spread(offset: float, spread: float) -> None:
-    task = Task("regression", ("year",), mean=(offset + 0.1 * spread,), std=(spread,))
-    targets = tuple(offset + spread * z for z in (-1.3, 0.1, 0.123456, 2.0))
-
-    encoded = encode_targets(targets, task)
-
-    assert encoded[:, 0].tolist() == pytest.approx([-1.4, 0.0, 0.023456, 1.9], abs=2e-6)
-    assert decode_targets(encoded, task)[:, 0].tolist() == pytest.approx(targets, rel=0, abs=1e-6 * spread)
-
-
-def test_class_scores_are_not_decoded() -> None:
-    scores = torch.randn(4, 2)
-
-    assert torch.equal(decode_targets(scores, CLASSES), scores)
-
-
-def test_labels_are_numbers_and_classes_are_places() -> None:
-    labels = encode_targets(((1, 0), (0, 1)), Task("multilabel", ("red", "big")))
-    classes = encode_targets((1, 0, 1), CLASSES)
-
-    assert (labels.dtype, labels.tolist()) == (torch.float32, [[1, 0], [0, 1]])
-    assert (classes.dtype, classes.tolist()) == (torch.int64, [1, 0, 1])
-
-
-def test_outputs_say_probabilities_of_classes_and_of_each_label() -> None:
-    outputs = torch.tensor([[0.0, 3.0**0.5], [-1.0, 2.0]], dtype=torch.float64)
-    odds = outputs.exp()
-
-    torch.testing.assert_close(probabilities(outputs, CLASSES), odds / odds.sum(dim=1, keepdim=True))
-    torch.testing.assert_close(probabilities(outputs, Task("multilabel", ("red", "big"))), odds / (1 + odds))
-
-
-def test_outputs_of_a_regression_say_numbers_in_their_own_unit() -> None:
-    task = Task("regression", ("age", "weight"), mean=(40.0, 70.0), std=(10.0, 5.0))
-
-    assert probabilities(torch.tensor([[1.0, -2.0]]), task).tolist() == [[50.0, 60.0]]
-
-
-LABELS = Task("multilabel", ("red", "big", "old"))
-AGE, SIZES = Task("regression", ("age",)), Task("regression", ("width", "height"))
+CLASSES = Classification(("even", "odd"), (5, 5))
+LABELS = Multilabel(("red", "big", "old"))
+AGE, SIZES = Regression(("age",)), Regression(("width", "height"))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
 import torch
-from ftcore import DataError, Task
+from ftcore import DataError
 from ftcore.data.loader import TransformedDataset, make_batches
 from ftcore.data.workers import name_lost_samples
 
@@ -49,7 +49,7 @@ def to_tensor(image):
 
 
 if __name__ == "__main__":
-    task = Task("classification", ("even", "odd"), (10, 10))
+    task = Classification(("even", "odd"), (10, 10))
     batches = make_batches(TransformedDataset(Fragile(), to_tensor, task), 2, 2, torch.device("cpu"))
     seen = []
     try:
@@ -99,8 +99,8 @@ def test_a_worker_that_is_only_slow_is_waited_for_and_said(tmp_path: Path) -> No
 ABANDONED = """
 import gc, time
 import torch
-from ftcore import Task
 from ftcore.data.loader import TransformedDataset, make_batches
+from ftcore_plugins.tasks import Classification
 
 
 class Endless:
@@ -115,7 +115,7 @@ class Endless:
         return str(index)
 
 
-task = Task("classification", ("a", "b"), (4, 4))
+task = Classification(("a", "b"), (4, 4))
 batches = make_batches(TransformedDataset(Endless(), lambda image: image, task), 4, 2, torch.device("cpu"))
 next(batches.epoch(0))
 del batches

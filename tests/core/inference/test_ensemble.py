@@ -14,12 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, average_precision_score, log_loss, mean_absolute_error
 
-from ftcore import UserError
+from ftcore import Prediction, UserError
 from ftcore.data.decoding import read_image
 from ftcore.inference.ensemble import create_ensemble
 from ftcore.inference.load import load
-from ftcore.inference.predict import Prediction, predict
+from ftcore.inference.predict import predict
 from ftcore.testing import image_folder, invoke
+from ftcore_plugins.tasks import Multilabel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,7 +177,8 @@ def permuted(run: Path, out: Path) -> Path:
     file = out / "model" / "model.json"
     description = json.loads(file.read_text())
     order = [2, 0, 1]
-    description["task"]["names"] = [description["task"]["names"][place] for place in order]
+    state = description["task"]["state"]
+    state |= {key: [state[key][place] for place in order] for key in ("names", "counts")}
     del description["reference"]  # of the order before
     file.write_text(json.dumps(description))
     tensors = load_file(out / "model" / "model.safetensors")
@@ -219,7 +221,7 @@ def test_numbers_are_averaged_in_their_own_unit(tmp_path: Path) -> None:
 
     members = [answers(run, data.parent) for run in runs]
     found = answers(tmp_path / "out", data.parent)
-    assert load(runs[0]).task.mean != load(runs[1]).task.mean
+    assert load(runs[0]).task != load(runs[1]).task
     assert "trained on another split" in result.err
     assert_mean(found, members, [1, 1], within=1e-3)
     metrics = invoke("evaluate", tmp_path / "out", "--split", "all", "--json").report["metrics"]
@@ -236,14 +238,16 @@ def test_labels_have_the_mean_of_their_thresholds(tmp_path: Path) -> None:
     create_ensemble(runs, tmp_path / "out", [3, 1])
 
     model, members = load(tmp_path / "out"), [load(run) for run in runs]
-    thresholds = np.average([member.thresholds for member in members], axis=0, weights=[3, 1])
+    task, each = model.task, [member.task for member in members if isinstance(member.task, Multilabel)]
+    assert isinstance(task, Multilabel)
+    thresholds = np.average([one.thresholds for one in each], axis=0, weights=[3, 1])
     found = [one for one in predict(model, [data.parent]) if isinstance(one, Prediction)]
-    assert model.thresholds == pytest.approx(thresholds)
-    assert members[0].thresholds != members[1].thresholds
+    assert task.thresholds == pytest.approx(thresholds)
+    assert each[0].thresholds != each[1].thresholds
     assert_mean(answers(tmp_path / "out", data.parent), [answers(run, data.parent) for run in runs], [3, 1])
     for one in found:
         assert one.labels == tuple(
-            n for n, least in zip(("cat", "dog", "owl"), model.thresholds, strict=True) if one.values[n] >= least
+            n for n, least in zip(("cat", "dog", "owl"), task.thresholds, strict=True) if one.values[n] >= least
         )
     metrics = invoke("evaluate", tmp_path / "out", "--split", "all", "--json").report["metrics"]
     scores = np.array([[one.values[name] for name in model.task.names] for one in found])

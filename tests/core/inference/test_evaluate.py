@@ -13,7 +13,6 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, log_loss, mean_absolute_error
 
-from ftcore.data.targets import probabilities
 from ftcore.inference.evaluate import compute_metrics, prepare
 from ftcore.inference.load import load
 from ftcore.testing import image_folder, invoke
@@ -400,4 +399,4 @@ def test_one_network_says_the_same_through_the_model_as_by_itself(run: Path) -> 
         outputs = model.outputs([images])
 
         assert torch.equal(outputs, model.module(images))
-        assert torch.equal(probabilities(outputs, model.task), model.module(images).softmax(1))
+        assert torch.equal(model.task.decode(outputs), model.module(images).softmax(1))

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tests.core.inference.training import TEXTS, exported, run, table
 
-from ftcore import UserError
+from ftcore import Prediction, UserError
 from ftcore.inference import export as exporting
 from ftcore.inference import load, predict
 from ftcore.testing import image_folder, invoke
@@ -35,7 +35,7 @@ def pictures(count: int, folder: Path) -> list[Path]:
 def said(run: Path, files: list[Path]) -> torch.Tensor:
     """What `predict` says of pictures, in the order of the classes."""
     model = load.load(run)
-    found = [answer for answer in predict.predict(model, files) if isinstance(answer, predict.Prediction)]
+    found = [answer for answer in predict.predict(model, files) if isinstance(answer, Prediction)]
     return torch.tensor([[answer.values[name] for name in model.task.names] for answer in found])
 
 

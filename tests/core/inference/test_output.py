@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ftcore import Task
+from ftcore import Prediction
 from ftcore.inference.load import load
 from ftcore.inference.output import PredictionWriter
-from ftcore.inference.predict import Prediction
 from ftcore.testing import invoke
+from ftcore_plugins.tasks import Multilabel, Regression
 
 
 def test_the_command_prints_path_class_and_probability(run: Path) -> None:
@@ -69,8 +69,8 @@ def test_a_table_has_a_line_a_picture_and_a_column_a_class(run: Path) -> None:
 
 def test_a_table_of_labels_and_one_of_numbers() -> None:
     labels, numbers = (
-        Task("multilabel", ("sun", "sea")),
-        Task("regression", ("kilos", "a, b"), mean=(1e6, 0), std=(1, 1)),
+        Multilabel(("sun", "sea")),
+        Regression(("kilos", "a, b"), mean=(1e6, 0), std=(1, 1)),
     )
     found = Prediction(Path("1, 2.jpg"), {"sea": 0.75, "sun": 0.5}, ("sea", "sun"))
 
@@ -90,4 +90,4 @@ def test_two_forms_at_a_time_and_the_best_of_numbers_are_refused(run: Path, tmp_
     best = invoke("predict", tmp_path / "run", picture, "--top", "3")
 
     assert (both.code, both.err) == (2, "ftcore: --json and --csv are two forms of the same; choose one\n")
-    assert best.err == "ftcore: --top is for classes and labels, and this model predicts numbers\n"
+    assert best.err == "ftcore: --top is for classes and labels, and what a task 'regression' predicts is in no order\n"

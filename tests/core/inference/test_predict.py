@@ -18,11 +18,12 @@ from safetensors.torch import load_model
 from sklearn.datasets import load_digits
 from tests.core.inference.training import train
 
+from ftcore import Prediction
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.errors import DataError
 from ftcore.inference.gradcam import explain_prediction
 from ftcore.inference.load import load
-from ftcore.inference.predict import Prediction, predict
+from ftcore.inference.predict import predict
 from ftcore.runs.prepared import prepare
 from ftcore.testing import image_folder, invoke
 

@@ -215,7 +215,8 @@ def test_labels_are_named_and_numbers_have_no_top(tmp_path: Path) -> None:
 
     assert status == 200
     assert list(found["values"]) == ["digit"]
-    assert refused == (400, {"error": "top is for classes and labels, and this model predicts numbers"})
+    why = "top is for classes and labels, and what a task 'regression' predicts is in no order"
+    assert refused == (400, {"error": why})
 
 
 def test_a_port_that_is_taken_is_said(run: Path) -> None:

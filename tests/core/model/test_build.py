@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from ftcore import InputSpec, Task
+from ftcore import InputSpec
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.config.schema import ModelConfig
 from ftcore.model.build import Network, _input, build_network
 from ftcore.plugins.calls import HookCalls
 from ftcore.plugins.startup import activate
+from ftcore_plugins.tasks import Classification
 
-TASK = Task("classification", ("a", "b", "c"), (1, 1, 1), images=3)
+TASK = Classification(("a", "b", "c"), (1, 1, 1), images=3)
 
 
 def built(*sets: str, spec: InputSpec | None = None) -> Network:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from ftcore import Backbone, HeadSlot, InputSpec, Task, UserError, hookimpl
+from ftcore import Backbone, HeadSlot, InputSpec, UserError, hookimpl
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.model.freezing import named_tensors
 from ftcore.model.heads import (
@@ -26,6 +26,7 @@ from ftcore.model.shape_inference import as_tuple
 from ftcore.model.stages import derive_stages
 from ftcore.runs.prepared import prepare
 from ftcore_plugins.heads import LinearConfig, LinearHead
+from ftcore_plugins.tasks import Classification, Multilabel, Regression
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +83,7 @@ def test_a_convolution_can_be_a_head() -> None:
 def test_a_new_head_has_a_bias_if_the_old_one_had(bias: bool) -> None:  # noqa: FBT001
     (slot,) = find_heads(lambda classes: nn.Sequential(nn.Linear(4, 6), nn.Linear(6, classes, bias=bias)))
 
-    head = LinearHead(LinearConfig()).build_head(slot, Task("classification", names=("a", "b", "c")))
+    head = LinearHead(LinearConfig()).build_head(slot, Classification(names=("a", "b", "c")))
 
     assert slot == HeadSlot("1", 6, bias=bias)
     assert [name for name, _ in head.named_parameters()] == ["weight", "bias"][: 1 + bias]
@@ -141,14 +142,14 @@ def test_the_relus_of_other_branches_than_the_heads_are_not_taken_for_one() -> N
     assert [slot.rectifier for slot in find_rectifiers(backbone).heads] == ["", "", ""]
 
 
-@pytest.mark.parametrize(("kind", "kept"), [("classification", True), ("multilabel", False), ("regression", False)])
+@pytest.mark.parametrize(("kind", "kept"), [(Classification, True), (Multilabel, False), (Regression, False)])
 def test_it_stays_for_classes_and_goes_where_outputs_must_be_below_zero(
     kind: Any,
     kept: bool,  # noqa: FBT001 - a table
 ) -> None:
     backbone = behind(nn.ReLU())
 
-    found = drop_rectifiers(backbone, Task(kind, ("a", "b")))
+    found = drop_rectifiers(backbone, kind(("a", "b")))
 
     assert isinstance(found.module.get_submodule("3"), nn.ReLU if kept else nn.Identity)
     assert found.heads[0].rectifier == ("3" if kept else "")

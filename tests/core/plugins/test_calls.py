@@ -19,7 +19,6 @@ from ftcore import (
     ParamGroup,
     Placement,
     Precision,
-    Task,
     UserError,
     WeightAverage,
     hookimpl,
@@ -32,11 +31,12 @@ from ftcore.plugins.calls import HookCalls
 from ftcore.plugins.host import Host
 from ftcore.plugins.lint import implementations
 from ftcore.plugins.references import PluginReference
+from ftcore_plugins.tasks import Classification
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-TASK = Task("classification", ("cat", "dog"), (3, 4))
+TASK = Classification(("cat", "dog"), (3, 4))
 
 
 def answering(hook: str, answer: Callable[..., Any], name: str = "acme") -> Plugin:

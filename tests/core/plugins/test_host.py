@@ -13,11 +13,12 @@ from ftcore.plugins.activation import Plugin
 from ftcore.plugins.host import Host, summary
 from ftcore.plugins.lint import implementations
 from ftcore.plugins.references import PluginReference
+from ftcore_plugins.tasks import Classification
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-TASK = Task("classification", ("cat", "dog"), (3, 4))
+TASK = Classification(("cat", "dog"), (3, 4))
 
 
 class Focal:

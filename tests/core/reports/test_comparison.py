@@ -15,13 +15,15 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score
 from tests.chromium import LOOKS, needs_chromium, started
 
-from ftcore import Task
-from ftcore.reports.comparison import difference, interval, per_sample_scores
+from ftcore.reports.comparison import difference, interval
 from ftcore.reports.comparison_page import render_html
 from ftcore.testing import Result, image_folder, invoke
+from ftcore_plugins.tasks import Classification, Multilabel, Regression
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ftcore import Scored
 
 
 def run(folder: Path, *arguments: str) -> Path:
@@ -125,7 +127,12 @@ def test_of_errors_less_is_better_and_names_are_text() -> None:
         for place, against in enumerate([{}, *found])
     ]
 
-    values = {"score": "absolute error", "images": 10, "measured_on": "10 of 10 pictures of photos"}
+    values = {
+        "score": "absolute error",
+        "higher_is_better": False,
+        "images": 10,
+        "measured_on": "10 of 10 pictures of photos",
+    }
     text = render_html({**values, "runs": runs, "differences": {}})
 
     assert re.findall(r'class="number (\w*)">[-+]', text) == ["better", "worse", ""]
@@ -208,14 +215,14 @@ def test_the_interval_is_that_of_all_resamples() -> None:
 @pytest.mark.parametrize(
     ("task", "outputs", "targets", "expected"),
     [
-        (Task("classification", ("a", "b")), [[1.0, 2.0], [3.0, 0.0]], [1, 1], [1.0, 0.0]),
-        (Task("multilabel", ("a", "b")), [[1.0, -2.0], [3.0, 0.5]], [[1.0, 0.0], [0.0, 1.0]], [1.0, 0.5]),
-        (Task("regression", ("a",), mean=(10.0,), std=(2.0,)), [[0.5], [-1.0]], [[0.0], [1.0]], [1.0, 4.0]),
+        (Classification(("a", "b")), [[1.0, 2.0], [3.0, 0.0]], [1, 1], [1.0, 0.0]),
+        (Multilabel(("a", "b")), [[1.0, -2.0], [3.0, 0.5]], [[1.0, 0.0], [0.0, 1.0]], [1.0, 0.5]),
+        (Regression(("a",), mean=(10.0,), std=(2.0,)), [[0.5], [-1.0]], [[0.0], [1.0]], [1.0, 4.0]),
     ],
 )
-def test_an_image_is_scored_by_its_task(task: Task, outputs: Any, targets: Any, expected: list[float]) -> None:
-    found = per_sample_scores(torch.tensor(outputs), torch.tensor(targets), task)
+def test_an_image_is_scored_by_its_task(task: Scored, outputs: Any, targets: Any, expected: list[float]) -> None:
+    found = task.score(torch.tensor(outputs), torch.tensor(targets))
 
     assert found.tolist() == pytest.approx(expected)
-    if task.kind == "classification":
+    if isinstance(task, Classification):
         assert found.mean() == pytest.approx(accuracy_score(targets, torch.tensor(outputs).argmax(1)))

@@ -214,7 +214,7 @@ def test_skip_leaves_unreadable_pictures_out_of_both_splits_and_lists_them(tmp_p
         f"cannot read image {root / name}" for name in ("blue/0.jpg", "red/3.jpg", "red/5.jpg")
     ]
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))
-    task = json.loads((tmp_path / "run" / "model" / "model.json").read_text(encoding="utf-8"))["task"]
+    task = json.loads((tmp_path / "run" / "model" / "model.json").read_text(encoding="utf-8"))["task"]["state"]
     assert manifest["data"]["train"] + manifest["data"]["val"] == 24 - 3
     assert sum(task["counts"]) == task["images"] == manifest["data"]["train"]
     assert result.report["skipped"] == 3
@@ -242,9 +242,9 @@ def test_skip_does_not_change_which_split_an_image_is_in(tmp_path: Path) -> None
 
 def test_skip_is_refused_where_samples_are_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "hooks.py").write_text(
-        "from ftcore import Data, Task, hookimpl\n\n\n"
+        "from ftcore import Data, hookimpl\nfrom ftcore_plugins.tasks import Classification\n\n\n"
         "@hookimpl\ndef build_data():\n"
-        "    return Data([], [], Task('classification', ('a', 'b'), (1, 1)), '0')\n",
+        "    return Data([], [], Classification(('a', 'b'), (1, 1)), '0')\n",
         encoding="utf-8",
     )
 

@@ -199,7 +199,7 @@ def test_the_models_description_has_no_weights_to_fetch(run: Path) -> None:
     description = read(run / "model" / "model.json")
 
     assert description["model"]["weights"] == "none"
-    assert description["task"]["names"] == ["5", "6"]
+    assert description["task"]["state"]["names"] == ["5", "6"]
     assert description["plugins"] == []
 
 

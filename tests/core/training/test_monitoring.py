@@ -25,8 +25,8 @@ from ftcore.runs.prepared import prepare
 from ftcore.testing import invoke
 from ftcore.training.monitoring import check_metrics_are_defined, comparable, should_stop_early, update_best
 from ftcore.training.state import Progress
-from ftcore.types.data import Task
 from ftcore_plugins.metrics.multilabel import AveragePrecision, AveragePrecisionOfEach
+from ftcore_plugins.tasks import Multilabel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -241,11 +241,11 @@ def test_a_run_whose_best_was_none_goes_on_and_forgets_it(tmp_path: Path) -> Non
 # what a split cannot have
 
 
-def multilabel(*rows: tuple[int, ...]) -> tuple[ImageSplit, Task]:
+def multilabel(*rows: tuple[int, ...]) -> tuple[ImageSplit, Multilabel]:
     targets = np.array(rows, dtype=np.uint8)
     names = tuple("abcdefgh"[: targets.shape[1]])
     images: Any = None
-    return ImageSplit(images, np.arange(len(targets)), targets), Task("multilabel", names, counts=(1,) * len(names))
+    return ImageSplit(images, np.arange(len(targets)), targets), Multilabel(names, counts=(1,) * len(names))
 
 
 def test_a_metric_without_a_positive_label_is_found_before_training_where_scikit_learn_warns() -> None:

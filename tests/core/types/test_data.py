@@ -5,8 +5,9 @@ import sys
 
 import torch
 
-from ftcore import Task, Transforms, TwoStageTransform
+from ftcore import Transforms, TwoStageTransform
 from ftcore.types.data import to_two_stage
+from ftcore_plugins.tasks import Multilabel
 
 
 def test_a_transform_in_two_steps_takes_both() -> None:
@@ -31,7 +32,7 @@ def test_a_batch_is_left_as_it_is_on_the_device_unless_said_otherwise() -> None:
 
 
 def test_a_network_gives_a_number_for_each_name() -> None:
-    assert Task("multilabel", ("red", "big", "old")).outputs == 3
+    assert Multilabel(("red", "big", "old")).outputs == 3
 
 
 def test_types_are_imported_without_torch() -> None:

@@ -12,15 +12,14 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from ftcore import Backbone, FreezePlan, HeadSlot, InputSpec, TokenSpec, Transforms, UserError, hookimpl
-from ftcore.data.dataset import make_data
-from ftcore.data.labels import LabelledImages
+from ftcore.data.dataset import LabelledImages, make_data
 from ftcore.testing import invoke
 from ftcore.types.model import input_spec_from_dict
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ftcore import Data, RunConfig
+    from ftcore import Context, Data, RunConfig
     from ftcore.testing import Result
 
 LETTERS = "abcdefghij"
@@ -84,12 +83,12 @@ class Texts(Network):
     """Network, data and transforms."""
 
     @hookimpl
-    def build_data(self, source: str | None, config: RunConfig) -> Data | None:
+    def build_data(self, source: str | None, config: RunConfig, ctx: Context) -> Data | None:
         if source != "letters":
             return None
         values = ["first" if "a" in text else "second" for text in Words.texts]
         images: Any = Words()
-        return make_data(LabelledImages(images, "classification", values, "0"), config)
+        return make_data(LabelledImages(images, "classification", values, "0"), config, ctx)
 
     @hookimpl
     def make_transforms(self, spec: InputSpec, config: RunConfig) -> Transforms | None:

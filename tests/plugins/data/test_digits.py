@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import structlog
 import torch
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
-from ftcore import UserError
+from ftcore import Context, UserError
 from ftcore.config.schema import DataConfig, RunConfig
 from ftcore.data.dataset import ImageSplit
 from ftcore.testing import invoke
 from ftcore_plugins.data.digits import WEIGHTS, Digits
 from ftcore_plugins.models.digits_cnn import make_cnn
+from ftcore_plugins.tasks import Classification, Regression
 from ftcore_plugins.transforms.standard import PlainTransforms
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ftcore import Data
 
 
+KINDS = (Classification, Regression)
+CTX = Context(Path(), structlog.get_logger(), make_task={kind.name: kind for kind in KINDS}.__getitem__)
+
+
 def digits(source: str, config: DataConfig | None = None) -> Data:
-    data = Digits().build_data(source, RunConfig(data=config or DataConfig()))
+    data = Digits().build_data(source, RunConfig(data=config or DataConfig()), CTX)
     assert data is not None
     return data
 
@@ -47,7 +52,7 @@ def test_a_range_holds_all_its_digits_and_no_others(source: str, low: int, high:
 
 @pytest.mark.parametrize("source", ["digit", "digits:", "digits:a-b", "digits:10-12", "digits:5-", "Digits", None])
 def test_a_source_in_another_form_is_left_to_others(source: str | None) -> None:
-    assert Digits().build_data(source, RunConfig()) is None
+    assert Digits().build_data(source, RunConfig(), CTX) is None
 
 
 def test_a_single_digit_is_nothing_to_tell_apart() -> None:
@@ -74,6 +79,7 @@ def test_digits_are_targets_of_a_regression_in_their_own_unit() -> None:
     values = [data.train[index][1] for index in range(len(data.train))]
 
     assert set(values) == {2.0, 3.0, 4.0}
+    assert isinstance(data.task, Regression)
     assert data.task.mean == pytest.approx((np.mean(values),))
     assert data.task.std == pytest.approx((np.std(values),))
 

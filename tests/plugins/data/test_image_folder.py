@@ -15,6 +15,7 @@ from ftcore.config.load import CliOverrides, load_config
 from ftcore.plugins.calls import HookCalls
 from ftcore.plugins.startup import activate
 from ftcore.testing import image_folder, invoke
+from ftcore_plugins.tasks import Classification, Regression
 
 if TYPE_CHECKING:
     from ftcore import Data, SampleDataset
@@ -63,6 +64,7 @@ def test_split_folders_are_taken_as_they_are(tmp_path: Path, val: str) -> None:
 
     assert per_class(data.train) == {"cat": 4, "dog": 4}
     assert names(data.val, tmp_path) == [f"{val}/{name}/{number}.jpg" for name in ("cat", "dog") for number in (0, 1)]
+    assert isinstance(data.task, Classification)
     assert data.task.counts == (4, 4)
 
 
@@ -83,6 +85,7 @@ def test_pictures_in_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:
     data = index(tmp_path)
 
     assert "cat/kittens/5.jpg" in names(data.train, tmp_path) + names(data.val, tmp_path)
+    assert isinstance(data.task, Classification)
     assert sum(data.task.counts) + len(data.val) == 12
 
 
@@ -98,7 +101,9 @@ def test_names_may_be_in_any_script_and_hold_spaces(tmp_path: Path) -> None:
 
     assert result.code == 0
     assert all(name in result.err for name in classes)
-    assert json.loads((run / "model" / "model.json").read_text(encoding="utf-8"))["task"]["names"] == sorted(classes)
+    assert json.loads((run / "model" / "model.json").read_text(encoding="utf-8"))["task"]["state"]["names"] == sorted(
+        classes
+    )
 
 
 def test_files_that_are_no_pictures_are_left_out_and_said(tmp_path: Path) -> None:
@@ -166,7 +171,7 @@ def test_folder_names_that_are_numbers_are_targets_of_a_regression(tmp_path: Pat
 
     assert targets(data.train) == [float(Path(data.train.name(i)).parent.name) for i in range(9)]
     assert targets(data.val) == [-1.5, 10.0, 2.0]
-    assert data.task.kind == "regression"
+    assert isinstance(data.task, Regression)
     assert data.task.outputs == 1
     assert data.task.mean == pytest.approx((fmean([-1.5, 2, 10]),))
     assert data.task.std == pytest.approx((pstdev([-1.5, 2, 10]),))

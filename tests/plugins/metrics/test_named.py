@@ -17,6 +17,7 @@ from torchmetrics import classification as tm
 from ftcore import Task, UserError
 from ftcore.testing import invoke
 from ftcore_plugins.metrics.named import make_named
+from ftcore_plugins.tasks import Classification, Multilabel, Regression
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +32,7 @@ D = ([[1, 2, 6, 1]], [2])
 E = ([[2.5] * 4] * 4, [0, 1, 2, 3])
 NAN = math.nan
 
-CLASSES = Task("classification", ("a", "b", "c", "d"), counts=(3, 2, 1, 0), images=6)
+CLASSES = Classification(("a", "b", "c", "d"), counts=(3, 2, 1, 0), images=6)
 
 
 def compute(names: str | list[str], outputs: Any, targets: Any, task: Task) -> Any:
@@ -186,13 +187,13 @@ def test_calibration_errors_of_fixed_logits_are_those_computed_elsewhere() -> No
     rows = "4 1 0/3 0 1/2 1.5 0/0 3 1/1 4 0/2 0 2.5/0 1 3/.5 0 4/3 2 0/0 2 1.5/5 0 0/1 0 2"
     logits = torch.tensor([[float(number) for number in row.split()] for row in rows.split("/")])
     truth = [0, 0, 1, 1, 1, 2, 2, 0, 0, 2, 0, 2]
-    task = Task("classification", ("a", "b", "c"), counts=(5, 3, 4), images=12)
+    task = Classification(("a", "b", "c"), counts=(5, 3, 4), images=12)
     assert compute(["nll", "brier", "ece"], logits, truth, task) == pytest.approx(
         [0.632709, 0.344842, 0.220942], abs=1e-6
     )
 
 
-TWO = Task("classification", ("well", "ill"), counts=(6, 4), images=10)
+TWO = Classification(("well", "ill"), counts=(6, 4), images=10)
 SCORES = [0.05, 0.1, 0.2, 0.3, 0.45, 0.7, 0.35, 0.55, 0.8, 0.9]
 
 
@@ -216,7 +217,7 @@ def test_operating_points_are_the_best_that_a_threshold_reaches(name: str, expec
     assert compute(name, logits, [0] * 6 + [1] * 4, TWO) == pytest.approx(expected, abs=1e-6)
 
 
-LABELS = Task("multilabel", ("p", "q", "r", "s"), counts=(2, 2, 0, 4), images=4)
+LABELS = Multilabel(("p", "q", "r", "s"), counts=(2, 2, 0, 4), images=4)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +249,7 @@ def test_metrics_of_several_labels_are_those_of_the_tables(name: str, expected: 
     assert compute(name, logits, torch.tensor(truth).float(), LABELS) == pytest.approx(expected, abs=1e-6)
 
 
-NUMBER = Task("regression", ("age",), mean=(2.0,), std=(1.7,))
+NUMBER = Regression(("age",), mean=(2.0,), std=(1.7,))
 
 
 @pytest.mark.parametrize(
@@ -286,7 +287,7 @@ def test_correlations_of_constant_values_or_of_one_image_have_no_value() -> None
 
 
 def test_numbers_without_a_unit_are_averaged_over_targets_and_others_need_one_in_brackets() -> None:
-    both = Task("regression", ("age", "height"), mean=(0.0, 0.0), std=(1.0, 1.0))
+    both = Regression(("age", "height"), mean=(0.0, 0.0), std=(1.0, 1.0))
     said, truth = torch.tensor([[1.0, 5], [2, 6], [4, 4]]), torch.tensor([[1.0, 4], [3, 6], [3, 5]])
     assert compute("r2", said, truth, both) == pytest.approx(sk.r2_score(truth, said))
     assert compute("mae[height]", said, truth, both) == pytest.approx(2 / 3)

@@ -12,19 +12,19 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from ftcore import Task
 from ftcore.config.load import CliOverrides, load_config
 from ftcore.model.build import Network, build_network
 from ftcore.plugins.calls import HookCalls
 from ftcore.plugins.startup import activate
 from ftcore.testing import Result, invoke
+from ftcore_plugins.tasks import Classification
 
 if TYPE_CHECKING:
     from torch import nn
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared folder with real pictures is not here")
-TASK = Task("classification", ("a", "b", "c"), (1, 1, 1))
+TASK = Classification(("a", "b", "c"), (1, 1, 1))
 
 
 def network(name: str, *sets: str, weights: str | Path = "none") -> Network:

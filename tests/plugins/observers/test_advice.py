@@ -42,6 +42,7 @@ from ftcore_plugins.observers.advice import (
     check_overfitting,
     check_waiting,
 )
+from ftcore_plugins.tasks import Classification, Multilabel, Regression
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,9 +50,9 @@ if TYPE_CHECKING:
     from ftcore import Event
     from ftcore.data.loader import Batch
 
-PETS = Task("classification", ("cat", "dog", "owl"))
-LABELS = Task("multilabel", ("sun", "sea"))
-KILOS = Task("regression", ("kilos",))
+PETS = Classification(("cat", "dog", "owl"))
+LABELS = Multilabel(("sun", "sea"))
+KILOS = Regression(("kilos",))
 
 
 def epoch(number: int, train: float, val: float = 0.5, *, seconds: float = 1.0, wait: float = 0.0) -> EpochEnded:
@@ -400,7 +401,7 @@ def test_weights_are_advised_for_classes_that_are_rare_and_not_weighed_yet(
 
 
 def test_of_many_classes_a_few_are_named() -> None:
-    task = Task("classification", tuple("abcdefgh"))
+    task = Classification(tuple("abcdefgh"))
     matrix = [[1, *[0] * 7] for _ in range(8)]
 
     ((_, text),) = check_classes(run(task), {"confusion_matrix": matrix})

@@ -61,4 +61,4 @@ class HfDatasets:
         rows, reason = labelled_with_test(source, parts, self.config, config)
         if reason:
             ctx.log.warning("the test split cannot be measured, and is left out", source=source, reason=reason)
-        return make_data(rows, config)
+        return make_data(rows, config, ctx)

@@ -133,13 +133,13 @@ def labelled(source: str, parts: Mapping[str, Dataset], options: HfDatasetsConfi
     _check_same(parts, [name for name in (image, target, group) if name is not None])
     images = _images(source, parts, image)
     column = Column.of(source, parts, target)
-    kind, names, values = targets(column, config)
+    task, names, values = targets(column, config)
     groups = _groups(Column.of(source, parts, group)) if group is not None else None
     has_splits = len(parts) > 1 or not {*TRAIN_NAMES, *VAL_NAMES, *TEST_NAMES}.isdisjoint(parts)
     splits = [name for name, part in parts.items() for _ in range(len(part))] if has_splits else None
     return LabelledImages(
         images=images,
-        kind=kind,
+        task=task,
         values=values,
         names=names,
         fingerprint=fingerprint(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import frozen
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from ftcore.config import RunConfig
 
-    Kind = Literal["classification", "multilabel", "regression"]
-    Targets = tuple[Kind, tuple[str, ...], Any]
+    Targets = tuple[str, tuple[str, ...], Any]
 
 
 @frozen(eq=False)
@@ -76,7 +75,7 @@ def find_target(features: Mapping[str, Any]) -> str:
 
 
 def targets(column: Column, config: RunConfig) -> Targets:
-    """Return kind of task, names and values; see `ftcore.data.LabelledImages`.
+    """Return name of the task, names and values; see `ftcore.data.LabelledImages`.
 
     Raises:
         UserError: the column cannot be learnt, or not as ``data.task`` says.
@@ -115,7 +114,7 @@ def _item(feature: Any) -> Any:
     return getattr(feature, "feature", None)
 
 
-def _kinds(feature: Any) -> tuple[Kind, ...]:
+def _kinds(feature: Any) -> tuple[str, ...]:
     """Return the tasks that a column of this type can mean."""
     import datasets
 

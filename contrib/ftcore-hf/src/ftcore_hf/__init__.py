@@ -11,7 +11,7 @@ from attrs import field, frozen, validators
 from ftcore import TokenSpec, Transforms, hookimpl
 
 if TYPE_CHECKING:
-    from ftcore import Backbone, Data, InputSpec
+    from ftcore import Backbone, Context, Data, InputSpec
     from ftcore.config import RunConfig
 
 __all__ = ["HuggingFace", "HuggingFaceConfig"]
@@ -52,7 +52,7 @@ class HuggingFace:
         self.config = config
 
     @hookimpl
-    def build_data(self, source: str | None, config: RunConfig) -> Data | None:
+    def build_data(self, source: str | None, config: RunConfig, ctx: Context) -> Data | None:
         """Read a table of texts: CSV or TSV."""
         if source is None or not source.startswith(TEXTS):
             return None
@@ -60,7 +60,7 @@ class HuggingFace:
 
         from .texts import labelled
 
-        return make_data(labelled(source.removeprefix(TEXTS), self.config, config), config)
+        return make_data(labelled(source.removeprefix(TEXTS), self.config, config), config, ctx)
 
     @hookimpl
     def build_model(self, name: str | None, weights: str, config: RunConfig) -> Backbone | None:

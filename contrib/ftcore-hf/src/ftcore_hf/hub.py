@@ -44,7 +44,11 @@ class TransformersHub:
         model: Any = network.model
         names = dict(enumerate(task.names))
         model.config.id2label, model.config.label2id = names, {name: place for place, name in names.items()}
-        model.config.problem_type = PROBLEMS[task.kind]
+        if task.name not in PROBLEMS:
+            raise UserError(
+                f"transformers has no problem type for a task {task.name!r}; it has {format_names(PROBLEMS)}"
+            )
+        model.config.problem_type = PROBLEMS[task.name]
         with _quiet():
             model.save_pretrained(folder)
         feeds = _tokenizer(self.tokenizer, spec) if self.tokenizer else _processor(spec)

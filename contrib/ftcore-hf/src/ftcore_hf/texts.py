@@ -68,7 +68,7 @@ def labelled(file: str, options: HuggingFaceConfig, config: RunConfig) -> Labell
     split = options.split or ("split" if "split" in rows[0] else None)
     return LabelledImages(
         images=cast("Any", Table(file, PackedStrings.of(columns[options.text]))),
-        kind=kind,
+        task=kind,
         values=values,
         fingerprint=fingerprint(tuple(row.items()) for row in rows),
         names=names,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen, validators
 from ftcore import Loss, hookimpl
+from ftcore_plugins.tasks import Classification
 
 if TYPE_CHECKING:
     from ftcore import Task
@@ -42,7 +43,7 @@ class Poly:
     @hookimpl
     def make_loss(self, task: Task) -> Loss | None:
         """Answer for classification."""
-        if task.kind != "classification":
+        if not isinstance(task, Classification):
             return None
         return Loss(partial(poly_loss, epsilon=self.config.epsilon), soft_targets=True)
 

@@ -75,7 +75,7 @@ class WebDataset:
         shards, left_out = self._indexed(find_shards(source.removeprefix(PREFIX)))
         if left_out:
             ctx.log.warning("the index of shards could not be kept; they are indexed anew each time", reason=left_out)
-        return make_data(labelled(shards, self.config, config), config)
+        return make_data(labelled(shards, self.config, config), config, ctx)
 
     def _indexed(self, urls: Sequence[str]) -> tuple[list[Shard], str]:
         """Index shards, several at a time; with a progress bar on a terminal. Also return why some were not kept."""

@@ -127,7 +127,7 @@ def labelled(shards: Sequence[Shard], options: WebDatasetConfig, config: RunConf
             PackedStrings.of([row.member for row in rows]),
             np.array([(row.shard, row.start, row.size) for row in rows], dtype=np.int64),
         ),
-        kind="regression" if regression else "classification",
+        task="regression" if regression else "classification",
         values=_numbers(rows, shards) if regression else values,
         names=("target",) if regression else (),
         fingerprint=fingerprint((base_name(shards[r.shard].url), r.member, r.size, r.label) for r in rows),

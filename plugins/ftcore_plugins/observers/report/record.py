@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict, define, field
 
 from ftcore.runs import read_lines, to_json
+from ftcore_plugins.tasks import built_in_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,10 +37,10 @@ class Record:
         total_parameters: likewise.
         heads: likewise; empty in the record of an older version, as is the next.
         releases: [epoch, names that start to learn there], in order.
-        kind: of the task.
+        kind: the built-in task that this one is, or is derived from; empty if it is none.
         names: of classes, labels or targets.
-        mean: see `ftcore.Task`.
-        std: see `ftcore.Task`.
+        mean: of regression, else empty.
+        std: likewise.
         epochs: that are to be trained.
         monitor: name of the metric that decides which epoch is best.
         best: epochs that were better than all before.
@@ -86,7 +87,8 @@ class Record:
         self.heads = list(event.heads)
         self.releases = [[epoch, list(names)] for epoch, names in event.releases.items()]
         task = event.task
-        self.kind, self.names, self.mean, self.std = task.kind, list(task.names), list(task.mean), list(task.std)
+        self.kind, self.names = built_in_name(task), list(task.names)
+        self.mean, self.std = (list(getattr(task, which, ())) for which in ("mean", "std"))
         self.best = [epoch for epoch in self.best if epoch <= event.epoch]
         self.steps = [point for point in self.steps if point[0] <= event.step]
         self.logged = len(self.steps) * self.stride

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from attrs import define, field
 
-from ftcore.data import significant_digits
+from ftcore_plugins.tasks.regression import significant_digits
 
 from .accumulators import DRAWN, TopK, bincount_, sum_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ftcore import BatchEvaluated, Task
+    from ftcore import BatchEvaluated
+    from ftcore_plugins.tasks import Regression
 
 
 REACH = 4
@@ -42,7 +43,7 @@ class RegressionStatistics:
         worst: samples with the largest error of one target, in standard deviations.
     """
 
-    task: Task
+    task: Regression
     samples: int
     sums: dict[str, Tensor] = field(factory=dict)
     images: int = 0

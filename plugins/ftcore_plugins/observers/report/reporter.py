@@ -96,7 +96,8 @@ class Reporter:
             from .statistics import measured
 
             self.measured = measured(self.started.task, self.pictures or 1)
-            self.measured.add(event)
+            if self.measured:
+                self.measured.add(event)
 
     def end_epoch(self, event: EpochEnded) -> None:
         """Note an epoch, with the pictures of what went worst if it is the best; write the page."""

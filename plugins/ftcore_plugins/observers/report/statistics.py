@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from attrs import define, field
 
+from ftcore_plugins.tasks import Classification, Multilabel, Regression
+
 from .accumulators import DRAWN, TopK, bincount_, sum_dtype
 from .regression_statistics import RegressionStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
     from ftcore import BatchEvaluated, Task
@@ -36,19 +36,22 @@ PAIRS = 1000
 """Pairs that are kept of more than a hundred classes: those with most images, without those that are right."""
 
 
-def measured(task: Task, samples: int) -> Measured:
-    """Return what counts the evaluations of a task.
+def measured(task: Task, samples: int) -> Measured | None:
+    """Return what counts the evaluations of a task; None for one that is none of the built-in ones.
 
     Args:
         task: what is learnt.
         samples: how many are kept by each of two orders: most confidently wrong, and highest loss.
     """
-    kinds: dict[str, Callable[[Task, int], Measured]] = {
-        "classification": MulticlassStatistics,
-        "multilabel": MultilabelStatistics,
-        "regression": RegressionStatistics,
-    }
-    return kinds[task.kind](task, samples)
+    match task:
+        case Classification():
+            return MulticlassStatistics(task, samples)
+        case Multilabel():
+            return MultilabelStatistics(task, samples)
+        case Regression():
+            return RegressionStatistics(task, samples)
+        case _:
+            return None
 
 
 @define
@@ -64,7 +67,7 @@ class MulticlassStatistics:
         worst: samples with the highest cross-entropy.
     """
 
-    task: Task
+    task: Classification
     samples: int
     sums: dict[str, Tensor] = field(factory=dict)
     confident: TopK = field(init=False)
@@ -147,7 +150,7 @@ class MultilabelStatistics:
         worst: samples with the highest binary cross-entropy, the mean over labels.
     """
 
-    task: Task
+    task: Multilabel
     samples: int
     sums: dict[str, Tensor] = field(factory=dict)
     images: int = 0

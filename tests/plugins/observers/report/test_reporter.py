@@ -30,7 +30,6 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ftcore import BatchEvaluated, EpochEnded, RunFailed, RunStarted, StepLogged, Table, Task, UserError
 from ftcore.config.load import CliOverrides, load_config
-from ftcore.data.targets import probabilities
 from ftcore.inference import load as inference_load
 from ftcore.inference.gradcam import explain_prediction
 from ftcore.plugins.calls import HookCalls
@@ -45,6 +44,7 @@ from ftcore_plugins.observers.report.page import page
 from ftcore_plugins.observers.report.reporter import Reporter
 from ftcore_plugins.observers.report.statistics import measured
 from ftcore_plugins.observers.report.thumbnails import thumbnail
+from ftcore_plugins.tasks import Classification, Multilabel, Regression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -217,7 +217,8 @@ def test_the_confusion_matrix_is_scikit_learns(classes: Seen) -> None:
 def test_a_class_that_is_never_there_or_never_said_has_no_score_instead_of_a_zero() -> None:
     true, predicted = [0, 0, 1], [0, 1, 1]
     event = batch(torch.nn.functional.one_hot(torch.tensor(predicted), 4).float(), torch.tensor(true))
-    counter = measured(Task("classification", ("a", "b", "c", "d")), 3)
+    counter = measured(Classification(("a", "b", "c", "d")), 3)
+    assert counter
     counter.add(event)
 
     found = report_scores.per_class_scores(counter.result(), "abcd")
@@ -229,7 +230,7 @@ def test_a_class_that_is_never_there_or_never_said_has_no_score_instead_of_a_zer
 
 
 def test_the_reliability_diagram_is_scikit_learns(classes: Seen) -> None:
-    confidence, predicted = probabilities(classes.outputs, classes.task).max(dim=1)
+    confidence, predicted = classes.task.decode(classes.outputs).max(dim=1)
     right = predicted == classes.targets
     accuracy, mean = calibration_curve(right.numpy(), confidence.double().numpy(), n_bins=15)
 
@@ -242,7 +243,7 @@ def test_the_reliability_diagram_is_scikit_learns(classes: Seen) -> None:
 
 
 def test_the_threshold_curves_of_labels_are_scikit_learns(labels: Seen) -> None:
-    given = probabilities(labels.outputs, labels.task)
+    given = labels.task.decode(labels.outputs)
     for place in range(len(labels.task.names)):
         assert labels.counts["drawn"] == [0, 1]
         curve = report_scores.threshold_curve(labels.counts["present"][place], labels.counts["absent"][place])
@@ -258,7 +259,7 @@ def test_the_threshold_curves_of_labels_are_scikit_learns(labels: Seen) -> None:
 
 
 def test_precision_recall_and_f1_of_labels_are_scikit_learns(labels: Seen) -> None:
-    chosen = probabilities(labels.outputs, labels.task) > 0.5
+    chosen = labels.task.decode(labels.outputs) > 0.5
     expected = metrics.precision_recall_fscore_support(labels.targets, chosen, zero_division=np.nan)
 
     found = report_scores.per_class_scores(labels.counts, labels.task.names)
@@ -271,6 +272,7 @@ def test_precision_recall_and_f1_of_labels_are_scikit_learns(labels: Seen) -> No
 def test_the_errors_of_numbers_are_scikit_learns(numbers: Seen) -> None:
     true, predicted = numbers.targets.double(), numbers.outputs.double()
 
+    assert isinstance(numbers.task, Regression)
     (found,) = report_scores.errors(numbers.counts, numbers.task.names, numbers.task.std)
 
     assert found.rmse == pytest.approx(metrics.root_mean_squared_error(true, predicted))
@@ -283,6 +285,7 @@ def test_the_errors_of_numbers_are_scikit_learns(numbers: Seen) -> None:
 def test_every_image_is_in_the_drawings_of_numbers_once(numbers: Seen) -> None:
     (bars,), (grid,) = numbers.counts["residuals"], numbers.counts["grid"]
 
+    assert isinstance(numbers.task, Regression)
     residuals = ((numbers.outputs - numbers.targets)[:, 0] / numbers.task.std[0]).numpy()
     edges = bars["low"] + bars["width"] * np.arange(len(bars["counts"]) + 1)
     expected = np.histogram(residuals.clip(edges[0], edges[-1]), edges)[0]
@@ -313,9 +316,9 @@ def batch(outputs: Tensor, targets: Tensor, first: int = 0) -> BatchEvaluated:
 
 
 TASKS = {
-    "classes": Task("classification", tuple("abcdefg")),
-    "labels": Task("multilabel", tuple("abcde")),
-    "numbers": Task("regression", tuple("abc"), mean=(1.0, 2000.0, -3.0), std=(0.1, 5.0, 2.0)),
+    "classes": Classification(tuple("abcdefg")),
+    "labels": Multilabel(tuple("abcde")),
+    "numbers": Regression(tuple("abc"), mean=(1.0, 2000.0, -3.0), std=(0.1, 5.0, 2.0)),
 }
 
 
@@ -323,10 +326,11 @@ def made(task: Task, size: int) -> tuple[Tensor, Tensor]:
     """Outputs and targets at random."""
     draw = torch.Generator().manual_seed(size)
     outputs = 2 * torch.randn(size, task.outputs, generator=draw)
-    if task.kind == "classification":
+    if isinstance(task, Classification):
         return outputs, torch.randint(task.outputs, (size,), generator=draw)
-    if task.kind == "multilabel":
+    if isinstance(task, Multilabel):
         return outputs, torch.randint(2, (size, task.outputs), generator=draw).float()
+    assert isinstance(task, Regression)
     mean, std = torch.tensor(task.mean), torch.tensor(task.std)
     return outputs * std + mean, torch.randn(size, task.outputs, generator=draw) * std + mean
 
@@ -337,6 +341,7 @@ def test_what_is_counted_does_not_depend_on_the_batches(task: Task) -> None:
     results = []
     for size in (500, 64, 1):
         counter = measured(task, 5)
+        assert counter
         for start in range(0, 500, size):
             counter.add(batch(outputs[start : start + size], targets[start : start + size], start))
         results.append(counter.result())
@@ -375,7 +380,7 @@ def test_the_worst_of_all_samples_are_kept_whatever_the_batches() -> None:
 
 
 def test_mistakes_are_the_surest_and_the_samples_of_highest_loss_are_the_worst(classes: Seen) -> None:
-    given, index = probabilities(classes.outputs, classes.task), torch.arange(len(classes.targets))
+    given, index = classes.task.decode(classes.outputs), torch.arange(len(classes.targets))
     confidence, predicted = given.max(dim=1)
     wrong = index[predicted != classes.targets]
     surest = wrong[confidence[wrong].argsort(descending=True)][:12].tolist()
@@ -802,11 +807,11 @@ def told(told_events: Iterator[Event]) -> Reporter:
 
 
 LARGE = {
-    "100 classes": Task("classification", tuple(f"a class with a name, {place}" for place in range(100))),
-    "1000 classes": Task("classification", tuple(f"a class with a name, {place}" for place in range(1000))),
-    "2000 classes": Task("classification", tuple(f"a class with a name, {place}" for place in range(2000))),
-    "500 labels": Task("multilabel", tuple(f"a label with a name, {place}" for place in range(500))),
-    "40 numbers": Task("regression", tuple(f"target {n}" for n in range(40)), mean=(0.0,) * 40, std=(1.0,) * 40),
+    "100 classes": Classification(tuple(f"a class with a name, {place}" for place in range(100))),
+    "1000 classes": Classification(tuple(f"a class with a name, {place}" for place in range(1000))),
+    "2000 classes": Classification(tuple(f"a class with a name, {place}" for place in range(2000))),
+    "500 labels": Multilabel(tuple(f"a label with a name, {place}" for place in range(500))),
+    "40 numbers": Regression(tuple(f"target {n}" for n in range(40)), mean=(0.0,) * 40, std=(1.0,) * 40),
 }
 
 
@@ -846,9 +851,10 @@ HOSTILE = (
 )
 
 
-def hostile(folder: Path, kind: Any = "classification") -> None:
+def hostile(folder: Path, kind: Any = Classification) -> None:
     """Draw a page whose every name is hostile."""
-    task = Task(kind, HOSTILE, mean=(1.0,) * len(HOSTILE), std=(2.0,) * len(HOSTILE))
+    spread = {"mean": (1.0,) * len(HOSTILE), "std": (2.0,) * len(HOSTILE)} if kind is Regression else {}
+    task = kind(HOSTILE, **spread)
     (folder / "config.toml").write_text(f"[run]\nfolder = '{HOSTILE[0]}' # {HOSTILE[1]}\n", encoding="utf-8")
     told(events(task, folder, Noise(lambda index: HOSTILE[index % len(HOSTILE)] + "\udcff.jpg"), 3))
 
@@ -869,8 +875,8 @@ class Tags(HTMLParser):
         self.links |= {value for name, value in attributes if name in {"href", "src"}}
 
 
-@pytest.mark.parametrize("kind", ["classification", "multilabel", "regression"])
-def test_names_that_would_be_code_are_text(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", [Classification, Multilabel, Regression])
+def test_names_that_would_be_code_are_text(tmp_path: Path, kind: Any) -> None:
     hostile(tmp_path, kind)
     text = (tmp_path / "report.html").read_bytes().decode("utf-8")
 

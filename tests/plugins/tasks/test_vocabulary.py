@@ -18,13 +18,13 @@ from torchvision.datasets import ImageFolder
 
 from ftcore import StepLogged
 from ftcore.config.load import CliOverrides, load_config, load_run_config
-from ftcore.data.labels import order_names
 from ftcore.inference.load import load
 from ftcore.plugins.calls import HookCalls
 from ftcore.plugins.startup import activate
 from ftcore.runs.run import fit, resume
 from ftcore.system.signals import StoppedBySignal
 from ftcore.testing import image_folder, invoke
+from ftcore_plugins.tasks.vocabulary import order_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
