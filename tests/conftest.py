@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _trusts_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The list of the code that the user of this machine trusts is his."""
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Networks as small as these are slower on two threads, and much slower where the cores are busy."""
     torch.set_num_threads(1)

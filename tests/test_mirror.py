@@ -44,6 +44,7 @@ EXCEPTIONS = {
     "core/inference/batcher": "core/inference/test_serve.py",
     "core/inference/decoder_process": "core/inference/test_decoder.py",
     "core/inference/serve_limits": "core/inference/test_serve_connection.py",
+    "core/cli/trust": "core/plugins/test_trust.py",
     "core/inference/colormap": "core/inference/test_gradcam.py",
     "core/data/scan": "core/reports/test_data_quality.py",
     "core/distributed/dtensor": "ranks/test_fsdp.py",

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from .system.text import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -52,11 +54,6 @@ def print_progress(text: str) -> None:
     console(sys.stderr).print(text, soft_wrap=True)
 
 
-def escape_unencodable(text: str) -> str:
-    """Spell out what no stream can encode: the bytes of a file name that is not UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def escape_what_cannot_be_encoded() -> None:
     r"""Let a name that the encoding of standard output or error lacks come out as ``\xe9``; no command ends at it."""
     for stream in (sys.stdout, sys.stderr):
@@ -68,10 +65,10 @@ def print_table(out: Console, table: Table) -> None:
     """Print a table with its title."""
     shown = RichTable(box=None, header_style="dim", pad_edge=False)
     for column in table.columns:
-        shown.add_column(column, overflow="fold")
+        shown.add_column(printable(column), overflow="fold")
     for row in table.rows:
-        shown.add_row(*(Text(escape_unencodable(cell)) for cell in row))
-    out.print(table.title, style="bold")
+        shown.add_row(*(Text(printable(cell)) for cell in row))
+    out.print(printable(table.title), style="bold")
     _print_trimmed(out, shown)
 
 
@@ -81,7 +78,7 @@ def print_key_values(out: Console, facts: Mapping[str, str]) -> None:
     shown.add_column(style="dim")
     shown.add_column(overflow="fold")
     for name, value in facts.items():
-        shown.add_row(Text(name), Text(escape_unencodable(value)))
+        shown.add_row(Text(printable(name)), Text(printable(value)))
     _print_trimmed(out, shown)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from attrs import frozen
@@ -77,13 +77,14 @@ def attempt(read: Callable[[Path], None], file: Path, sender: Connection) -> Non
             forbidden.append(f"{event} {arguments}")
 
     Path("/proc/self/clear_refs").write_text("5")
-    before, said = memory(), ""
-    sys.addaudithook(watch)
-    try:
-        read(file)
-    except UserError as error:
-        said = str(error)
-    sender.send(Outcome(said, forbidden, memory() - before))
+    with Path("/proc/self/status").open() as status:  # now, for what is read may open no more files
+        before, said = memory(status), ""
+        sys.addaudithook(watch)
+        try:
+            read(file)
+        except UserError as error:
+            said = str(error)
+        sender.send(Outcome(said, forbidden, memory(status) - before))
 
 
 def _is_outside(arguments: tuple[Any, ...], folder: Path) -> bool:
@@ -92,7 +93,8 @@ def _is_outside(arguments: tuple[Any, ...], folder: Path) -> bool:
     return bool(writes) and isinstance(path, str) and not Path(path).absolute().is_relative_to(folder)
 
 
-def memory() -> int:
+def memory(status: IO[str]) -> int:
     """Return the most memory that this process has had, in bytes, since that was set back."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    status.seek(0)
+    lines = status.read().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

@@ -283,7 +283,7 @@ def test_a_command_that_is_interrupted_says_so_and_ends_with_the_code_of_that_si
 
     found = invoke("explain", "--plugin", str(tmp_path / "hooks.py"))
 
-    assert (found.code, found.err) == (130, "\nftcore: interrupted\n")
+    assert (found.code, found.err) == (130, f"executes the hooks file {tmp_path / 'hooks.py'}\n\nftcore: interrupted\n")
 
 
 def test_sigusr1_has_a_run_saved_and_it_goes_on(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from ftcore.errors import UserError
+from ftcore.system.files import open_text
 
 from .strict_json import to_json
 
@@ -127,7 +128,8 @@ def recover_interrupted_writes(folder: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write plain data to a file."""
-    path.write_text(to_json(value, indent=2) + "\n", encoding="utf-8")
+    with open_text(path, "w") as file:
+        file.write(to_json(value, indent=2) + "\n")
 
 
 @contextmanager

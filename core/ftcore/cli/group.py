@@ -12,6 +12,7 @@ import click
 from ftcore.console import escape_what_cannot_be_encoded
 from ftcore.distributed.ranks import PeerFailed
 from ftcore.system.signals import StoppedBySignal
+from ftcore.system.text import printable
 
 from . import errors
 from .data import check, init
@@ -22,11 +23,12 @@ from .plugins import plugins
 from .run import explain, replay, resume, run
 from .runs import compare, report, runs
 from .series import folds
+from .trust import trust
 
 _SECTIONS = {
     "Train": (run, folds, resume, explain, find, replay),
     "Data and networks": (check, init, models, inspect),
-    "Evaluate and use": (evaluate, predict, serve, export, report),
+    "Evaluate and use": (evaluate, predict, serve, export, report, trust),
     "Compare and combine": (runs, compare, ensemble, soup),
     "Extend": (plugins,),
 }
@@ -103,7 +105,7 @@ class Group(click.Group):
             if not message:
                 errors.shorten_traceback(error, ctx)
                 raise
-            click.echo(f"ftcore: {message}", err=True)
+            click.echo(f"ftcore: {printable(message, lines=True)}", err=True)
             ctx.exit(2)
 
 

@@ -17,6 +17,7 @@ from .options import (
     out_option,
     print_result,
     run_argument,
+    run_plugin_option,
     runs_argument,
     split_option,
     tta_option,
@@ -31,12 +32,16 @@ if TYPE_CHECKING:
 
 @click.command(cls=LoggedCommand)
 @run_argument
+@run_plugin_option
 @click.argument("pictures", nargs=-1, required=True, type=PATH)
 @tta_option
 @click.option("--why", type=PATH, metavar="FOLDER", help="write a Grad-CAM heat map of each prediction there")
 @click.option("--top", type=click.IntRange(1), metavar="N", help="the N most probable classes of each picture")
 @json_option(help="print one JSON object a picture")
 @click.option("--csv", "as_csv", is_flag=True, help="print a table, a line a picture")
+@click.option(
+    "--raw-csv", is_flag=True, help="with --csv: do not quote names that a spreadsheet would compute, as =1+1"
+)
 def predict(
     run: Path, pictures: tuple[Path, ...], *, tta: bool, why: Path | None, top: int | None, **forms: bool
 ) -> None:
@@ -83,6 +88,7 @@ def _heatmap_writer(model: Model, folder: Path | None) -> Callable[[Prediction],
 
 @click.command(cls=LoggedCommand)
 @run_argument
+@run_plugin_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="bind address; 0.0.0.0 for all interfaces")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one")
 @click.option(
@@ -170,6 +176,7 @@ def serve(run: Path, *, host: str, port: int, tta: bool, **given: Any) -> None:
 
 @click.command(cls=LoggedCommand)
 @run_argument
+@run_plugin_option
 @click.option("--format", "kind", type=click.Choice(["safetensors", "torch", "onnx", "hf"]), required=True)
 @click.option("--out", type=PATH, metavar="FILE", help="by default named after the run")
 @click.option("--int8", is_flag=True, help="with onnx: quantise to 8-bit integers, and measure the loss of accuracy")
@@ -196,6 +203,7 @@ def export(run: Path, kind: str, out: Path | None, *, int8: bool) -> None:
 
 @click.command(cls=LoggedCommand)
 @run_argument
+@run_plugin_option
 @click.option("--data", "source", metavar="SOURCE", help="measure on other data than the run's own")
 @split_option
 @tta_option
@@ -227,6 +235,7 @@ def evaluate(run: Path, source: str | None, split: str | None, *, tta: bool, as_
 
 @click.command(cls=LoggedCommand)
 @runs_argument
+@run_plugin_option
 @out_option
 @click.option("--weights", metavar="W,W,...", help="how much each run counts, > 0; by default the same")
 def ensemble(runs: tuple[Path, ...], out: Path, weights: str | None) -> None:
@@ -242,6 +251,7 @@ def ensemble(runs: tuple[Path, ...], out: Path, weights: str | None) -> None:
 
 @click.command(cls=LoggedCommand)
 @runs_argument
+@run_plugin_option
 @out_option
 @click.option("--uniform", is_flag=True, help="take every checkpoint; by default only those that do no harm")
 def soup(runs: tuple[Path, ...], out: Path, *, uniform: bool) -> None:

@@ -12,6 +12,7 @@ import click
 
 from ftcore.distributed.ranks import rank_and_world_size
 from ftcore.errors import UnknownOptionError, UserError
+from ftcore.system.text import printable
 from ftcore.types.table import Table
 
 from .errors import traceback_option
@@ -66,6 +67,19 @@ plugin_option = partial(
     shell_complete=_complete_plugin,
     help="NAME, module[:Class] or file.py; several: A,B",
 )
+
+
+def _allow(ctx: click.Context, _option: click.Parameter, given: Sequence[str]) -> None:
+    from ftcore.plugins.trust import allow
+
+    ctx.with_resource(allow(split_names(given)))
+
+
+run_plugin_option = plugin_option(
+    expose_value=False, callback=_allow, help="code of yours that RUN names: file.py or module[:Class]"
+)
+"""Of commands that read a run: whose code they may load, beside what is trusted."""
+
 without_option = partial(
     click.option, "--without", multiple=True, metavar="NAME", help="leave out a plugin of the config, or a default"
 )
@@ -165,13 +179,16 @@ def quiet_option(command: F) -> F:
     return cast("F", click.option("--quiet", "-q", is_flag=True, help=text)(quiet_or_not))
 
 
-def load(config: Path | None = None, model: str | None = None, data: str | None = None, **flags: Any) -> RunConfig:
+def load(
+    config: Path | None = None, model: str | None = None, data: str | None = None, *, trusted: bool = True, **flags: Any
+) -> RunConfig:
     """Read a configuration file, and put what the options say over it.
 
     Args:
         config: a TOML file; of another name, it is `data`.
         model: as its flag, as all others.
         data: likewise.
+        trusted: see `ftcore.config.load.load_config`.
         flags: those of `run_options`, None where one was not given.
 
     Raises:
@@ -183,11 +200,11 @@ def load(config: Path | None = None, model: str | None = None, data: str | None 
     if config and config.suffix != ".toml":
         _check_is_data(config, data, sets)
         config, data = None, str(config)
-    named = (*_split(flags.pop("plugins", ())), *((recipe,) if recipe else ()))
-    without = tuple(name.replace("-", "_") for name in _split(flags.pop("without", ())))
+    named = (*split_names(flags.pop("plugins", ())), *((recipe,) if recipe else ()))
+    without = tuple(name.replace("-", "_") for name in split_names(flags.pop("without", ())))
     given = {name: text for name, text in flags.items() if text is not None}
     try:
-        loaded = load_config(config, CliOverrides(model, data, named, without, sets, given))
+        loaded = load_config(config, CliOverrides(model, data, named, without, sets, given), trusted=trusted)
     except UnknownOptionError as error:
         from . import hints
 
@@ -212,7 +229,7 @@ def _check_is_data(path: Path, data: str | None, sets: Sequence[str]) -> None:
         )
 
 
-def _split(texts: Sequence[str]) -> tuple[str, ...]:
+def split_names(texts: Sequence[str]) -> tuple[str, ...]:
     """Take names apart that are joined by commas."""
     return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
 
@@ -231,7 +248,9 @@ def print_result(*shown: Table | Plot | str, values: Any = None, as_json: bool =
         click.echo(to_json(_table_values(shown) if values is None else values))
         return
     for part in shown:
-        click.echo(part) if isinstance(part, str) else _print_table(part) if isinstance(part, Table) else _draw(part)
+        click.echo(printable(part, lines=True)) if isinstance(part, str) else _print_table(part) if isinstance(
+            part, Table
+        ) else _draw(part)
 
 
 def _table_values(shown: tuple[Table | Plot | str, ...]) -> dict[str, list[dict[str, str]]]:

@@ -20,7 +20,9 @@ from .options import (
     rank_options,
     run_argument,
     run_options,
+    run_plugin_option,
     set_option,
+    split_names,
     tables_json_option,
 )
 
@@ -76,6 +78,7 @@ def run(
         sets = options["sets"]
         ctx.invoke(resume, run=resumed, sets=sets, allow_drift=allow_drift, as_json=as_json)
         return
+    from ftcore.plugins.trust import allow
     from ftcore.runs.run import fit
 
     if source and config:
@@ -87,14 +90,14 @@ def run(
             raise UserError(f"--seeds {seeds} trains new runs, and --from {source} repeats one; leave one out")
         _train_seeds(load(config, **options), seeds, as_json=as_json)
         return
+    ctx.with_resource(allow(split_names(options["plugins"]) if source else ()))
     asked, like = load(source / "config.toml" if source else config, **options), None
     if source:
         from attrs import evolve
 
-        from ftcore.config.load import recorded_class_names, refuse_code_in_run_folder
+        from ftcore.config.load import recorded_class_names
         from ftcore.runs.manifest import drop_run_folder, read_manifest
 
-        refuse_code_in_run_folder(asked.plugins, source)
         asked = evolve(drop_run_folder(asked, source), class_names=recorded_class_names(source))
         like = None if allow_drift else read_manifest(source)
     _print_report(fit(asked, [ctx.obj.observe], expected_manifest=like), as_json=as_json)
@@ -122,6 +125,7 @@ def run_config(arguments: Sequence[str]) -> RunConfig:
 
 @click.command(cls=LoggedCommand)
 @run_argument
+@run_plugin_option
 @set_option(help="settings that do not affect results, e.g. train.workers=4")
 @click.option("--allow-drift", is_flag=True, help="allow changed plugins, libraries or data")
 @report_json_option
@@ -164,6 +168,7 @@ def _warn_if_not_loadable(folder: Path) -> None:
 
 @click.command(cls=LoggedCommand)
 @run_argument
+@run_plugin_option
 @json_option()
 def replay(run: Path, *, as_json: bool) -> None:
     """Replay the step of a run that produced NaN or Inf.
@@ -190,19 +195,23 @@ def replay(run: Path, *, as_json: bool) -> None:
 def explain(*, static: bool, devices: int | None, as_json: bool, **options: Any) -> None:
     r"""Show what a run would do: plugins, frozen parameters, learning rates.
 
-    Takes the arguments of `ftcore run`, and trains nothing.
+    Takes the arguments of `ftcore run`, and trains nothing. With --static, code that CONFIG names is not loaded, unless
+    --plugin names it here, or it is trusted.
 
     \b
     Examples:
       ftcore explain photos/ --recipe lp_ft
       ftcore explain --static --plugin ddp
     """
+    from ftcore.plugins.trust import allow
     from ftcore.reports import explain as explaining
 
     if static and devices:
         raise UserError("--devices counts the memory of the network, which --static does not build; leave one out")
     if static:
-        print_result(*explaining.explain_without_building(load(**options)), as_json=as_json)
+        with allow(split_names(options["plugins"])):
+            tables = explaining.explain_without_building(load(**options, trusted=False))
+        print_result(*tables, as_json=as_json)
         return
     from ftcore.reports.lr_preview import plot
 

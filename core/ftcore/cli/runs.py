@@ -8,7 +8,16 @@ import click
 
 from ftcore.errors import UserError
 
-from .options import PATH, LoggedCommand, json_option, print_result, run_argument, runs_argument, split_option
+from .options import (
+    PATH,
+    LoggedCommand,
+    json_option,
+    print_result,
+    run_argument,
+    run_plugin_option,
+    runs_argument,
+    split_option,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +45,7 @@ def runs(folder: Path, where: tuple[str, ...], *, as_json: bool) -> None:
 
 @click.command(cls=LoggedCommand)
 @runs_argument
+@run_plugin_option
 @click.option(
     "--data", "source", metavar="SOURCE", help="measure all on this; by default on their own validation split"
 )
@@ -67,6 +77,7 @@ def compare(runs: tuple[Path, ...], source: str | None, split: str | None, *, as
 
 @click.command(cls=LoggedCommand)
 @run_argument
+@run_plugin_option
 @click.option("--why", is_flag=True, help="add a Grad-CAM heat map to each image")
 @click.option("--open", "browse", is_flag=True, help="show it in the browser")
 def report(run: Path, *, why: bool, browse: bool) -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from ftcore.errors import UnknownOptionError, UserError, did_you_mean
+from ftcore.system.files import read_json, read_toml
 
 from .schema import FLAGS, HOOK_FLAGS, LIST_KEYS, SECTIONS, HookOption, PluginRef, RunConfig
 from .structure import CliValue, structure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+
+
+MANIFEST = "manifest.json"
+"""In each run folder, and what makes a folder one."""
 
 
 @frozen
@@ -40,15 +43,27 @@ class CliOverrides:
     flags: Mapping[str, str] = field(factory=dict)
 
 
-def load_config(file: Path | None = None, flags: CliOverrides | None = None) -> RunConfig:
+def load_config(
+    file: Path | None = None, flags: CliOverrides | None = None, *, trusted: bool = True, run: Path | None = None
+) -> RunConfig:
     """Read a TOML file, let flags beat it, and check every key and value of the core's sections.
+
+    Args:
+        file: the file; by default there is none.
+        flags: what beats it.
+        trusted: whether that the file names a plugin is permission to load its code.
+        run: the run folder that the file belongs to, which never is; by default its own if a run's manifest is there.
 
     Raises:
         UserError: unreadable file, unknown key, wrong type, or a value out of range.
     """
     flags = flags or CliOverrides()
     tree, origins = _from_file(file) if file else ({}, {})
-    named = _named("plugins", tree, file)
+    named = [evolve(plugin, trusted=trusted) for plugin in _named("plugins", tree, file)]
+    run = run or (file.parent if file and os.path.lexists(file.parent / MANIFEST) else None)
+    if run and file:
+        texts, places = [plugin.text for plugin in named], [plugin.origin for plugin in named]
+        named = list(plugins_of_run(texts, places, file.absolute().parent, run))
     without = [name.text for name in _named("without", tree, file)]
     named += [PluginRef(text, f"--plugin {text}", Path.cwd()) for text in flags.plugins]
     for key, value, origin in _from_flags(flags):
@@ -73,9 +88,8 @@ def load_config(file: Path | None = None, flags: CliOverrides | None = None) -> 
 
 def load_run_config(run: Path, flags: CliOverrides | None = None) -> RunConfig:
     """Read the configuration that a run wrote, and the order of its classes; see `load_config`."""
-    config = load_config(run / "config.toml", flags)
-    refuse_code_in_run_folder(config.plugins, run)
-    return attrs.evolve(config, class_names=recorded_class_names(run))
+    config = load_config(run / "config.toml", flags, run=run)
+    return evolve(config, class_names=recorded_class_names(run))
 
 
 def recorded_class_names(run: Path) -> tuple[str, ...]:
@@ -84,44 +98,54 @@ def recorded_class_names(run: Path) -> tuple[str, ...]:
     Raises:
         UserError: its manifest cannot be read.
     """
-    file = run / "manifest.json"
+    file = run / MANIFEST
     try:
-        names = json.loads(file.read_text(encoding="utf-8"))["data"].get("names", [])
-        return tuple(str(name) for name in names)
+        return tuple(str(name) for name in read_json(file)["data"].get("names", []))
     except FileNotFoundError:
         return ()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
 
 
-def refuse_code_in_run_folder(plugins: Iterable[PluginRef], run: Path) -> None:
-    """Refuse code that a run folder brings along: what a run wrote is data, wherever it comes from.
+def plugins_of_run(texts: Sequence[str], origins: Sequence[str], base: Path, run: Path) -> tuple[PluginRef, ...]:
+    """Return plugins as the files of a run folder name them, which is no permission to load their code.
 
-    A run names a plugin's file by the path that it had, so that its own code is found where the user has it.
+    An entry point must be ftcore's own, or be that of the distribution that the run's manifest names for it; where a
+    model stands without its run, its text does: ``lora@ftcore-peft``.
+
+    Args:
+        texts: the names.
+        origins: where each stands, for messages.
+        base: the folder that a relative file is relative to.
+        run: the run folder.
 
     Raises:
-        UserError: a file named in the folder is in it, or is named by a relative path.
+        UserError: its manifest cannot be read.
     """
-    home = run.resolve()
-    for named in plugins:
-        path = Path(named.text.partition(".py:")[0])
-        is_file = ".py:" in named.text or path.suffix == ".py" or len(path.parts) > 1
-        inside = not path.is_absolute() or path.resolve().is_relative_to(home)
-        if is_file and inside and named.base.resolve().is_relative_to(home):
-            raise UserError(
-                f"plugin {named.text!r} ({named.origin}): code that comes with a run folder is not executed; "
-                "look at it, keep it elsewhere, and name it yourself, --plugin path/to/file.py"
-            )
+    recorded = _recorded_distributions(run)
+    distributions = [recorded.get(text.partition("@")[0], text.partition("@")[2] or "ftcore") for text in texts]
+    found = zip(texts, origins, distributions, strict=True)
+    return tuple(PluginRef(text, origin, base, trusted=False, distribution=of) for text, origin, of in found)
+
+
+def _recorded_distributions(run: Path) -> dict[str, str]:
+    """Return name -> distribution of the plugins in a run's manifest that came from one, such as ``acme 0.1.0``."""
+    file = run / MANIFEST
+    try:
+        sources = {str(one["name"]): str(one["source"]).rpartition(" ")[0] for one in read_json(file)["plugins"]}
+    except FileNotFoundError:
+        return {}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
+    return {name: distribution for name, distribution in sources.items() if distribution}
 
 
 def _from_file(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Read a file into ``section -> key -> value`` and the origin of each key."""
     try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+        raw = read_toml(file, follow=True)
     except FileNotFoundError:
         raise UserError(f"config file not found: {file} (looked at {file.absolute()})") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UserError(f"cannot read {file}: {error}") from None
     allowed = [*SECTIONS, "hooks", "plugin", *LIST_KEYS]
     for key in raw:
         if key not in allowed:
@@ -190,8 +214,8 @@ def apply_demo_defaults(config: RunConfig, demo: Mapping[str, Mapping[str, Any]]
     sections: dict[str, Any] = {}
     for name, values in demo.items():
         missing = {key: value for key, value in values.items() if f"{name}.{key}" not in config.origins}
-        sections[name] = attrs.evolve(getattr(config, name), **missing)
-    return attrs.evolve(config, **sections)
+        sections[name] = evolve(getattr(config, name), **missing)
+    return evolve(config, **sections)
 
 
 def _hook_orders(values: Mapping[str, Any], origins: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

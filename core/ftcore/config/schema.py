@@ -217,12 +217,17 @@ class PluginRef:
         origin: e.g. ``run.toml plugins[0]`` or ``--plugin``.
         base: folder that a relative file is relative to.
         recipe: name of the recipe that names it, if none of the user's words did.
+        trusted: whether naming it is permission to load its code, as the user's word is; a run folder's is not, see
+            `ftcore.plugins.trust`.
+        distribution: the only one in which an entry point is looked for; by default any.
     """
 
     text: str
     origin: str
     base: Path
     recipe: str = ""
+    trusted: bool = True
+    distribution: str | None = None
 
 
 @frozen

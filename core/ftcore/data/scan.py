@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import astuple, frozen
 
-from ftcore.console import console, escape_unencodable
+from ftcore.console import console
 from ftcore.errors import DataError
 from ftcore.system.cpu import available_cpus
+from ftcore.system.text import printable
 from ftcore.system.user_cache import cache_folder, open_private, seal, warn_unusable
 
 from .decoding import ignore_warnings
@@ -85,7 +86,7 @@ def scan_images(images: ImageSource, rows: Sequence[int]) -> list[ImageScan]:
 def _key(images: ImageSource, row: int) -> str:
     """Name an image and its state; one that is not even there has a key that is never kept."""
     try:
-        return escape_unencodable(f"{Path(images.name(row)).absolute()} {images.version(row)}")
+        return printable(f"{Path(images.name(row)).absolute()} {images.version(row)}")
     except DataError:
         return f"{_MISSING_KEY}{row}"
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ftcore.errors import UserError
 from ftcore.plugins.discovery import load_defaults
+from ftcore.system.text import escape_markdown, printable
 from ftcore.types.model import TokenSpec
 
 if TYPE_CHECKING:
@@ -47,16 +48,16 @@ def write(model: Model, saved: SavedModel, hub: HubExporter, folder: Path, run: 
 
 def model_card(model: Model, saved: SavedModel, hub: HubExporter, run: str) -> str:
     """Return the model card, Markdown with the hub's header: what it is, how good it was, the lines that use it."""
-    task, spec = model.task, saved.spec
+    task, spec, network = model.task, saved.spec, printable(str(saved.config.model.name)).replace("`", "'")
     measured = {name: value for name, value in saved.description["metrics"].items() if isinstance(value, float)}
-    numbers = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
+    numbers = ", ".join(f"{escape_markdown(name)} {value:.4f}" for name, value in measured.items())
     kind, things = ("text", "texts") if isinstance(spec, TokenSpec) else ("image", "images")
     seen = "" if isinstance(spec, TokenSpec) else f", mean {list(spec.mean)}, standard deviation {list(spec.std)}"
     parts = [
         f"---\nlibrary_name: {hub.library}\npipeline_tag: {kind}-classification\ntags:\n- ftcore\n---",
-        f"# {run}",
-        f"`{saved.config.model.name}`, fine-tuned by ftcore on {task.images:,} {things} for {task.name}: "
-        f"{', '.join(task.names)}.",
+        f"# {escape_markdown(run)}",
+        f"`{network}`, fine-tuned by ftcore on {task.images:,} {things} for {task.name}: "
+        f"{', '.join(map(escape_markdown, task.names))}.",
         f"On the validation split, after epoch {saved.description['epoch']}: {numbers}.",
         f"Input: {spec.preprocessing}{seen}.",
         "\n".join(["```python", *hub.usage_code("."), "```"]),
@@ -68,6 +69,7 @@ def model_card(model: Model, saved: SavedModel, hub: HubExporter, run: str) -> s
 def _legend(task: Task, things: str) -> str:
     """Return a table of what each output means."""
     table = task.legend(things)
-    rows = [table.columns, ["---"] * len(table.columns), *table.rows]
+    cells = [[escape_markdown(cell) for cell in row] for row in table.rows]
+    rows = [table.columns, ["---"] * len(table.columns), *cells]
     said = f"{table.title}\n\n" if table.title else ""
     return said + "\n".join(f"| {' | '.join(row)} |" for row in rows)

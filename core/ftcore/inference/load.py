@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ftcore.checkpoints import atomic, manifest
 from ftcore.config import load as config_load
 from ftcore.config import schema
 from ftcore.config.structure import structure
 from ftcore.errors import UserError
+from ftcore.plugins import trust
+from ftcore.system.files import read_json
 from ftcore.types.abilities import Averaged, require
 from ftcore.types.model import InputSpec, input_spec_from_dict
 
 from .model import Member, Model
+from .saved_checks import check_input, check_share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from ftcore.model.reference_outputs import ReferenceOutputs
     from ftcore.plugins.calls import HookCalls
     from ftcore.types.task import Task
+
+
+T = TypeVar("T")
 
 
 @frozen
@@ -55,15 +60,21 @@ class SavedModel:
     reference: ReferenceOutputs | None = None
 
 
-def load(run: str | Path) -> Model:
+def load(run: str | Path, plugins: Sequence[str] = ()) -> Model:
     """Load what a run, an ensemble or a soup has learnt: ``ftcore.load("runs/first").predict("picture.jpg")``.
 
+    Args:
+        run: its folder.
+        plugins: those of its plugins that are code of yours, as in ``--plugin``: ``["./hooks.py"]``. What it was made
+            with on this machine, and what `ftcore trust` has listed, need not be named.
+
     Raises:
-        UserError: the folder is none of these, a plugin that built a network is gone, or a network does not answer as
-            the one that its run measured.
+        UserError: the folder is none of these, a plugin that built a network is gone, its code is not trusted, or a
+            network does not answer as the one that its run measured.
     """
-    saved = read_saved(Path(run))
-    model = build(saved)
+    with trust.allow(plugins):
+        saved = read_saved(Path(run))
+        model = build(saved)
     for one, member in zip(saved, model.members, strict=True):
         check_reference(one, member.module)
     return model
@@ -112,6 +123,19 @@ def read_saved(folder: Path) -> tuple[SavedModel, ...]:
     Raises:
         UserError: the folder is not that of a run with a finished epoch, of an ensemble or of a soup.
     """
+    return tuple(_of_each(folder, _saved))
+
+
+def read_configs(folder: Path) -> tuple[schema.RunConfig, ...]:
+    """Read what builds the networks of a folder again, and load none of its plugins.
+
+    Raises:
+        UserError: as `read_saved`.
+    """
+    return tuple(_of_each(folder, _config))
+
+
+def _of_each(folder: Path, read: Callable[[dict[str, Any], Path], T]) -> list[T]:
     file = atomic.resolve_current(folder / "model") / "model.json"
     if not file.is_file():
         raise UserError(
@@ -119,11 +143,11 @@ def read_saved(folder: Path) -> tuple[SavedModel, ...]:
             "`ftcore run` writes one when the first epoch is done"
         )
     try:
-        description = json.loads(file.read_text(encoding="utf-8"))
+        description = read_json(file)
         _check_format(description["format"], file)
         first, *others = description.get("members", [description])
-        return _saved(first, file), *(_saved(one, file) for one in others)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        return [read(first, file), *(read(one, file) for one in others)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
 
 
@@ -132,26 +156,40 @@ def _check_format(version: object, file: Path) -> None:
         raise UserError(f"{file} has format {version!r}; this ftcore reads formats 1 and {manifest.MODEL_FORMAT}")
 
 
-def _saved(description: dict[str, Any], file: Path) -> SavedModel:
-    """Turn the description of a network into what was asked for and what was learnt."""
+def _config(description: dict[str, Any], file: Path) -> schema.RunConfig:
+    """Say what builds a network again."""
     _check_format(description["format"], file)
-    origin, weights = str(file), description.get("file", "model.safetensors")
-    if Path(weights).name != weights:
-        raise ValueError(f"its weights are {weights!r}, not beside it")
+    origin = str(file)
+    if Path(_weights(description)).name != _weights(description):
+        raise ValueError(f"its weights are {_weights(description)!r}, not beside it")
+    named = description["plugins"]
+    if not isinstance(named, list) or not all(isinstance(text, str) for text in named):
+        raise ValueError(f"its plugins are {named!r:.80}, not a list of names")
     keys = [f"model.{key}" for key in description["model"]]
     options = {name: values for name, values in description["options"].items() if values}
     asked = schema.RunConfig(
         model=structure(description["model"], schema.ModelConfig, "model", dict.fromkeys(keys, origin)),
-        plugins=tuple(schema.PluginRef(text, origin, file.parent) for text in description["plugins"]),
+        plugins=config_load.plugins_of_run(named, [origin] * len(named), file.parent, file.parent.parent),
         options=options,
         origins={f"plugin.{name}.{key}": origin for name, values in options.items() for key in values},
         architecture=description.get("architecture", {}),
     )
-    config_load.refuse_code_in_run_folder(asked.plugins, file.parent)
+    check_input(description["input"])
+    check_share(description.get("share", 1.0))
+    return evolve(asked, model=evolve(asked.model, weights="none"))  # its own are beside it; none is fetched
+
+
+def _weights(description: dict[str, Any]) -> str:
+    return str(description.get("file", "model.safetensors"))
+
+
+def _saved(description: dict[str, Any], file: Path) -> SavedModel:
+    """Turn the description of a network into what was asked for and what was learnt; activates its plugins."""
+    asked = _config(description, file)
     calls = _activated(asked, file)
     return SavedModel(
         description=description,
-        file=file.parent / weights,
+        file=file.parent / _weights(description),
         config=asked,
         calls=calls,
         task=_read_task(description, calls, file),

@@ -4,16 +4,20 @@
 
 It is read with ``torch.load(weights_only=True)`` and with nothing weaker. Where it cannot be, what is wrong with it is
 printed, and the exit code is 1.
+
+Once the two files are open the process can open no other, nor a connection, and so can start no program either.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import resource
 import sys
 from collections import Counter
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import IO, Any
 from zipfile import ZIP_STORED, ZipFile
 
 from ftcore.errors import UserError
@@ -38,13 +42,14 @@ def main() -> None:
 def convert(source: Path, target: Path) -> str:
     """Read one file and write the other, with the limits from now on; return why that is not possible, or nothing."""
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    _limit(source.stat().st_size)
+    _import_all()
     try:
-        _check_archive(source)
-        state = torch.load(source, map_location="cpu", weights_only=True)
-        save_file(_tensors(state), target)
+        with source.open("rb") as given, target.open("wb") as written:
+            _limit(os.fstat(given.fileno()).st_size)
+            _check_archive(given)
+            written.write(save(_tensors(torch.load(given, map_location="cpu", weights_only=True))))
     except UserError as error:
         return f"cannot be read: {error}"
     except UnpicklingError as error:
@@ -52,6 +57,20 @@ def convert(source: Path, target: Path) -> str:
     except Exception as error:  # noqa: BLE001 - a hostile file can make its reader raise anything
         return f"cannot be read: {type(error).__name__}: {_clean_torch_message(error)}"
     return ""
+
+
+def _import_all() -> None:
+    """Read and write small files of both formats, so that all that is imported on the way is there."""
+    import torch
+    from safetensors.torch import save
+
+    for zipped in (True, False):
+        buffer = io.BytesIO()
+        torch.save({"weight": torch.ones(2)}, buffer, _use_new_zipfile_serialization=zipped)
+        buffer.seek(0)
+        if zipped:
+            _check_archive(buffer)
+        save(_tensors(torch.load(buffer, map_location="cpu", weights_only=True)))
 
 
 def _clean_torch_message(error: Exception) -> str:
@@ -69,14 +88,16 @@ def _limit(size: int) -> None:
     seconds = int(used.ru_utime + used.ru_stime) + BASE_CPU_S + size // 50_000_000
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_FSIZE, (3 * size + EXTRA_MEMORY,) * 2)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # those that are open stay
 
 
-def _check_archive(source: Path) -> None:
+def _check_archive(file: IO[bytes]) -> None:
     """Refuse a zip archive that `torch.save` does not write: it may be small, and become huge."""
-    with source.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            return  # what torch wrote before 1.6
-    with ZipFile(source) as archive:
+    begins = file.read(4)
+    file.seek(0)
+    if begins != b"PK\x03\x04":
+        return  # what torch wrote before 1.6
+    with ZipFile(file) as archive:
         members = archive.infolist()
         if packed := [member.filename for member in members if member.compress_type != ZIP_STORED]:
             raise UserError(f"{packed[0]} is compressed in it, as torch.save never does")
@@ -84,6 +105,7 @@ def _check_archive(source: Path) -> None:
             raise UserError(f"{twice[0]} is in it twice")
         if broken := archive.testzip():
             raise UserError(f"the checksum of {broken} is not that of its bytes")
+    file.seek(0)
 
 
 def _tensors(state: Any) -> dict[str, Any]:

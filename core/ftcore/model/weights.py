@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
 from collections import OrderedDict
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset({".safetensors", ".pth", ".pt", ".bin"})
 
 
+FIXED_TORCH = (2, 10)
+"""Version of torch from which ``weights_only`` is without CVE-2026-24747."""
+
+
 def is_weights_file(weights: str) -> bool:
     """Whether ``model.weights`` means a file, by its form."""
     return Path(weights).suffix in SUFFIXES or "/" in weights or "\\" in weights
@@ -35,12 +41,14 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     limits.
 
     Raises:
-        UserError: missing, damaged, or holding anything but tensors by name.
+        UserError: missing, damaged, or holding anything but tensors by name; or a .pth file where torch is older than
+            `FIXED_TORCH`.
     """
     if not file.is_file():
         raise UserError(f"weights file not found: {file} (looked at {file.absolute()})")
     if file.suffix == ".safetensors":
         return _read(file, file)
+    _check_torch(metadata.version("torch"), file)
     with TemporaryDirectory(prefix="ftcore-") as folder:
         target = Path(folder) / "weights.safetensors"
         command = [
@@ -59,6 +67,17 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         if done.returncode:
             raise UserError(f"weights {file} {_reason(done)}\n{_HOW_TO_CONVERT}")
         return _read(target, file)
+
+
+def _check_torch(version: str, file: Path) -> None:
+    """Refuse pickled weights where they could execute code in spite of ``weights_only`` (CVE-2026-24747)."""
+    major, minor = (int(re.sub(r"\D.*", "", part) or 0) for part in f"{version}.0".split(".")[:2])
+    if (major, minor) < FIXED_TORCH:
+        fixed = ".".join(map(str, FIXED_TORCH))
+        raise UserError(
+            f"weights {file} are pickled, and with torch {version} such a file can execute code (CVE-2026-24747): "
+            f"pip install 'torch>={fixed}', or use a .safetensors file\n{_HOW_TO_CONVERT}"
+        )
 
 
 _HOW_TO_CONVERT = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
+from contextlib import nullcontext
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,12 @@ from attrs import field, frozen
 
 from ftcore.config import schema as configuration
 from ftcore.config.structure import structure
+from ftcore.distributed.ranks import rank_and_world_size
 from ftcore.errors import UserError, blame_plugin, did_you_mean
 from ftcore.hooks import HOOK_API
+from ftcore.system.text import printable
 
-from .discovery import InstalledPlugin, find_installed
+from .discovery import InstalledPlugin, find_installed, without_working_folder
 from .lint import Implementation, find_problems, implementations, is_plugin
 from .option_usage import track_reads
 from .references import _check_same, _entry, resolve
@@ -120,8 +123,18 @@ def load(reference: PluginReference) -> Any:
 
 
 def _import(reference: PluginReference) -> ModuleType:
-    if reference.file and str(reference.file.parent) not in sys.path:
-        sys.path.append(str(reference.file.parent))
+    with nullcontext() if reference.trusted else without_working_folder():
+        return _import_here(reference)
+
+
+def _import_here(reference: PluginReference) -> ModuleType:
+    if reference.file:
+        if str(reference.file.parent) not in sys.path:
+            sys.path.append(str(reference.file.parent))
+        importlib.invalidate_caches()  # the file may be newer than what Python knows of its folder
+        found = importlib.util.find_spec(reference.module)
+        _check_same(reference.file, reference.module, found.origin if found else None)  # before any code
+        _announce(reference)
     try:
         module = importlib.import_module(reference.module)
     except UserError:
@@ -135,6 +148,13 @@ def _import(reference: PluginReference) -> ModuleType:
     if reference.file:
         _check_same(reference.file, reference.module, module.__file__)
     return module
+
+
+def _announce(reference: PluginReference) -> None:
+    """Say in one line, in the first process, that a hooks file is executed."""
+    place = rank_and_world_size()
+    if reference.module not in sys.modules and (place is None or place[0] == 0):
+        print(f"executes the hooks file {printable(str(reference.file))}", file=sys.stderr)  # noqa: T201 - no command may hide it
 
 
 def _attribute(module: ModuleType, reference: PluginReference) -> Any:
@@ -197,7 +217,9 @@ def activate_all(
     Raises:
         UserError: as `activate`; a plugin named twice; options or ``--without`` for a plugin that is not there.
     """
-    references = [(resolve(named, available), named.origin) for named in config.plugins]
+    own = [resolve(named, available) for named in config.plugins if named.trusted]
+    resolved = [(resolve(named, available), named) for named in config.plugins]
+    references = [(one, named.origin) for one, named in resolved if named.trusted or one not in own]
     _check_duplicates(references)
     named = {reference.name for reference, _ in references}
     builtin = tuple(plugin for plugin in available if plugin.distribution == "ftcore")

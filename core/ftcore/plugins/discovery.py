@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import ast
+import os
 import stat
+import sys
+import sysconfig
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module, metadata
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
 from ftcore.errors import UserError, format_names
 from ftcore.system.logging import warn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 GROUP = "ftcore.plugins"
 
@@ -49,13 +56,31 @@ class InstalledPlugin:
         return f"{self.distribution} {self.version}"
 
 
+@contextmanager
+def without_working_folder() -> Iterator[None]:
+    """Look for modules and distributions where Python has them installed, and not in whatever folder the user is in.
+
+    ``python -m`` and ``PYTHONPATH=.`` put that on ``sys.path``; what is added meanwhile stays.
+    """
+    before, here = list(sys.path), os.path.realpath(".")
+    installed = {os.path.realpath(path) for path in sysconfig.get_paths().values()}
+    left_out = [path for path in before if os.path.realpath(path or ".") == here and here not in installed]
+    sys.path[:] = [path for path in before if path not in left_out]
+    try:
+        yield
+    finally:
+        sys.path[:] = [*before, *(path for path in sys.path if path not in before)]
+
+
 def discover() -> tuple[InstalledPlugin, ...]:
     """List every plugin of every installed distribution, sorted; nothing is imported.
 
     A distribution whose metadata cannot be read is left out, with a warning.
     """
     found: dict[tuple[str, str], InstalledPlugin] = {}
-    for dist in metadata.distributions():
+    with without_working_folder():
+        installed = list(metadata.distributions())
+    for dist in installed:
         try:
             plugins = _plugins_of(dist)
         except Exception as error:  # noqa: BLE001 - one package must not take all the others with it
@@ -79,7 +104,8 @@ def _plugins_of(dist: metadata.Distribution) -> list[InstalledPlugin]:
 def default_module() -> str:
     """Return the module that lists the default plugins; only ftcore's own distribution may name it."""
     try:
-        entries = metadata.distribution("ftcore").entry_points.select(group=DEFAULTS_GROUP)
+        with without_working_folder():
+            entries = metadata.distribution("ftcore").entry_points.select(group=DEFAULTS_GROUP)
     except metadata.PackageNotFoundError:
         raise UserError("ftcore is not installed, it has no metadata: pip install -e . in its folder") from None
     return next(iter(entries)).value

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
-from ftcore.config.schema import SECTIONS, PluginRef
+from ftcore.config.schema import SECTIONS
 from ftcore.config.structure import structure
 from ftcore.errors import UserError, format_names
 from ftcore.types.training import Recipe
@@ -16,7 +16,7 @@ from .discovery import discover, static_facts
 from .references import resolve
 
 if TYPE_CHECKING:
-    from ftcore.config.schema import RunConfig
+    from ftcore.config.schema import PluginRef, RunConfig
 
     from .discovery import InstalledPlugin
     from .references import PluginReference
@@ -35,7 +35,10 @@ def expand_recipes(config: RunConfig, available: tuple[InstalledPlugin, ...]) ->
             continue
         recipe = _recipe(reference, config)
         known = {resolve(other, available).name for other in waiting}
-        others = [PluginRef(text, f"recipe {reference.name}", named.base, reference.name) for text in recipe.plugins]
+        others = [
+            evolve(named, text=text, origin=f"recipe {reference.name}", recipe=reference.name, distribution=None)
+            for text in recipe.plugins
+        ]
         waiting += [other for other in others if resolve(other, available).name not in known]
         config = _apply_recipe(config, recipe, reference.name)
     return evolve(config, plugins=tuple(waiting))

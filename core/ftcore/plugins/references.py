@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ftcore.config import schema as configuration
 from ftcore.errors import UserError
 
+from . import trust
 from .discovery import InstalledPlugin, find_installed
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class PluginReference:
         canonical: the form that means the same from any folder.
         file: the hooks file, for the file form.
         distribution: what pip calls the package, for the entry-point form.
+        trusted: whether the user's word names it; else it is a run's, and on the user's list of what he trusts.
     """
 
     name: str
@@ -48,6 +50,7 @@ class PluginReference:
     canonical: str
     file: Path | None = None
     distribution: str | None = None
+    trusted: bool = True
 
     @property
     def target(self) -> str:
@@ -56,8 +59,19 @@ class PluginReference:
 
 
 def resolve(named: PluginRef, available: tuple[InstalledPlugin, ...]) -> PluginReference:
-    """Say what a written plugin means; imports nothing."""
+    """Say what a written plugin means; imports nothing.
+
+    Raises:
+        UserError: there is no such plugin; or a run names it, and `trust.check` refuses it.
+    """
+    named = named if named.trusted else trust.users_own(named)
     reference = _reference(named, available)
+    if not (named.trusted or reference.distribution):
+        trust.check(named, reference.file, reference.module)
+        reference = evolve(reference, trusted=False)
+    taken = importlib.util.find_spec(reference.module) if reference.file else None
+    if reference.file and taken:
+        _check_same(reference.file, reference.module, taken.origin)
     may_have_options = reference.attribute or reference.distribution
     if may_have_options and (not NAME.fullmatch(reference.name) or reference.name in configuration.RESERVED):
         raise UserError(
@@ -73,7 +87,7 @@ def _reference(named: PluginRef, available: tuple[InstalledPlugin, ...]) -> Plug
     if text.endswith(".py") or attribute or "/" in text or "\\" in text:
         return _file(Path(f"{path}.py" if attribute else text), attribute, named)
     if match := _ENTRY.fullmatch(text.replace("-", "_") if _HYPHENATED.fullmatch(text) else text):
-        return _entry(find_installed(match[1], match[2], available), match[0])
+        return _entry(find_installed(match[1], named.distribution or match[2], available), match[0])
     if match := _IMPORT.fullmatch(text):
         module, attribute = match[1], match[2] or ""
         name = _snake(attribute or module.rsplit(".", 1)[-1])
@@ -97,9 +111,6 @@ def _file(path: Path, attribute: str, named: PluginRef) -> PluginReference:
     full, stem = full.resolve(), path.stem
     if not stem.isidentifier():
         raise UserError(f"plugin file {full} cannot be imported: {stem!r} is no Python name; rename the file")
-    taken = importlib.util.find_spec(stem)
-    if taken:
-        _check_same(full, stem, taken.origin)
     written = f"{full}:{attribute}" if attribute else str(full)
     return PluginReference(_snake(attribute or stem), stem, attribute, str(full), written, file=full)
 

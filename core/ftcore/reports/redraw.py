@@ -8,6 +8,7 @@ from ftcore.config.load import load_run_config
 from ftcore.errors import UserError
 from ftcore.plugins.calls import HookCalls
 from ftcore.plugins.startup import activate
+from ftcore.system.files import refuse_links
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +36,7 @@ def rewrite_reports(run: Path, *, why: bool = False) -> list[Path]:
     from ftcore.runs.manifest import read_manifest
 
     read_manifest(run)
+    refuse_links(run)
     host = activate(load_run_config(run), run)
     calls = HookCalls(host)
     owners = [getattr(observer, "__self__", observer) for observer in calls.make_observers()]

@@ -13,6 +13,7 @@ from ftcore.config.schema import SECTIONS
 from ftcore.errors import UserError
 from ftcore.runs.prepared import choose_folder
 from ftcore.runs.run import fit, resume
+from ftcore.system.files import read_json
 from ftcore.types.table import Table
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ def _open(config: RunConfig, runs: Mapping[str, Settings]) -> Path:
         _write(folder, {"asked": asked})
         return folder
     try:
-        before = json.loads(file.read_text(encoding="utf-8"))["asked"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        before = read_json(file)["asked"]
+    except (LookupError, TypeError) as error:
         raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
     if before != asked:
         changed = [key for key in asked if before.get(key) != asked[key]]

@@ -18,8 +18,10 @@ from ftcore.config.schema import SECTIONS
 from ftcore.distributed.ranks import ProcessInfo
 from ftcore.errors import UserError
 from ftcore.model.reference_outputs import reference_outputs
+from ftcore.plugins import trust
 from ftcore.plugins.discovery import discover
 from ftcore.plugins.references import resolve
+from ftcore.system.files import open_regular, open_text
 from ftcore.training import resume_state
 from ftcore.training.nonfinite import NONFINITE_DIR
 from ftcore.training.state import Progress
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from ftcore.config.schema import RunConfig
     from ftcore.plugins.activation import Plugin
     from ftcore.plugins.host import Host
+    from ftcore.plugins.references import PluginReference
     from ftcore.training.assemble import Assembly
     from ftcore.types.data import Data
     from ftcore.types.distributed import Placement
@@ -84,7 +87,7 @@ class RunFolder:
                 self.writer.write(captured, self.path / "model")
 
     def _append_metrics(self, line: dict[str, Any]) -> None:
-        with self._metrics.open("a", encoding="utf-8") as file:
+        with open_text(self._metrics, "a") as file:
             file.write(to_json(line) + "\n")
             file.flush()
             os.fsync(file.fileno())  # the next checkpoint counts on it
@@ -164,7 +167,8 @@ class RunFolder:
         if found < length:
             structlog.get_logger().warning(f"{self._metrics} has lost lines", bytes=found, expected=length)
         elif found > length:
-            os.truncate(self._metrics, length)
+            with os.fdopen(open_regular(self._metrics, os.O_WRONLY), "wb") as file:
+                file.truncate(length)
 
     def remove_if_empty(self) -> None:
         """Remove the folder if there is no checkpoint and no black box, so that nothing half-written stays."""
@@ -174,10 +178,22 @@ class RunFolder:
 
 def write_config_and_manifest(path: Path, host: Host, data: Data, versions: Mapping[str, Any]) -> None:
     """Write ``config.toml`` and ``manifest.json``, which comes last and makes the folder one of a run."""
-    (path / "config.toml").write_text(config_toml(host.config, host.used_plugins()), encoding="utf-8")
+    with open_text(path / "config.toml", "w") as file:
+        file.write(config_toml(host.config, host.used_plugins()))
     if data.skipped:
         atomic.write_json(path / "skipped.json", [{"split": s, "reason": reason} for s, reason in data.skipped])
     atomic.write_file(path / "manifest.json", lambda aside: atomic.write_json(aside, versions))
+    _trust_own_code(host)
+
+
+def _trust_own_code(host: Host) -> None:
+    """Remember the code that the user told this run to use, as it is, so that the run can be read without naming it."""
+    own = [plugin.reference for plugin in host.plugins if not plugin.reference.distribution]
+    code = [(trust.code_file(one.file, one.module), trust.digest(one.file, one.module)) for one in own]
+    try:
+        trust.record((file, digest) for file, digest in code if file and digest)
+    except UserError as error:
+        structlog.get_logger().warning(f"{error}; what reads this run needs --plugin")
 
 
 def open_run_folder(ready: PreparedRun) -> RunFolder:
@@ -227,6 +243,12 @@ def _table(values: dict[str, Any], place: str, config: RunConfig) -> tomlkit.ite
     return table
 
 
+def _named(reference: PluginReference) -> str:
+    """Spell a plugin, an entry point of others with its distribution: a model is read without its run, too."""
+    own = reference.distribution in (None, "ftcore")
+    return reference.canonical if own else f"{reference.name}@{reference.distribution}"
+
+
 def describe_model(host: Host, data: Data, assembly: Assembly) -> dict[str, Any]:
     """Say what `predict` needs to build the network again, and nothing else."""
     building = ("make_task", "build_model", "build_head", "make_transforms")
@@ -238,7 +260,7 @@ def describe_model(host: Host, data: Data, assembly: Assembly) -> dict[str, Any]
         "format": manifest.MODEL_FORMAT,
         "ftcore": metadata.version("ftcore"),
         "model": asdict(model),
-        "plugins": [plugin.reference.canonical for plugin in named],
+        "plugins": [_named(plugin.reference) for plugin in named],
         "options": {p.name: asdict(p.config) for p in host.plugins if p.name in makers and p.config is not None},
         "task": {"name": data.task.name, "state": data.task.state()},
         "input": asdict(assembly.network.spec),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,6 +11,7 @@ from attrs import asdict, frozen
 
 from ftcore.checkpoints import atomic
 from ftcore.errors import UserError, did_you_mean
+from ftcore.system.files import open_regular, read_json, read_text
 from ftcore.types.table import Table
 
 from .lock import is_locked
@@ -102,25 +102,28 @@ def _all(root: Path) -> Iterator[Run]:
 def _read(folder: Path) -> Run:
     """Read what a run says of itself."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(folder / "manifest.json")
         model = atomic.resolve_current(folder / "model") / "model.json"
-        best = json.loads(model.read_text(encoding="utf-8")) if model.exists() else None
+        best = read_json(model) if os.path.lexists(model) else None
+        value = best["metrics"][best["monitor"]] if best else None
         return Run(
             folder=folder,
             state="running" if is_locked(folder) else _state(folder / "log.jsonl"),
-            epochs=(folder / "metrics.jsonl").read_bytes().count(b"\n") if best else 0,
-            monitor=best["monitor"] if best else "",
-            best=best["metrics"][best["monitor"]] if best else None,
-            config=manifest["config"],
-            plugins=tuple(plugin["name"] for plugin in manifest["plugins"] if plugin["origin"] != "default"),
+            epochs=read_text(folder / "metrics.jsonl").count("\n") if best else 0,
+            monitor=str(best["monitor"]) if best else "",
+            best=None if value is None else float(value),
+            config=dict(manifest["config"]),
+            plugins=tuple(str(plugin["name"]) for plugin in manifest["plugins"] if plugin["origin"] != "default"),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UserError as error:
+        return Run(folder, "damaged", 0, str(error), None, {}, ())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return Run(folder, "damaged", 0, f"{type(error).__name__}: {error}", None, {}, ())
 
 
 def _state(log: Path) -> str:
     """Say how a run that nobody works on has ended."""
-    with log.open("rb") as file:
+    with os.fdopen(open_regular(log), "rb") as file:
         file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
     for line in reversed(lines):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from ftcore.errors import UserError
+from ftcore.system.files import open_regular, open_text, read_text
 from ftcore.system.logging import warn
 
 if TYPE_CHECKING:
@@ -37,12 +38,15 @@ def lock_run_folder(folder: Path) -> Iterator[None]:
         UserError: another process holds it; the message names that one.
     """
     file = folder / LOCK
+    if file.is_symlink():  # `FileLock` refuses it only where it makes the file
+        raise UserError(f"{file} is a symbolic link, and is not followed")
     lock = FileLock(file, timeout=0.1, poll_interval=0.05, fallback_to_soft=False)  # `is_locked` may look at it now
     held, marker = f"process {os.getpid()} on {socket.gethostname()} since {_now()}\n", folder / MARKER
     try:
         if _has_locks(folder):
             lock.acquire()
-            file.write_text(held, encoding="utf-8")
+            with open_text(file, "w") as opened:
+                opened.write(held)
         else:
             _make_marker(marker, held)
     except Timeout:
@@ -64,7 +68,7 @@ def _now() -> str:
 
 
 def _holder(file: Path) -> str:
-    return file.read_text(encoding="utf-8", errors="replace").strip() or "another process"
+    return read_text(file, 1000).strip() or "another process"
 
 
 def _has_locks(folder: Path) -> bool:
@@ -106,7 +110,7 @@ def is_locked(folder: Path) -> bool:
     import fcntl
 
     try:
-        with (folder / LOCK).open("rb") as file:
+        with os.fdopen(open_regular(folder / LOCK), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

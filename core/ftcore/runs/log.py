@@ -10,7 +10,9 @@ import structlog
 from attrs import asdict, define, field
 
 from ftcore.checkpoints.strict_json import to_json
+from ftcore.system.files import open_text
 from ftcore.system.logging import _CONSOLE_LEVELS, format_event, warn
+from ftcore.system.text import printable
 from ftcore.types.events import BatchEvaluated, RunStarted
 
 if TYPE_CHECKING:
@@ -52,11 +54,11 @@ class RunLog:
         """Write one event; the last processor of the chain."""
         line = to_json(dict(event), default=str)
         if level in _CONSOLE_LEVELS:
-            print(f"ftcore: {level}: {format_event(event)}", file=sys.stderr)  # noqa: T201 - the one place for warnings
+            print(f"ftcore: {level}: {printable(format_event(event), lines=True)}", file=sys.stderr)  # noqa: T201 - the one place for warnings
         if self.path is None or not self.path.parent.is_dir():  # once a run is over, its folder may be gone
             self.buffered.append(line)
             return line
-        with self.path.open("a", encoding="utf-8") as file:
+        with open_text(self.path, "a") as file:
             file.writelines(f"{text}\n" for text in [*self.buffered, line])
         self.buffered.clear()
         return line

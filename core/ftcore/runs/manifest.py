@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -16,8 +15,10 @@ from ftcore.checkpoints import to_json
 from ftcore.errors import UserError
 from ftcore.hooks import HOOK_API
 from ftcore.model import freezing
-from ftcore.plugins.discovery import load_defaults, source_file
+from ftcore.plugins import trust
+from ftcore.plugins.discovery import load_defaults
 from ftcore.plugins.host import summary
+from ftcore.system.files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from ftcore.config.schema import RunConfig
     from ftcore.plugins.activation import Plugin
-    from ftcore.plugins.references import PluginReference
     from ftcore.training.state import TrainingParts
     from ftcore.types.data import Data
     from ftcore.types.distributed import Placement
@@ -96,7 +96,7 @@ def plugin_record(plugin: Plugin, config: RunConfig) -> dict[str, Any]:
         "target": reference.target,
         "origin": plugin.origin,
         "direct_url": direct_url(reference.distribution),
-        "sha256": source_digest(reference),
+        "sha256": trust.digest(reference.file, reference.module),
         "options": options,
         "option_origins": {key: config.origin(f"plugin.{plugin.name}.{key}") for key in options or {}},
     }
@@ -109,26 +109,6 @@ def direct_url(distribution: str | None) -> dict[str, Any] | None:
     """
     text = metadata.distribution(distribution).read_text("direct_url.json") if distribution else None
     return None if text is None else dict(json.loads(text))
-
-
-def source_digest(reference: PluginReference) -> str | None:
-    """Return the SHA-256 of a hooks file, or of all Python files of the package that a plugin's module is in."""
-    file = reference.file or source_file(reference.module)
-    if file is None:
-        return None
-    files = [file] if reference.file else _package_files(file)
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-    return digests[0] if len(files) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
-
-
-def _package_files(file: Path) -> list[Path]:
-    """Return the Python files of the outermost package that holds a module, or the module alone."""
-    root = file.parent
-    if not (root / "__init__.py").exists():
-        return [file]
-    while (root.parent / "__init__.py").exists():
-        root = root.parent
-    return sorted(root.rglob("*.py"))
 
 
 def _git_commit() -> str | None:
@@ -148,11 +128,11 @@ def read_manifest(run: Path) -> dict[str, Any]:
     """
     file = run / "manifest.json"
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(file)
         written = found["format"]
     except FileNotFoundError:
         raise UserError(f"{run} is no run folder: there is no {file}") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
     if written != checkpoints_manifest.RUN_FORMAT:
         raise UserError(f"{file} has format {written!r}; this ftcore reads format {checkpoints_manifest.RUN_FORMAT}")

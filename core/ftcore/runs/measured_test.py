@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
 from ftcore.checkpoints import atomic
 from ftcore.data.dataset import ImageSplit
+from ftcore.errors import UserError
+from ftcore.system.files import read_json
 from ftcore.training import evaluation, resume_state
 from ftcore.training.intervals import MeasuredOutputs, intervals
 from ftcore.types.events import BatchEvaluated
@@ -72,8 +73,8 @@ def measure_test(
 def read_test(folder: Path) -> dict[str, Any]:
     """Return what is known of the test split of a run folder; nothing where that cannot be read."""
     try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = read_json(folder / FILE)
+    except (OSError, UserError):
         return {}
     return found if isinstance(found, dict) else {}
 

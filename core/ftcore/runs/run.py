@@ -16,6 +16,7 @@ from ftcore.distributed.ranks import PeerFailed, ProcessInfo
 from ftcore.distributed.rendezvous import is_connection_error, process_session
 from ftcore.errors import UserError
 from ftcore.plugins.discovery import load_defaults
+from ftcore.system.files import refuse_links
 from ftcore.system.signals import StoppedBySignal, handle_signals
 from ftcore.types.events import EpochEnded, RunEnded, RunFailed, RunStopped
 
@@ -167,6 +168,7 @@ def _reopen(
     from .manifest import read_manifest
 
     like = read_manifest(run)
+    refuse_links(run)
     if ranks.is_main:
         stack.enter_context(lock_run_folder(run))
     ready = prepare(load_run_config(run, CliOverrides(sets=sets)), run, ranks)

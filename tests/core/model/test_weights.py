@@ -16,7 +16,7 @@ from torch import nn
 
 from ftcore import HeadSlot, UserError
 from ftcore.config.load import CliOverrides, load_config
-from ftcore.model.weights import is_weights_file, load_weights, read_weights
+from ftcore.model.weights import _check_torch, is_weights_file, load_weights, read_weights
 from ftcore.runs.prepared import prepare
 from ftcore_plugins.data.digits import WEIGHTS
 
@@ -203,3 +203,49 @@ def test_a_run_starts_from_the_pre_trained_tensors_bit_for_bit_outside_the_head(
     )
     assert network.get_parameter("head.weight").shape == (3, 64)
     assert shipped["head.weight"].shape == (5, 64)
+
+
+@pytest.mark.parametrize("version", ["2.6.0", "2.9.1+cpu", "1.13.1", "2.9.0a0+git1"])
+def test_a_pickled_file_is_refused_where_torch_could_be_made_to_execute_it(version: str) -> None:
+    with pytest.raises(UserError, match=r"CVE-2026-24747.*torch>=2\.10.*safetensors"):
+        _check_torch(version, Path("weights.pth"))
+
+
+@pytest.mark.parametrize("version", ["2.10.0", "2.10.0rc1+cu128", "2.15.0", "3.0"])
+def test_a_pickled_file_is_read_where_torch_has_the_fix(version: str) -> None:
+    _check_torch(version, Path("weights.pth"))
+
+
+def test_the_reader_of_a_pickled_file_can_open_nothing_more(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(2)}, tmp_path / "a.pth")
+    code = """
+import errno, pickle, socket, subprocess, sys
+import torch
+from pathlib import Path
+from ftcore.model import safe_unpickle
+
+def hostile(*_, **__):
+    for attempt in (
+        lambda: open("/etc/hostname"),
+        lambda: open("written", "w"),
+        lambda: socket.socket(),
+        lambda: subprocess.run(["touch", "written"]),
+    ):
+        try:
+            attempt()
+        except OSError as error:
+            print(errno.errorcode[error.errno])
+    return {"weight": torch.ones(2)}
+
+torch_load, calls = torch.load, []
+def load(*given, **named):
+    calls.append(given)
+    return hostile() if len(calls) == 3 else torch_load(*given, **named)
+torch.load = load
+print(repr(safe_unpickle.convert(Path("a.pth"), Path("b.safetensors"))))
+"""
+    done = run_python(code, folder=tmp_path)
+
+    assert done.stdout.split() == ["EMFILE", "EMFILE", "EMFILE", "EMFILE", "''"], done.stderr
+    assert not (tmp_path / "written").exists()
+    assert (tmp_path / "b.safetensors").exists()

@@ -11,8 +11,8 @@ import pytest
 
 import ftcore_plugins
 from ftcore import HOOK_API, UserError
-from ftcore.plugins.references import PluginReference
-from ftcore.runs.manifest import config_changes, direct_url, read_manifest, source_digest, version_changes
+from ftcore.plugins.trust import digest
+from ftcore.runs.manifest import config_changes, direct_url, read_manifest, version_changes
 from ftcore.testing import invoke
 
 if TYPE_CHECKING:
@@ -79,13 +79,15 @@ def test_a_plugin_whose_source_changed_is_refused_unless_drift_is_allowed(first:
     before = plugins(first)["hooks"]["sha256"]
     (first.parent / "hooks.py").write_text(HOOKS.format(smoothing=0.2), encoding="utf-8")
 
-    result = invoke("run", "--from", first, "--set", "run.folder=second")
+    assert "has changed since it was trusted" in invoke("run", "--from", first, "--set", "run.folder=second").err
+    result = invoke("run", "--from", first, "--plugin", "hooks.py", "--set", "run.folder=second")
 
     assert result.code == 2
     assert result.err.splitlines()[-2] == "ftcore: this would not repeat that run; --allow-drift runs it all the same"
     assert result.err.splitlines()[-1].startswith(f"  plugin hooks, sha256: {before} then, ")
     assert not (first.parent / "second").exists()
-    assert invoke("run", "--from", first, "--allow-drift", "--set", "run.folder=second").code == 0
+    named = ("--plugin", "hooks.py", "--set", "run.folder=second")
+    assert invoke("run", "--from", first, "--allow-drift", *named).code == 0
 
 
 CHANGES: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
@@ -156,10 +158,6 @@ def test_a_folder_without_a_manifest_is_no_run_folder(tmp_path: Path) -> None:
         read_manifest(tmp_path)
 
 
-def reference(module: str, file: Path | None = None) -> PluginReference:
-    return PluginReference("acme", module, "", "acme 1.0", "acme", file=file)
-
-
 def test_the_digest_of_a_package_covers_all_its_modules_and_only_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,18 +166,18 @@ def test_the_digest_of_a_package_covers_all_its_modules_and_only_source(
     for file in (package.parent / "__init__.py", package / "__init__.py", package / "losses.py", package / "other.py"):
         file.write_text("", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    digests = [source_digest(reference("acme_digest.inner.losses"))]
+    digests = [digest(None, "acme_digest.inner.losses")]
 
     (package / "notes.txt").write_text("not source", encoding="utf-8")
-    digests.append(source_digest(reference("acme_digest.inner.losses")))
+    digests.append(digest(None, "acme_digest.inner.losses"))
     (package / "other.py").write_text("x = 1", encoding="utf-8")
-    digests.append(source_digest(reference("acme_digest.inner.losses")))
+    digests.append(digest(None, "acme_digest.inner.losses"))
 
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_what_has_no_source_has_no_digest() -> None:
-    assert source_digest(reference("nowhere.at.all")) is None
+    assert digest(None, "nowhere.at.all") is None
 
 
 def test_an_editable_install_says_from_which_folder() -> None:
