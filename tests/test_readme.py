@@ -36,7 +36,7 @@ def test_the_hooks_file_of_the_readme_answers_and_wraps(tmp_path: Path) -> None:
     result = invoke("explain", "--plugin", tmp_path / "hooks.py", "--json")
 
     tables = json.loads(result.out)
-    answers = {row["hook"]: row for row in tables["who answers"]}
+    answers = {row["hook"]: row for row in tables["plugins"]}
     assert answers["make_loss"]["plugin"] == "hooks"
     assert answers["param_groups"]["wrapped by"] == "hooks"
     assert {group["lr"] for group in tables["parameter groups of AdamW"]} == {"0.0001"}

@@ -9,6 +9,7 @@ from io import TextIOWrapper
 from typing import IO, TYPE_CHECKING
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -64,10 +65,12 @@ def escape_what_cannot_be_encoded() -> None:
 def print_table(out: Console, table: Table) -> None:
     """Print a table with its title."""
     shown = RichTable(box=None, header_style="dim", pad_edge=False)
-    for column in table.columns:
-        shown.add_column(printable(column), overflow="fold")
-    for row in table.rows:
-        shown.add_row(*(Text(printable(cell)) for cell in row))
+    rows = [[printable(cell) for cell in row] for row in table.rows]
+    for place, column in enumerate(table.columns):
+        longest = max((row[place] for row in rows), key=len, default="")
+        shown.add_column(printable(column), overflow="fold", no_wrap=" " not in longest)
+    for row in rows:
+        shown.add_row(*map(Text, row))
     out.print(printable(table.title), style="bold")
     _print_trimmed(out, shown)
 
@@ -83,9 +86,12 @@ def print_key_values(out: Console, facts: Mapping[str, str]) -> None:
 
 
 def _print_trimmed(out: Console, shown: RichTable) -> None:
-    """Print without the spaces that rich puts behind the last column."""
+    """Print without the spaces that rich puts after the last column; wider than the stream if a word needs it."""
+    width, unlimited = out.width, out.options.update(max_width=10**6)
+    out.width = max(width, Measurement.get(out, unlimited, shown).minimum)
     with out.capture() as captured:
         out.print(shown)
+    out.width = width
     lines = captured.get().splitlines()
     if not out.quiet:
         out.file.write("".join(f"{line.rstrip()}\n" for line in lines))

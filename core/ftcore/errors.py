@@ -50,13 +50,13 @@ _OF_PLUGIN = "of_ftcore_plugin"
 
 
 def blame_plugin(error: BaseException, note: str) -> None:
-    """Let an error say, behind its message, which plugin it comes from; `is_plugin_error` knows it then."""
+    """Add a note to an error that names the plugin that it comes from, and mark it for `is_plugin_error`."""
     error.add_note(note)
     vars(error)[_OF_PLUGIN] = True
 
 
 def is_plugin_error(error: BaseException) -> bool:
-    """Whether `blame_plugin` was told that an error comes from a plugin."""
+    """Whether `blame_plugin` marked an error as coming from a plugin."""
     return _OF_PLUGIN in vars(error)
 
 
@@ -67,7 +67,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def suggestions(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """Return up to five of `known`, the closest first, each behind `prefix`; or ``none``."""
+    """Return up to five of `known`, the closest first, each after `prefix`; or ``none``."""
     return ", ".join(prefix + match for match in close_matches(word, known)) or "none"
 
 

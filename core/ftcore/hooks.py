@@ -1,14 +1,13 @@
 """The hook specs. Each docstring is the hook's contract.
 
 An implementation takes any subset of a spec's arguments, by name, without defaults. Every hook can also take
-`config` (the whole `RunConfig`) and `ctx` (a `Context`). Returning None means "not me". Where a hook takes one
-answer, two plugins that both give one are an error unless ``[hooks]`` puts them in order. ``hookimpl(wrapper=True)``
-goes round a hook: it yields once, receives the answer (the list of answers, where all are used) and returns it,
-changed or not.
+`config` (the whole `RunConfig`) and `ctx` (a `Context`). Return None to decline. If a hook uses one result, two
+plugins that both return one are an error unless ``[hooks]`` sets their order. ``hookimpl(wrapper=True)`` wraps a
+hook: it yields once, receives the result (the list of results, if all are used) and returns it, changed or not.
 
 Hooks run once each, in the order of this file, before the first step; the loop calls none. `make_task` is asked by
-`build_data`, and again when a model is read. `list_models` is asked by
-`ftcore models`, and for the nearest names where `build_model` knows none.
+`build_data`, and again when a model is read. `list_models` is called by
+`ftcore models`, and for suggestions if no `build_model` knows a name.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 
 HOOK_API = (2, 0)
-"""Version of the specs below: a new hook or argument raises the second number, anything else the first."""
+"""Version of the specs below: a new hook or argument increases the second number, other changes the first."""
 
 PLUGGY_PROJECT = "ftcore"
 
@@ -44,7 +43,7 @@ hookimpl = pluggy.HookimplMarker(PLUGGY_PROJECT)
 _hookspec = pluggy.HookspecMarker(PLUGGY_PROJECT)
 
 COLLECT_HOOKS = frozenset({"batch_transforms", "list_models", "make_metrics", "make_observers", "make_regularizers"})
-"""Hooks whose answers are all used; every other hook takes one."""
+"""Hooks whose results are all used; every other hook uses one."""
 
 
 @_hookspec
@@ -60,8 +59,8 @@ def make_task(name: str, config: RunConfig, ctx: Context) -> type[Task] | None:
 def build_data(source: str | None, config: RunConfig, ctx: Context) -> Data | None:
     """Index the images; decode none.
 
-    Called first, so that a mistake in the data is found before anything heavy is imported. Answer only for the
-    form of `source` that is yours (``digits:5-9``, a folder); `source` is None when the user named none.
+    Called first, so that errors in the data are found before heavy imports. Return None for forms of `source` that
+    the plugin does not support (``digits:5-9``, a folder); `source` is None if the user set none.
     """
 
 
@@ -69,17 +68,17 @@ def build_data(source: str | None, config: RunConfig, ctx: Context) -> Data | No
 def build_model(name: str | None, weights: str, config: RunConfig, ctx: Context) -> Backbone | nn.Module | None:
     """Build the pre-trained network with its own head.
 
-    `name` is ``provider/network``: answer only for yours. `weights` is ``default``, ``none``, a named entry
-    or a file (`ftcore.model.weights.load_weights` reads one). For a bare module the host takes the last Linear or
+    `name` is ``provider/network``: return None for other providers. `weights` is ``default``, ``none``, a named entry
+    or a file (`ftcore.model.weights.load_weights` reads one). For an `nn.Module`, the host uses the last Linear or
     Conv2d, or ``model.head``, as the head. `predict` calls this hook with ``none`` and loads the run's own weights.
     """
 
 
 @_hookspec
 def make_transforms(spec: InputSpec, task: Task, config: RunConfig, ctx: Context) -> Transforms | None:
-    """Make the functions from PIL image (mode L or RGB) to tensor; `spec` holds size, mean and std of the weights.
+    """Make the functions from PIL image (mode L or RGB) to tensor; `spec` has size, mean and std of the weights.
 
-    Where it is `ftcore.TokenSpec`, the network reads texts: from what the data gives (a str) to token ids.
+    If it is `ftcore.TokenSpec`, the network takes texts: return functions from str to token ids.
     """
 
 
@@ -87,10 +86,10 @@ def make_transforms(spec: InputSpec, task: Task, config: RunConfig, ctx: Context
 def batch_transforms(
     task: Task, spec: InputSpec, config: RunConfig, ctx: Context
 ) -> Sequence[BatchTransform | BatchImageTransform] | None:
-    """Make functions that change whole training batches on the device, such as mixup; applied in turn.
+    """Make functions that change training batches on the device, such as mixup; applied in order.
 
     Classes come as one-hot targets, so the loss must take soft ones, unless all are `ftcore.BatchImageTransform`, which
-    see no targets. `spec` holds mean and std of the normalised images. All answers are used.
+    see no targets. `spec` has mean and std of the normalised images. All results are used.
     """
 
 
@@ -98,8 +97,8 @@ def batch_transforms(
 def build_head(slot: HeadSlot, backbone: Backbone, task: Task, config: RunConfig, ctx: Context) -> nn.Module | None:
     """Build the new head: features as `slot` describes them -> `task.outputs` numbers.
 
-    Called once for each slot of the backbone; the host puts the module in place. The initial scale is yours: small, and
-    under a ReLU (`slot.rectifier`) above zero.
+    Called once for each slot of the backbone; the host puts the module in place. Initialise its last layer with small
+    weights, and under a ReLU (`slot.rectifier`) with positive outputs.
     """
 
 
@@ -107,9 +106,9 @@ def build_head(slot: HeadSlot, backbone: Backbone, task: Task, config: RunConfig
 def freeze(
     model: nn.Module, heads: tuple[str, ...], backbone: Backbone, task: Task, config: RunConfig, ctx: Context
 ) -> FreezePlan | None:
-    """Say which parameters do not learn. The host applies the plan, and checks after each epoch that it held.
+    """Choose the frozen parameters. The host applies the plan, and checks after each epoch that they did not change.
 
-    `heads` are the paths of the new heads in `model`; `backbone` knows the architecture's stages.
+    `heads` are the paths of the new heads in `model`; `backbone` has the architecture's stages.
     """
 
 
@@ -119,10 +118,10 @@ def wrap_devices(
 ) -> Placement | None:
     """Move the network to its device and wrap it; ``requires_grad`` is final for the first epoch.
 
-    Where several processes were started, which `ctx.ranks` says, they share each micro-batch, or the run is refused.
+    If there are several processes (see `ctx.ranks`), they must split each micro-batch, or the run is rejected.
 
     A wrapper of this hook may change the network before it yields: its dtype, its memory format, how it is executed;
-    but not what it computes, for only a run and ``evaluate`` call this hook, and all else refuses such a network.
+    but not what it computes, because only a run and ``evaluate`` call this hook; other commands reject such a network.
     """
 
 
@@ -140,12 +139,12 @@ def param_groups(
     config: RunConfig,
     ctx: Context,
 ) -> Sequence[ParamGroup] | None:
-    """Put each of `trainable`, the parameters that learn now or after unfreezing, into exactly one group."""
+    """Put each of `trainable`, the parameters that are trainable now or after unfreezing, into exactly one group."""
 
 
 @_hookspec
 def make_optimizer(param_groups: Sequence[ParamGroup], config: RunConfig, ctx: Context) -> Optimizer | None:
-    """Make the optimizer over exactly the parameters of the groups, honouring their `lr_scale` and `decay`."""
+    """Make the optimizer over exactly the parameters of the groups, honouring their `lr_scale` and `weight_decay`."""
 
 
 @_hookspec
@@ -157,11 +156,11 @@ def make_loss(task: Task, config: RunConfig, ctx: Context) -> Loss | Any | None:
 def make_metrics(task: Task, config: RunConfig, ctx: Context) -> Mapping[str, Any] | None:
     """Make validation metrics: name -> `torchmetrics.Metric`, updated with outputs and targets in the target's unit.
 
-    All answers are used, those of default plugins first. The first metric is monitored unless ``train.monitor`` names
-    another. A value that is not finite is never the best. A metric that some splits cannot have says so before training
-    if it has a method ``undefined_for``: targets (N,) or (N, K) of a split -> places of the labels or targets for which
-    there is no value. One that is the share of images that are right says so by an attribute ``is_proportion = True``,
-    and gets Wilson's interval; others get that of a bootstrap.
+    All results are used, those of default plugins first. The first metric is monitored unless ``train.monitor`` names
+    another. A value that is not finite is never the best. A metric that is undefined for some splits can have a method
+    ``undefined_for``, called before training: targets (N,) or (N, K) of a split -> indices of the labels or targets
+    without a value. A metric that is the fraction of correct images has an attribute ``is_proportion = True`` and gets
+    Wilson's interval; others get a bootstrap interval.
     """
 
 
@@ -176,7 +175,8 @@ def make_schedule(
 ) -> Schedule | None:
     """Make the learning-rate schedule; ``epochs * steps_per_epoch`` optimizer steps will be taken.
 
-    `higher_is_better` is said of the monitored metric, which a schedule ``per="metric"`` is given after each epoch.
+    `higher_is_better` describes the monitored metric, which a schedule with ``interval="metric"`` receives after
+    each epoch.
     """
 
 
@@ -188,9 +188,9 @@ def make_regularizers(
     config: RunConfig,
     ctx: Context,
 ) -> Sequence[Regularizer] | None:
-    """Make penalties on parameters; `trainable` are those that learn now or later, with their starting values.
+    """Make penalties on parameters; `trainable` are those that are trainable now or later, with their initial values.
 
-    All answers are used, and added to the loss.
+    All results are used, and added to the loss.
     """
 
 
@@ -205,9 +205,9 @@ def make_step(
     config: RunConfig,
     ctx: Context,
 ) -> Step | None:
-    """Make what an optimizer step does beside the loss: other terms (a teacher), or another way to the gradient (SAM).
+    """Customise the optimizer step: extra loss terms (distillation) or another way to compute the gradient (SAM).
 
-    Two that add to each other's are wrappers of this hook, and `plain_step` answers.
+    Plugins that are meant to combine must be wrappers of this hook; `plain_step` supplies the base.
     """
 
 
@@ -220,12 +220,15 @@ def make_average(
 
 @_hookspec
 def make_observers(config: RunConfig, ctx: Context) -> Sequence[Observer] | None:
-    """Make callables that are told what happens (see `ftcore.types.events`). All answers are used."""
+    """Make callables that receive events (see `ftcore.types.events`). All results are used."""
 
 
 @_hookspec
 def list_models(config: RunConfig, ctx: Context) -> Sequence[ModelInfo] | None:
-    """List the networks that `build_model` of the same plugin can build, and build none. All answers are used."""
+    """List the networks that `build_model` of the same plugin can build, without building them.
+
+    All results are used.
+    """
 
 
 def argument_names(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ def invoke(*arguments: str | Path) -> Result:
 
 
 def image_folder(root: Path, classes: Sequence[str] = ("blue", "green", "red"), per_class: int = 6) -> Path:
-    """Fill a folder with JPEG pictures of 24 x 32 pixels, one shade a class with a little noise; return the folder."""
+    """Fill a folder with JPEG images of 24 x 32 pixels, one shade per class with a little noise; return the folder."""
     noise = np.random.default_rng(0)
     for place, name in enumerate(classes):
         (root / name).mkdir(parents=True)

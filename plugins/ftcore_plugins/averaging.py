@@ -18,9 +18,9 @@ class EmaConfig:
     """Options of `ema`, as in `timm.utils.ModelEmaV3`.
 
     Attributes:
-        decay: share of the average that stays at each step, in [0, 1).
-        warmup: whether the decay rises from 0 as 1 - (1 + step / gamma) ** -power until it reaches `decay`, without
-            which the first steps weigh most; a short run needs it.
+        decay: decay of the average at each step, in [0, 1).
+        warmup: whether the decay rises from 0 as 1 - (1 + step / gamma) ** -power until it reaches `decay`, so
+            that early steps do not dominate; needed in short runs.
         gamma: > 0; by default 1.
         power: > 0; by default 2/3, at which the decay is 0.99 after 1,000 steps and 0.999 after 31,600.
         start: first epoch, from 0.
@@ -34,7 +34,7 @@ class EmaConfig:
 
     def __attrs_post_init__(self) -> None:
         if not self.warmup and (self.gamma, self.power) != (None, None):
-            raise ValueError("gamma and power shape the warm-up, and warmup = false leaves it out")
+            raise ValueError("gamma and power set the warm-up, but warmup = false disables it")
 
 
 class Ema:
@@ -86,7 +86,7 @@ class SwaConfig:
     """Options of `swa`.
 
     Attributes:
-        start: first epoch, from 0, whose end is averaged; by default three quarters through the run, as in the paper.
+        start: first epoch (from 0) to average at its end; by default after three quarters of the run, as in the paper.
     """
 
     start: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
@@ -95,8 +95,8 @@ class SwaConfig:
 class Swa:
     """Stochastic weight averaging: the mean over the last epochs (Izmailov et al. 2018, arXiv:1803.05407).
 
-    Running statistics are measured anew for it, in one pass over the training images before each evaluation. It wants
-    a rate that does not vanish: `constant`, or `cosine.final`.
+    Its running statistics are recomputed in one pass over the training images before each evaluation. Use it with
+    a learning rate that does not decay to 0: `constant`, or `cosine.final`.
     """
 
     Config = SwaConfig

@@ -122,11 +122,12 @@ LIBRARIES = ("torchvision", "timm")
 ADVICE = {
     "batch norm": "freeze_norm",
     "float16": "bf16 or fp32 instead of fp16",
-    "hub": "the hub's format is for networks of timm, and of transformers by ftcore-hf",
+    "hub": "the Hugging Face format is for networks of timm, and of transformers with ftcore-hf",
     "memory": "bf16, checkpointing (where not in use)",
-    "processes": "--plugin ddp lets them share each batch",
+    "processes": "--plugin ddp splits each batch between them",
     "sharding": "another optimizer or setting, or ddp, may do",
-    "whole batch": "A loss that is meant to be one of a whole batch, as soft_f1 is: --but ranks",
+    "whole batch": "If the loss is meant to be computed over the whole batch, like soft_f1, skip this check: --but "
+    "ranks",
 }
 """What a message of ftcore is about -> what it advises of these plugins."""
 
@@ -134,13 +135,13 @@ STARTER_MODEL = "timm/mobilenetv3_large_100"
 """The network that `ftcore init` writes where none is named: small, and pre-trained on ImageNet."""
 
 STARTER_RECIPES = (
-    (20, "linear_probe", "few images: train the new head alone, which overfits least"),
+    (20, "linear_probe", "few images: training only the new head overfits least"),
     (200, "lp_ft", "train the head first, then everything at a lower rate"),
-    (None, "fine_tune", "many images: the whole network adapts"),
+    (None, "fine_tune", "many images: all layers are trained"),
 )
 """Fewer training images per class or label than this, the recipe that `ftcore init` suggests, and why."""
 
-STARTER_IMBALANCE = {"classification": (4, "weighted_ce", "counts rare classes more")}
+STARTER_IMBALANCE = {"classification": (4, "weighted_ce", "weights rare classes more")}
 """Task -> images of the largest class over those of the smallest from which `ftcore init` names a plugin, and why."""
 
 TASK = "classification"

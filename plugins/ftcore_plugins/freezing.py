@@ -32,9 +32,9 @@ class FreezeBackboneConfig:
     """Options of `freeze_backbone`.
 
     Attributes:
-        but: what learns beside the head: paths and globs as in `freeze_modules`; ``"bias"``, every bias; ``"norm"``,
-            every norm layer.
-        stages: stages that learn beside the head, as the architecture numbers them: 0 is the stem, -1 the last.
+        but: what else is trainable: paths and globs as in `freeze_modules`; ``"bias"`` for all biases; ``"norm"``
+            for all norm layers.
+        stages: trainable stages, in addition to the head: 0 is the stem, -1 the last stage.
     """
 
     but: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class FreezeBackboneConfig:
 
 
 class FreezeBackbone:
-    """Trains the new head alone, and what is excepted; nothing else changes, not even running statistics."""
+    """Trains only the new head and the exceptions; everything else is frozen, including running statistics."""
 
     Config = FreezeBackboneConfig
 
@@ -109,12 +109,12 @@ def _outside(model: nn.Module, heads: tuple[str, ...]) -> set[str]:
 
 @frozen
 class FreezeModulesConfig:
-    """Options of `freeze_modules`; what any of them names is frozen.
+    """Options of `freeze_modules`; modules that match any of them are frozen.
 
     Attributes:
-        types: class names of modules whose own parameters do not learn, e.g. ``["Conv2d"]``.
+        types: class names of modules whose own parameters are frozen, e.g. ``["Conv2d"]``.
         names: paths of modules or parameters, globs per segment; ``layer1`` covers ``layer1.0``, not ``layer10``.
-        stages: how many of the architecture's stages behind its stem, which is frozen with them; 0 is the stem alone.
+        stages: number of stages to freeze after the stem, which is frozen too; 0 freezes only the stem.
     """
 
     types: tuple[str, ...] = ()
@@ -158,7 +158,7 @@ def _first_stages(count: int | None, backbone: Backbone, model: nn.Module) -> se
         return set()
     last = max(backbone.stages.values(), default=0)
     if count > last:
-        raise UserError(f"freeze_modules.stages = {count}: the architecture has {last} stages behind its stem")
+        raise UserError(f"freeze_modules.stages = {count}: the architecture has {last} stages after its stem")
     return {name for name in named_tensors(model) if backbone.stages.get(name, count + 1) <= count}
 
 
@@ -169,8 +169,8 @@ def _of_type(wanted: str, modules: dict[str, nn.Module]) -> set[str]:
     if not found:
         types = {type(modules[name]).__name__ for name in owners}
         raise UserError(
-            f"freeze_modules.types: no module with parameters of its own is a {wanted!r}"
-            f"{did_you_mean(wanted, types)}; there are {format_names(types)}"
+            f"freeze_modules.types: no module with its own parameters is a {wanted!r}"
+            f"{did_you_mean(wanted, types)}; the types are {format_names(types)}"
         )
     return found
 
@@ -180,7 +180,7 @@ class FreezeNormConfig:
     """Options of `freeze_norm`.
 
     Attributes:
-        types: class names, or bases of classes, of the layers that are meant; by default all norm layers.
+        types: class names (or base classes) of the layers to freeze; by default all norm layers.
     """
 
     types: tuple[str, ...] = ()
@@ -232,8 +232,8 @@ class GradualUnfreezeConfig:
     """Options of `gradual_unfreeze`.
 
     Attributes:
-        at: epoch (from 0) -> what starts to learn there: ``"head"`` (the new heads), ``"all"``, or paths and globs as
-            in `freeze_modules`, one or a list of them. What is never named never learns.
+        at: epoch (from 0) -> what is unfrozen there: ``"head"`` (the new heads), ``"all"``, or paths and globs as
+            in `freeze_modules`, one or a list of them. Anything else stays frozen.
     """
 
     at: dict[str, tuple[str, ...] | str] = field(
@@ -244,9 +244,9 @@ class GradualUnfreezeConfig:
 def _check_epochs(at: Mapping[str, object]) -> None:
     wrong = [epoch for epoch in at if not epoch.isdecimal() or str(int(epoch)) != epoch]
     if wrong:
-        raise ValueError(f"an epoch is a whole number from 0, not {wrong[0]!r}")
+        raise ValueError(f"an epoch must be an integer >= 0, not {wrong[0]!r}")
     if "0" not in at:
-        raise ValueError('something must learn from epoch 0 on, e.g. {0 = "head", 3 = "all"}')
+        raise ValueError('something must be trainable from epoch 0 on, e.g. {0 = "head", 3 = "all"}')
 
 
 class GradualUnfreeze:
@@ -270,7 +270,7 @@ class GradualUnfreeze:
                     f"({config.origin('plugin.gradual_unfreeze.at')}; {config.origin('train.epochs')})"
                 )
             if not released:
-                raise UserError(f"gradual_unfreeze.at: in epoch {epoch} everything that it names learns already")
+                raise UserError(f"gradual_unfreeze.at: in epoch {epoch} everything it names is already trainable")
             waiting -= released
         return FreezePlan(
             frozen=frozenset(name for name, _ in model.named_parameters()),

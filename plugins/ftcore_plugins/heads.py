@@ -58,7 +58,7 @@ class LinearConfig:
 
 
 class LinearHead:
-    """One linear layer (a 1x1 convolution where the old head was a convolution)."""
+    """One linear layer (a 1x1 convolution if the old head was a convolution)."""
 
     Config = LinearConfig
 
@@ -77,7 +77,7 @@ class MlpHeadConfig:
 
     Attributes:
         hidden: widths of the hidden layers, each > 0; at least one.
-        dropout: probability in [0, 1) behind each hidden layer.
+        dropout: dropout probability after each hidden layer, in [0, 1).
         std: standard deviation of the last layer's initial weights, >= 0.
     """
 

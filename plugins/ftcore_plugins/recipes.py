@@ -21,14 +21,14 @@ class LinearProbeConfig:
     """Options of `linear_probe`.
 
     Attributes:
-        lr: learning rate of `adamw`, > 0; a head alone takes a higher one than a network.
+        lr: learning rate of `adamw`, > 0; training only the head allows a higher rate than training all layers.
     """
 
     lr: float = field(default=0.01, validator=_positive)
 
 
 class LinearProbe:
-    """Linear probe: trains the new head alone, on a frozen network."""
+    """Linear probe: trains only the new head on a frozen network."""
 
     Config = LinearProbeConfig
 
@@ -47,9 +47,9 @@ class LpFtConfig:
     """Options of `lp_ft`.
 
     Attributes:
-        probe_epochs: epochs in which only the head learns, > 0; fewer than `train.epochs`.
-        lr: learning rate of the head in them, > 0.
-        factor: rate of everything in the epochs after them over that, in (0, 1].
+        probe_epochs: epochs in which only the head is trained, > 0; fewer than `train.epochs`.
+        lr: learning rate of the head in these epochs, > 0.
+        factor: learning rate of all layers afterwards, relative to `lr`, in (0, 1].
     """
 
     probe_epochs: int = field(default=3, validator=_positive)
@@ -58,9 +58,9 @@ class LpFtConfig:
 
 
 class LpFt:
-    """A linear probe, then everything at a lower rate from there (Kumar et al. 2022, arXiv:2202.10054).
+    """A linear probe, then all layers at a lower learning rate (Kumar et al. 2022, arXiv:2202.10054).
 
-    A head that fits already sends smaller gradients into the network, which so keeps more of what it knew.
+    A fitted head sends smaller gradients into the network, which preserves more of the pre-trained features.
     """
 
     Config = LpFtConfig
@@ -81,9 +81,9 @@ class FineTuneConfig:
     """Options of `fine_tune`.
 
     Attributes:
-        freeze_epochs: epochs in which only the head learns, > 0; fewer than `train.epochs`.
-        base_lr: learning rate at the top of the first phase, > 0; that of the second is half of it.
-        backbone: rate of the network over that of the head, in (0, 1].
+        freeze_epochs: epochs in which only the head is trained, > 0; fewer than `train.epochs`.
+        base_lr: peak learning rate of the first phase, > 0; the second has half of it.
+        backbone: learning rate of the backbone relative to the head, in (0, 1].
     """
 
     freeze_epochs: int = field(default=1, validator=_positive)
@@ -92,10 +92,10 @@ class FineTuneConfig:
 
 
 class FineTune:
-    """Both phases of fastai's `fine_tune`: the head alone, then everything, each on a one-cycle schedule.
+    """Both phases of fastai's `fine_tune`: the head, then all layers, each on a one-cycle schedule.
 
-    Howard and Gugger 2020 (arXiv:2002.04688, section 2). There the rate falls from the head to the input in equal
-    ratios down to a hundredth; here the network has one rate, or `groups.layer_decay` if you set it.
+    Howard and Gugger 2020 (arXiv:2002.04688, section 2). There the rate decays geometrically from the head to
+    the input, down to a hundredth; here the backbone has one rate, or `groups.layer_decay` if you set it.
     """
 
     Config = FineTuneConfig
@@ -133,15 +133,15 @@ class SurgicalConfig:
     """Options of `surgical`.
 
     Attributes:
-        stage: the stage that learns, as the architecture numbers them: 0 is the stem, -1 the last. Early ones suit
-            pictures that look otherwise (noise, weather), late ones classes that mean something else.
+        stage: the trainable stage: 0 is the stem, -1 the last. Early stages suit
+            images that look different (noise, weather), late stages classes with another meaning.
     """
 
     stage: int = -1
 
 
 class Surgical:
-    """One stage and the head; all else is frozen (Lee et al. 2023, arXiv:2210.11466)."""
+    """One stage and the head; everything else is frozen (Lee et al. 2023, arXiv:2210.11466)."""
 
     Config = SurgicalConfig
 
@@ -156,7 +156,7 @@ class Surgical:
 
 
 class BitFit:
-    """Biases and the head; all else is frozen (Ben Zaken et al. 2022, arXiv:2106.10199)."""
+    """Biases and the head; everything else is frozen (Ben Zaken et al. 2022, arXiv:2106.10199)."""
 
     def recipe(self) -> Recipe:
         """Name `freeze_backbone`."""
@@ -164,7 +164,7 @@ class BitFit:
 
 
 class NormTune:
-    """Norm layers and the head; all else is frozen (Frankle et al. 2021, arXiv:2003.00152)."""
+    """Norm layers and the head; everything else is frozen (Frankle et al. 2021, arXiv:2003.00152)."""
 
     def recipe(self) -> Recipe:
         """Name `freeze_backbone`."""

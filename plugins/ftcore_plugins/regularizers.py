@@ -21,7 +21,7 @@ class L1Config:
 
     Attributes:
         strength: factor on the sum of absolute values, > 0.
-        vectors: whether biases and the scales of norm layers count too.
+        vectors: whether to include biases and the scales of norm layers.
     """
 
     strength: float = field(default=1e-5, validator=validators.gt(0))
@@ -41,7 +41,7 @@ class L1:
         """Answer always; what is released later counts from then on."""
         strength, params = self.config.strength, [p for p in trainable.values() if self.config.vectors or p.ndim > 1]
         if not params:
-            raise UserError("l1.vectors = false leaves nothing to penalise: only vectors learn in this run")
+            raise UserError("l1.vectors = false leaves nothing to penalise: only vectors are trainable in this run")
 
         def penalty() -> Tensor:
             return strength * _total(p.float().abs().sum() for p in params if p.requires_grad)
@@ -54,8 +54,8 @@ class L2SPConfig:
     """Options of `l2_sp`.
 
     Attributes:
-        alpha: strength of the pull of the pre-trained parameters towards their starting values, >= 0.
-        beta: strength of the pull of the new head towards zero, >= 0.
+        alpha: strength of the penalty on changes of pre-trained parameters, >= 0.
+        beta: strength of the L2 penalty on the new head, >= 0.
     """
 
     alpha: float = field(default=0.1, validator=validators.ge(0))
@@ -69,7 +69,7 @@ class L2SPConfig:
 class L2SP:
     """L2-SP: keeps weights near the pre-trained ones, alpha/2 |w - w0|^2 + beta/2 |w_head|^2 (Li et al. 2018, eq. 2).
 
-    arXiv:1802.01483. It takes the place of weight decay, so an optimizer's own should be 0.
+    arXiv:1802.01483. It replaces weight decay, so set the optimizer's weight decay to 0.
     """
 
     Config = L2SPConfig

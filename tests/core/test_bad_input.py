@@ -97,32 +97,35 @@ CHEAP = {
         ["--plugin", "sgd", "--plugin", "adam"],
         r"2 plugins answer make_optimizer(.*\n)*.*make_optimizer = \[\"sgd\", \"adam\"\]",
     ),
-    "plugin named twice": (["--plugin", "sgd", "--plugin", "sgd"], "plugin 'sgd' is named twice"),
+    "plugin named twice": (["--plugin", "sgd", "--plugin", "sgd"], "plugin 'sgd' is enabled twice"),
     "unknown plugin to leave out": (["--without", "progres"], r"--without progres: .*did you mean 'progress'\?"),
     "missing config": (["{bad}/missing.toml"], r"config file not found: .*missing\.toml"),
     "garbled config": (["{bad}/garbled.toml"], r"cannot read .*garbled\.toml"),
     "unknown key": (["{bad}/typo.toml"], r"unknown option 'train\.epoch'; did you mean 'epochs'\? \(.*typo\.toml"),
     "unknown key of a flag": (["--set", "train.epoch=3"], r"unknown option 'train\.epoch'.*\(--set train\.epoch=3"),
     "unknown section of a flag": (["--set", "trian.epochs=3"], r"'trian' is neither .*did you mean 'train'\?"),
-    "wrong type": (["--set", "train.epochs=0.9"], r"train\.epochs: expected a whole number, got '0\.9'"),
+    "wrong type": (["--set", "train.epochs=0.9"], r"train\.epochs: expected an integer, got '0\.9'"),
     "wrong type of a plugin": (["{bad}/wrong_type.toml"], r"groups\.decay_all: expected true or false, got 'fal"),
     "value out of range": (["--set", "train.batch_size=0"], r"'batch_size' must be > 0: 0"),
     "malformed flag": (["--set", "epochs"], "--set epochs: expected SECTION.KEY=VALUE"),
     "unknown hook to order": (["--set", 'hooks.make_los=["sgd"]'], r"no such hook 'make_los'"),
-    "order of a plugin that is not there": (["--set", 'hooks.make_loss=["sgd"]'], "names 'sgd', which is no active"),
-    "options that nobody reads": (["--set", "sgd.lr=0.1"], "plugin 'sgd' has options but was not named"),
+    "order of a plugin that is not there": (
+        ["--set", 'hooks.make_loss=["sgd"]'],
+        "names 'sgd', which is not an enabled",
+    ),
+    "options that nobody reads": (["--set", "sgd.lr=0.1"], "plugin 'sgd' has options but is not enabled"),
     "model without data": (["--model", "digits/cnn"], r"data\.source is not set: --data FOLDER"),
     "missing data": (
         ["--model", "digits/cnn", "--data", "{bad}/missing"],
         r"data\.source = '.*missing' \(.*missing does not exist\)",
     ),
-    "data in an unknown form": (["--data", "{bad}/table.xyz"], "is there, but no plugin reads it"),
+    "data in an unknown form": (["--data", "{bad}/table.xyz"], "exists, but no plugin can read it"),
     "folder without classes": (["--data", "{bad}/no_classes"], r"no_classes has no class folders"),
     "one class": (["--data", "{bad}/one_class"], "at least two classes; there is cat"),
     "class in validation alone": (["--data", "{bad}/val_only"], "class 'owl' is in validation but not in training"),
     "no training": (["--data", "{bad}/no_train"], "no_train: no training split; expected one called train"),
     "class with one picture": (["--data", "{bad}/lonely"], "class 'red' has one image"),
-    "class folder without pictures": (["--data", "{bad}/empty_class"], r"class folder .*yellow has no pictures"),
+    "class folder without pictures": (["--data", "{bad}/empty_class"], r"class folder .*yellow has no images"),
     "no room for validation": (["--data", "{bad}/photos", "--set", "data.val_fraction=0.01"], "val_fraction = 0.01"),
     "file that is no picture": (["--data", "{bad}/no_picture"], r"cannot read image .*red/7\.jpg"),
     "picture without its header": (["--data", "{bad}/beheaded"], r"cannot read image .*red/3\.jpg"),
@@ -135,7 +138,7 @@ PHOTOS = ["--model", "digits/cnn", "--data", "{bad}/photos", "--set", "train.epo
 DAMAGED = ["--model", "digits/cnn", "--data", "{bad}/damaged", "--set", "train.epochs=1"]
 
 OTHERS = {
-    "network without provider": (["--model", "resnet50", "--data", "digits"], "which is written PROVIDER/NETWORK"),
+    "network without provider": (["--model", "resnet50", "--data", "digits"], "expected PROVIDER/NETWORK"),
     "unknown network": (
         ["--model", "digits/vit", "--data", "digits"],
         "digits has no network 'digits/vit'; it has digits/cnn",
@@ -149,7 +152,7 @@ OTHERS = {
     "weights that do not fit": (
         [*DIGITS, "--set", "model.weights={bad}/misfit.safetensors"],
         r"do not fit Sequential:\n  1 missing: layer1\.0\.weight\n  1 not in the network: layer9\.weight\n"
-        r"  1 of another shape: layer3\.1\.bias is \(7,\), the network's is \(64,\)",
+        r"  1 different shape: layer3\.1\.bias is \(7,\), the network's is \(64,\)",
     ),
     "truncated weights": (
         [*DIGITS, "--set", "model.weights={bad}/truncated.safetensors"],
@@ -157,16 +160,22 @@ OTHERS = {
     ),
     "garbled weights": ([*DIGITS, "--set", "model.weights={bad}/garbled.pth"], r"weights .*garbled\.pth"),
     "weights that are none": ([*DIGITS, "--set", "model.weights={bad}/numbers.pth"], "not a mapping of names to tenso"),
-    "malicious weights": ([*DIGITS, "--set", "model.weights={bad}/malicious.pth"], "hold more than tensors"),
-    "old malicious weights": ([*DIGITS, "--set", "model.weights={bad}/malicious.pt"], "hold more than tensors"),
+    "malicious weights": ([*DIGITS, "--set", "model.weights={bad}/malicious.pth"], "contain more than tensors"),
+    "old malicious weights": ([*DIGITS, "--set", "model.weights={bad}/malicious.pt"], "contain more than tensors"),
     "unknown metric to watch": ([*DIGITS, "--set", "train.monitor=acuracy"], "did you mean 'accuracy'"),
     "unknown class to weigh": (
         [*DIGITS, "--plugin", "weighted_ce", "--set", "weighted_ce.weights={{cat = 2}}"],
         "no class 'cat'; there are: 5, 6, 7, 8, 9",
     ),
-    "plugin that answers nothing": ([*DIGITS, "--plugin", "mse"], "mse .* was named but answers nothing in this run"),
+    "plugin that answers nothing": (
+        [*DIGITS, "--plugin", "mse"],
+        "mse .* was enabled but supplies nothing in this run",
+    ),
     "labels that are no numbers": ([*PHOTOS, "--set", "data.task=regression"], "needs numbers as labels, got '"),
-    "device that is not there": ([*DIGITS, "--set", "one_device.device=cuda:77"], "'cuda:77' is not on this machine"),
+    "device that is not there": (
+        [*DIGITS, "--set", "one_device.device=cuda:77"],
+        "'cuda:77' does not exist on this machine",
+    ),
     "damaged picture": ([*DAMAGED, "--set", "train.workers=0"], r"cannot read image .*damaged/red/3\.jpg: "),
     "damaged picture in a worker": (
         [*DAMAGED, "--set", "train.workers=2"],
@@ -278,7 +287,7 @@ def test_a_run_that_fails_in_an_empty_folder_leaves_nothing_in_it(bad: Path, tmp
 def test_predict_refuses_a_folder_that_is_no_run(bad: Path, tmp_path: Path) -> None:
     result = invoke("predict", tmp_path, bad / "photos")
 
-    assert_one_message(result, rf"{tmp_path} is no run folder with a model: there is no .*model\.json")
+    assert_one_message(result, rf"{tmp_path} is not a run folder with a model: it has no .*model\.json")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -323,7 +332,5 @@ def test_batches_of_one_image_are_refused_where_batch_norm_learns(tmp_path: Path
         assert result.code == 0
     else:
         assert result.code == 2
-        assert (
-            "ftcore: train.batch_size = 1: batch norm needs mean and variance over the images of a batch" in result.err
-        )
+        assert "ftcore: train.batch_size = 1: batch norm cannot be trained on a batch of one batch" in result.err
         assert "train.batch_size=2, freeze_norm or a network without batch norm helps" in result.err

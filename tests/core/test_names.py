@@ -220,7 +220,7 @@ def test_every_exception_is_still_needed(exception: tuple[str, str]) -> None:
         '("torch", "torchvision")',
         'plugin.name == "ddp"',
         '("ddp", "sgd")',
-        'raise UserError("lower the rate; --plugin ddp lets them share")',
+        'raise UserError("lower the rate; --plugin ddp splits")',
         'raise UserError(f"{ways}, bf16, checkpointing or a smaller image help")',
         'raise UserError("a name, e.g. sgd; or --plugin ddp")',
         'sets = "ddp.device=cpu"',

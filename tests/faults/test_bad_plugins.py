@@ -31,20 +31,28 @@ FAILURES = {
         "make_loss answers for a task that it has never seen",
         "isinstance(task, ...)",
     ),
-    "leaves_a_thread": ("effects", "a run with it changed the threads that run", "put that back when the run is over"),
-    "own_dice": ("determinism", "two runs of the same configuration end in different bits", "draw only from"),
-    "transforms_in_a_function": ("spawn", "loader processes cannot get it", "define it at the top of a module"),
-    "state_that_is_dropped": ("state", "observer Counter: load_state_dict does not put back", "let it take all of it"),
+    "leaves_a_thread": (
+        "effects",
+        "a run with the plugin changed running threads",
+        "restore it at the end of the run is over",
+    ),
+    "own_dice": ("determinism", "two runs of the same configuration differ", "use only the global"),
+    "transforms_in_a_function": ("spawn", "it cannot be sent to loader processes", "define it at the top of a module"),
+    "state_that_is_dropped": (
+        "state",
+        "observer Counter: load_state_dict does not restore",
+        "everything that state_dict returned",
+    ),
     "memory_without_a_state": (
         "resume",
-        "a run that was cut off in step 3 and gone on with",
-        "a state_dict and a load",
+        "a run interrupted in step 3 and resumed)",
+        "state_dict and load",
     ),
-    "only_with_adamw": ("combination", "beside sgd: KeyError: 'betas'", "take no other plugin for granted"),
+    "only_with_adamw": ("combination", "beside sgd: KeyError: 'betas'", "do not depend on other plugins"),
     "weights_of_a_share": (
         "ranks",
-        "two processes that share each batch end in other weights than one",
-        "say in Loss.weight what its mean was divided by",
+        "two processes that split each batch end with other weights than",
+        "set Loss.denominator to what its mean is divided by",
     ),
 }
 """Plugin -> the check that fails, how its message begins, and what it says to change."""
@@ -92,7 +100,7 @@ def test_every_check_is_failed_by_a_bad_plugin() -> None:
 def test_a_check_that_has_failed_leaves_out_those_that_build_on_it(tmp_path: Path) -> None:
     found = checked(written("misspelt_argument"), tmp_path)
 
-    assert found["import"] == ("ok", "changes nothing in the process")
+    assert found["import"] == ("ok", "the process is unchanged")
     assert found["resume"] == ("not applicable", "lint has failed")
 
 
@@ -113,7 +121,7 @@ def test_the_command_says_line_by_line_what_came_of_each_check() -> None:
     lines = result.out.splitlines()
     assert result.code == 2
     assert [line.split("  ")[0] for line in lines[:3]] == ["ok", "not applicable", "failed"]
-    assert lines[2].endswith("make_loss: unknown argument 'tsk'; did you mean 'task'?; it may take task, config, ctx")
+    assert lines[2].endswith("make_loss: unknown argument 'tsk'; did you mean 'task'?; allowed: task, config, ctx")
     assert len(lines) == len(CHECKS)
 
 
@@ -138,7 +146,7 @@ def test_a_plugin_whose_import_kills_the_process_is_reported_with_the_line(
     first, *others = json.loads(result.out)
     assert result.code == 2
     assert (first["check"], first["state"]) == ("import", "failed")
-    assert f"the process has died of it, {how}" in first["why"]
+    assert f"the process died, {how}" in first["why"]
     assert how == "exit code 3" or f'File "{file}", line 2' in first["why"]
     assert {other["why"] for other in others} == {"import has failed"}
 
@@ -148,7 +156,7 @@ def test_a_check_is_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
     unknown = invoke("plugins", "check", "weighted_ce", "--but", "rank")
 
     assert [why for state, why in found.values() if state == "failed"] == []
-    assert found["ranks"] == ("not applicable", "left out, by --but ranks")
+    assert found["ranks"] == ("not applicable", "skipped by --but ranks")
     assert unknown.code == 2
     assert "--but rank: no such check; did you mean 'ranks'?; there are import, " in unknown.err
 

@@ -208,8 +208,8 @@ def test_where_all_checkpoints_are_damaged_each_is_named(tmp_path: Path) -> None
     with pytest.raises(UserError) as raised:
         latest_checkpoint(tmp_path)
 
-    assert str(raised.value).splitlines()[0] == "no checkpoint is whole"
-    assert all(f"{folder}: state.json is not what was written" in str(raised.value) for folder in folders)
+    assert str(raised.value).splitlines()[0] == "no complete checkpoint"
+    assert all(f"{folder}: state.json does not match its checksum" in str(raised.value) for folder in folders)
 
 
 def test_where_there_is_no_checkpoint_there_is_no_newest(tmp_path: Path) -> None:

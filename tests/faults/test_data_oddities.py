@@ -310,22 +310,22 @@ def page(root: Path) -> Path:
 
 FOLDERS_REFUSED: dict[str, tuple[Make, str]] = {
     "empty folder": (empty, r"data folder {root} has no class folders; expected {root}/CLASS/PICTURE"),
-    "empty class": (empty_class, "class folder {root}/owl has no pictures"),
+    "empty class": (empty_class, "class folder {root}/owl has no images"),
     "one picture": (one_picture, "class 'cat' has one image"),
     "class of one picture": (lonely_class, "class 'owl' has one image"),
     "pictures without classes": (loose_pictures, "data folder {root}/cat has no class folders"),
-    "one class": (one_class, "classification needs at least two classes; there is cat"),
+    "one class": (one_class, "classification needs at least two classes; the data has cat"),
     "class in validation alone": (class_in_validation_alone, "class 'owl' is in validation but not in training"),
     "val without train": (validation_alone, r"{root}: no training split; expected .*train.*, found 'test' \(8\), 'val"),
     "splits without classes": (split_without_classes, "{root} has no class folders; expected {root}/train/CLASS/PICT"),
     "class of a split without pictures": (class_of_a_split_without_pictures, "class folder {root}/val/dog has no pict"),
-    "what an archive left": (archive_leftovers, "class folder {root}/__MACOSX has no pictures"),
+    "what an archive left": (archive_leftovers, "class folder {root}/__MACOSX has no images"),
     "loop of links": (loop, "folder {root}/cat/again is a link to a folder above it"),
     "link to itself": (link_to_itself, "cannot read image {root}/cat/9.jpg: Too many levels of symbolic links"),
     "dangling link": (dangling_link, "cannot read image {root}/cat/9.jpg: No such file"),
     "named pipe": (pipe, "cannot read image {root}/cat/9.jpg: it is a named pipe"),
     "socket": (open_socket, "cannot read image {root}/cat/9.jpg: it is a socket"),
-    "empty picture": (empty_file, "cannot read image {root}/cat/9.jpg: no picture holds 0 bytes"),
+    "empty picture": (empty_file, "cannot read image {root}/cat/9.jpg: 0 bytes cannot be an image"),
     "class whose name is no UTF-8": (bytes_in_a_class, r"class folder '{root}/d\\udcf6g' is not UTF-8; rename it"),
     "page for a picture": (page, r"cannot read image {root}/cat/9\\n.jpg: it is none of JPEG"),
 }
@@ -472,8 +472,8 @@ TABLES_REFUSED: dict[str, tuple[bytes, tuple[str, ...], str]] = {
         (),
         ":10: not UTF-8",
     ),
-    "UTF-16 without a mark": (table().encode("utf-16-le"), (), ":1: holds a NUL byte; save it as UTF-8"),
-    "binary file": (bytes(range(256)) * 9, (), ":[0-9]+: (not UTF-8|holds a NUL byte)"),
+    "UTF-16 without a mark": (table().encode("utf-16-le"), (), ":1: contains a NUL byte; save it as UTF-8"),
+    "binary file": (bytes(range(256)) * 9, (), ":[0-9]+: (not UTF-8|contains a NUL byte)"),
     "picture": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", (), ":1: not UTF-8 at byte 0"),
     "unterminated quote": (table('8.png,"cat\n9.png,dog\n').encode(), (), ":10: unexpected end of data; a quote"),
     "letters behind a quote": (row('8.png,"cat"s'), (), ":10: .*expected after.*; a quote"),
@@ -481,7 +481,7 @@ TABLES_REFUSED: dict[str, tuple[bytes, tuple[str, ...], str]] = {
     "target that is not there": (table().encode(), ("table.target=lable",), "no column 'lable'.*nearest: label"),
     "group that is not there": (table().encode(), ("table.group=patient",), "no column 'patient'; it has path, label"),
     "split that is not there": (table().encode(), ("table.split=fold",), "no column 'fold'; it has path, label"),
-    "two columns of one name": (column("label,label", "a,b"), (), ":1: two columns are called 'label'"),
+    "two columns of one name": (column("label,label", "a,b"), (), ":1: two columns are named 'label'"),
     "column without a name": (column("label,", "a,b"), (), ":1: column 3 of 3 has no name"),
     "index of a data frame": (b",path,label\n0,0.png,a\n", (), ":1: column 1 of 3 has no name"),
     "which target": (
@@ -493,17 +493,17 @@ TABLES_REFUSED: dict[str, tuple[bytes, tuple[str, ...], str]] = {
     "column for two things": (
         column("label,split", "a,train", "b,val"),
         ("table.target=split",),
-        "column 'split' is meant to be two things",
+        "column 'split' is used twice",
     ),
-    "path for a target": (table().encode(), ("table.target=path",), "column 'path' is meant to be two things"),
+    "path for a target": (table().encode(), ("table.target=path",), "column 'path' is used twice"),
     "numbers of a class or of an amount": (
         column("label", "1", "2"),
         (),
-        "what label means is not certain.*data.task=",
+        "what label means is ambiguous.*data.task=",
     ),
-    "zeros and ones": (column("label", "0", "1"), (), "what label means is not certain.*values such as 0, 1"),
-    "numbers and words": (column("label", "1.5", "cat"), (), r"not certain \(values such as 1.5, cat\)"),
-    "several columns of words": (column("a,b", "x,y", "y,x"), (AB,), "what a, b means is not certain"),
+    "zeros and ones": (column("label", "0", "1"), (), "what label means is ambiguous.*values such as 0, 1"),
+    "numbers and words": (column("label", "1.5", "cat"), (), r"ambiguous \(values such as 1.5, cat\)"),
+    "several columns of words": (column("a,b", "x,y", "y,x"), (AB,), "what a, b means is ambiguous"),
     "classes in two columns": (
         column("a,b", "x,y", "y,x"),
         ("data.task=classification", AB),
@@ -518,12 +518,12 @@ TABLES_REFUSED: dict[str, tuple[bytes, tuple[str, ...], str]] = {
     "one label": (
         column("a", "0", "1", "1", "0"),
         ("data.task=multilabel", HALF),
-        "multilabel needs two labels; there is",
+        "multilabel needs two labels; the data has",
     ),
     "labels of classes": (
         column("tags", "a|b", "b"),
         ("table.labels=|", "data.task=classification"),
-        "makes the task multi-label, and data.task says classification",
+        "makes the task multi-label, but data.task is classification",
     ),
     "label in validation alone": (
         column("tags,split", "a,train", "b,train", "owl,val"),
@@ -538,11 +538,11 @@ TABLES_REFUSED: dict[str, tuple[bytes, tuple[str, ...], str]] = {
     "column of labels that nobody has": (
         column("a,b,split", "1,0,train", "0,0,train", "1,1,val"),
         (AB,),
-        "no training image of 'b', so it could not be learnt",
+        "no training image of 'b', so the model cannot learn it",
     ),
     "class NaN": (row("8.png,NaN"), (), ":10: label is missing, got 'NaN'"),
     "class empty": (row("8.png,"), (), ":10: label is missing, got ''"),
-    "label NaN": (column("tags", "a|b", "b|nan"), ("table.labels=|",), r":3: tags 'b\|nan' holds no label"),
+    "label NaN": (column("tags", "a|b", "b|nan"), ("table.labels=|",), r":3: tags 'b\|nan' has no label"),
     "number NaN": (column("age", "1.5", "2", "nan"), (), ":4: age must be a finite number, got 'nan'"),
     "number empty": (column("age", "1.5", "", "2"), (), ":3: age must be a finite number, got ''"),
     "number without end": (column("age", "1", "-inf"), ("data.task=regression",), ":3: age must be a finite .*'-inf'"),
@@ -550,31 +550,31 @@ TABLES_REFUSED: dict[str, tuple[bytes, tuple[str, ...], str]] = {
     "number beyond squares": (
         column("age,split", "1e200,train", "-1e200,train", "1,val"),
         ("data.task=regression",),
-        r"targets that differ, within reason; 'age' is -1e\+200 to 1e\+200",
+        r"targets with a finite variance; 'age' is -1e\+200 to 1e\+200",
     ),
     "number that is always the same": (
         column("age,split", *["0.1,train"] * 3, "1,val"),
         ("data.task=regression",),
-        "targets that differ, within reason; 'age' is 0.1 to 0.1 in all 3 training images",
+        "targets with a finite variance; 'age' is 0.1 to 0.1 in all 3 training images",
     ),
-    "row twice": (row("1.png,cat"), (), ":10: '1.png' is there already, in .*:3"),
-    "two labels of a picture": (row("1.png,dog"), (), ":10: '1.png' is there already, in .*:3"),
+    "row twice": (row("1.png,cat"), (), ":10: '1.png' occurs twice, first in .*:3"),
+    "two labels of a picture": (row("1.png,dog"), (), ":10: '1.png' occurs twice, first in .*:3"),
     "a picture by two paths": (
         row("./1.png,cat"),
         (),
-        ":10: './1.png' is there already, in .*:3|:3: '1.png' is the.*:10",
+        ":10: './1.png' occurs twice, first in .*:3|:3: '1.png' is the.*:10",
     ),
     "path out of the folder": (
         row("../8.png,cat"),
         (),
-        ":10: path '../8.png': leads out of the folder; set table.root",
+        ":10: path '../8.png': is outside the folder; set table.root",
     ),
     "absolute path": (row("/etc/8.png,cat"), (), ":10: path '/etc/8.png': is absolute"),
-    "backslashes": (row(r"a\8.png,cat"), (), r":10: path .*: holds a backslash; write /"),
-    "drive": (row(r"C:\8.png,cat"), (), r":10: path .*: holds a backslash; write /"),
-    "address": (row("https://x.org/8.png,cat"), (), ":10: path .*: is an address"),
+    "backslashes": (row(r"a\8.png,cat"), (), r":10: path .*: contains a backslash; write /"),
+    "drive": (row(r"C:\8.png,cat"), (), r":10: path .*: contains a backslash; write /"),
+    "address": (row("https://x.org/8.png,cat"), (), ":10: path .*: is a URL"),
     "empty path": (row(",cat"), (), ":10: path '': is empty"),
-    "NUL byte": (row("8.png\0,cat"), (), ":10: holds a NUL byte"),
+    "NUL byte": (row("8.png\0,cat"), (), ":10: contains a NUL byte"),
     "cell of 10 MB": (row(f"8.png,{HUGE}"), (), r":10: field larger than field limit"),
     "path of 100 kB": (row(f"{HUGE[:100_000]},cat"), (), ":10: path 'xxx.{190,200}: File name too long"),
     "missing picture": (
@@ -595,15 +595,15 @@ TABLES_REFUSED: dict[str, tuple[bytes, tuple[str, ...], str]] = {
     "missing picture behind blank lines": (table("\n\ngone.png,cat\n").encode(), (), ":12: path 'gone.png': No such"),
     "folder for a picture": (row("sub,cat"), (), ":10: path 'sub': is no file"),
     "page for a picture": (row("page.png,cat"), (), ":10: cannot read image .*page.png: it is none of JPEG"),
-    "too few cells": (row("8.png"), (), r":10: 1 cells, and the header has 2 \(path, label\)"),
-    "too many cells": (row("8.png,cat,big"), (), r":10: 3 cells, and the header has 2 \(path, label\)"),
+    "too few cells": (row("8.png"), (), r":10: 1 cells, but the header has 2 \(path, label\)"),
+    "too many cells": (row("8.png,cat,big"), (), r":10: 3 cells, but the header has 2 \(path, label\)"),
     "unknown splits": (
         column("label,split", "a,A", "b,A", "a,B"),
         (),
         r"no training split; expected one called train or training, found 'a' \(2\), 'b' \(1\)",
     ),
     "split half empty": (column("label,split", "a,train", "b,", "a,val"), (), ":3: split is empty"),
-    "training alone": (column("label,split", "a,train", "b,train"), (), "class 'a' has one image; it takes two"),
+    "training alone": (column("label,split", "a,train", "b,train"), (), "class 'a' has one image; at least two"),
     "group in both splits": (
         column("label,split,who", "a,train,x", "b,train,y", "a,val,y"),
         ("table.group=who",),
@@ -613,12 +613,12 @@ TABLES_REFUSED: dict[str, tuple[bytes, tuple[str, ...], str]] = {
     "one group": (
         column("label,who", *["a,x", "b,x"] * 2),
         ("table.group=who",),
-        r"1 groups \(x\), and no group may be",
+        r"1 groups \(x\\), which may not",
     ),
     "fraction beside splits": (
         column("label,split", "a,train", "b,train", "a,val"),
         (HALF,),
-        r"data.val_fraction does nothing: .* has a validation split of its own \(--set data.val_fraction",
+        r"data.val_fraction has no effect: .* has its own validation split \(--set data.val_fraction",
     ),
     "separator of two letters": (
         table().encode(),
@@ -712,7 +712,7 @@ def test_names_that_differ_in_nothing_but_case_are_said(tmp_path: Path) -> None:
     result = invoke("explain", "--model", "digits/cnn", "--data", differing_in_case(tmp_path))
 
     assert result.code == 0, result.err
-    assert "warning: names that differ in nothing but case" in result.err
+    assert "warning: names that differ only in case" in result.err
     assert "names=Cat, cat" in result.err.replace("'", "").replace('"', "")
 
 
@@ -736,6 +736,6 @@ def test_where_all_pictures_of_a_split_are_skipped_the_first_is_named(tmp_path: 
     assert_refused(
         tmp_path,
         tmp_path,
-        "no image is left for validation; the first of 1: cannot read .*val/cat/0.jpg",
+        "no images left for validation; the first of 1: cannot read .*val/cat/0.jpg",
         "data.on_corrupt=skip",
     )

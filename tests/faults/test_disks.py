@@ -39,7 +39,7 @@ def test_a_run_on_a_disk_of_any_size_ends_or_says_so_and_can_be_gone_on_with(tmp
         assert first["code"] == 0 or "bytes are free on its disk" in first["err"], first["err"]
         assert "Traceback" not in first["err"]
         if resumed["code"]:  # nothing was left to go on with, so the run can be started again
-            assert "is no run folder" in resumed["err"]
+            assert "is not a run folder" in resumed["err"]
             assert anew["code"] == 0, anew["err"]
         assert anew["result"] == kept["result"]
 
@@ -69,7 +69,7 @@ def test_shared_memory_that_does_not_suffice_is_said_and_not_waited_for(tmp_path
     assert found["code"] == (2 if size < 64 * 3 * 128 * 128 else 0), found["err"]
     assert folder.exists() == (found["code"] == 0)
     if found["code"]:
-        assert "a loader process finds no room in shared memory for a batch of " in found["err"]
+        assert "not enough shared memory for a batch of " in found["err"]
         assert "docker run --shm-size=1g" in found["err"]
 
 

@@ -180,7 +180,7 @@ def _with(change: Callable[..., None], values: dict[str, Any]) -> None:
 def test_a_process_whose_folder_is_gone_says_so(tmp_path: Path) -> None:
     answer = within(environments.in_a_folder_that_is_gone, (), words(tmp_path / "run"), tmp_path / "report")
 
-    assert answer == {"code": 2, "err": "ftcore: the folder that you are in is not there any more; go to another\n"}
+    assert answer == {"code": 2, "err": "ftcore: the current folder no longer exists; cd to another one\n"}
 
 
 @pytest.mark.slow

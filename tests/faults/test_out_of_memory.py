@@ -159,17 +159,19 @@ def test_batch_norm_counts_a_step_that_was_tried_again_once(tmp_path: Path) -> N
         ("forward", "in step 1"),
         ("backward", "in step 1"),
         ("update", "in step 1"),
-        ("validation", "in the validation"),
+        ("validation", "in validation"),
     ],
 )
 def test_without_that_a_run_stops_and_says_what_to_change(tmp_path: Path, where: str, doing: str) -> None:
     with pytest.raises(UserError) as caught:
         fit(config(tmp_path / "run", "small.images=1", f"small.where={where}"))
 
-    same = 'train.batch_size=24 with train.accumulate=2 (the same steps), train.on_oom="halve" (does that by itself)'
+    same = (
+        'train.batch_size=24 with train.accumulate=2 (the same steps), train.on_oom="halve" (does that automatically)'
+    )
     ways = "train.eval_batch_size=24" if where == "validation" else same
     assert str(caught.value) == (
-        f"out of memory {doing} (epoch 1), with 48 images a micro-batch: {MESSAGE}\n"
+        f"out of memory {doing} (epoch 1), with 48 images per micro-batch: {MESSAGE}\n"
         f"{ways}, bf16, checkpointing (where not in use) or a smaller model.image_size help; "
         "`ftcore find batch` measures what fits"
     )
@@ -177,7 +179,7 @@ def test_without_that_a_run_stops_and_says_what_to_change(tmp_path: Path, where:
 
 @pytest.mark.parametrize("where", ["forward", "update", "validation"])
 def test_what_cannot_be_halved_stops_a_run_too(tmp_path: Path, where: str) -> None:
-    with pytest.raises(UserError, match=r"^out of memory .*, with 48 images a micro-batch.*: CUDA out of memory"):
+    with pytest.raises(UserError, match=r"^out of memory .*, with 48 images per micro-batch.*: CUDA out of memory"):
         fit(config(tmp_path / "run", "small.images=1", f"small.where={where}", "train.on_oom=halve"))
 
 
@@ -222,7 +224,7 @@ class Synchronised:
 
 
 def test_batch_norm_over_processes_may_not_be_halved(tmp_path: Path) -> None:
-    message = r"^train.on_oom = 'halve' does not work with batch norm over processes \(--set train.on_oom"
+    message = r"^train.on_oom = 'halve' does not work with SyncBatchNorm \(--set train.on_oom"
     with pytest.raises(UserError, match=message):
         fit(config(tmp_path / "run", "train.on_oom=halve", plugins=(f"{__name__}:Synchronised",)))
 

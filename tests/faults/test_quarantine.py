@@ -40,7 +40,7 @@ IMPORTS = {
     "recurses at import": ("def f(): f()\nf()\n", "failed to import acme_broken: RecursionError"),
     "asserts at import": ("assert False, 'never'\n", "failed to import acme_broken: AssertionError: never"),
     "has no memory at import": ("raise MemoryError\n", "failed to import acme_broken: MemoryError"),
-    "is no Python": ("def (\n", "failed to import acme_broken: SyntaxError"),
+    "is not a Python": ("def (\n", "failed to import acme_broken: SyntaxError"),
     "is binary": ("\0\0\0", "failed to import acme_broken: "),
     "needs a library that is not there": (
         "import no_such_library\n",
@@ -52,7 +52,7 @@ IMPORTS = {
     "says nonsense of its API": (f"{loss('...')}    FTCORE_API = 'new'\n", "FTCORE_API is 'new'; expected"),
     "has another class": ("class Broke: ...\n", "acme_broken has no 'Broken'; did you mean 'Broke'?"),
     "is a number": ("Broken = 3\n", "acme_broken:Broken is int; expected a module or a class"),
-    "has no hooks": ("class Broken: ...\n", "no hooks found: nothing in it is marked with @ftcore.hookimpl"),
+    "has no hooks": ("class Broken: ...\n", "no hooks found: it has no @ftcore.hookimpl"),
     "has a misspelt hook": (ANSWER.format(hook="make_los", body="..."), "no such hook 'make_los'; did you mean 'make_"),
     "has another's marker": (
         f"import pluggy\nhookimpl = pluggy.HookimplMarker('pytest')\n{loss('...').partition(chr(10))[2]}",
@@ -64,7 +64,7 @@ IMPORTS = {
     ),
     "takes an unknown argument": (loss("...").replace("(self)", "(self, tsk)"), "unknown argument 'tsk'; did you mean"),
     "has a default": (loss("...").replace("(self)", "(self, task=None)"), "make_loss: task has a default"),
-    "has options that are a dict": (WITH_OPTIONS.format("Options = dict", ""), "Config is no attrs class"),
+    "has options that are a dict": (WITH_OPTIONS.format("Options = dict", ""), "Config is not an attrs class"),
     "does not take its options": (
         WITH_OPTIONS.format("import attrs\n@attrs.frozen\nclass Options: ...", ""),
         "must take one argument, its Config",
@@ -165,7 +165,7 @@ def test_a_hook_that_wants_to_end_the_process(hook: str, install: Callable[[str]
 
     assert result.code == 2
     assert f"broken.{hook} (acme-broken 1.0, " in result.err
-    assert "wanted to end the process: SystemExit: 0" in result.err
+    assert "tried to exit the process: SystemExit: 0" in result.err
 
 
 @pytest.mark.parametrize(

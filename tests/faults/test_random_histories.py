@@ -290,7 +290,7 @@ def test_whatever_happens_to_a_run_its_bits_and_what_it_keeps_stay(machine: type
 
     print(  # noqa: T201
         f"{machine.histories} of {machine.histories} histories of kills, signals, damage, litter and second runs "
-        f"({machine.happened} steps) end in the same bits"
+        f"({machine.happened} steps) are bitwise identical"
     )
     assert machine.histories >= (HISTORIES or USUAL)
 

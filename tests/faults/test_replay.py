@@ -77,7 +77,7 @@ def test_the_step_is_done_again_to_the_same_bits(tmp_path: Path, precision: str)
 
     found = invoke("replay", tmp_path / "run", "--json")
 
-    assert f"`ftcore replay {tmp_path / 'run'}` does the step again" in failed.err
+    assert f"replay the step with: ftcore replay {tmp_path / 'run'}" in failed.err
     assert kept == {"model.safetensors", "average.safetensors", "state.safetensors", "state.json", "manifest.json"}
     assert found.code == 0, found.err
     report = json.loads(found.out)
@@ -93,7 +93,7 @@ def test_how_the_scale_of_the_loss_has_changed_is_told(tmp_path: Path) -> None:
 
     found = invoke("replay", tmp_path / "run")
 
-    (line,) = [line for line in found.out.splitlines() if line.startswith("scale of the loss")]
+    (line,) = [line for line in found.out.splitlines() if line.startswith("loss scale")]
     assert line.split(None, 4)[4].startswith("1e+38 from step 2, 5e+37 from step 3, ")
 
 
@@ -116,7 +116,7 @@ def test_a_run_that_had_no_such_step_has_nothing_to_replay(tmp_path: Path) -> No
     found = invoke("replay", tmp_path / "run")
 
     assert found.code == 2
-    assert f"{tmp_path / 'run'} has no nonfinite/: no step of it was stopped for not being finite" in found.err
+    assert f"{tmp_path / 'run'} has no nonfinite/: the run had no step with NaN or Inf" in found.err
 
 
 def test_a_damaged_black_box_is_refused(tmp_path: Path) -> None:
@@ -126,4 +126,4 @@ def test_a_damaged_black_box_is_refused(tmp_path: Path) -> None:
     found = invoke("replay", tmp_path / "run")
 
     assert found.code == 2
-    assert "nonfinite is damaged: model.safetensors is not what was written" in found.err
+    assert "nonfinite is damaged: model.safetensors does not match its checksum" in found.err

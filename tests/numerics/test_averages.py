@@ -340,5 +340,5 @@ def test_an_average_that_would_never_be_is_refused(plugin: str, option: str, mes
 
 
 def test_the_shape_of_a_warm_up_that_is_not_made_is_refused() -> None:
-    with pytest.raises(UserError, match="gamma and power shape the warm-up"):
+    with pytest.raises(UserError, match="gamma and power set the warm-up"):
         build("ema.warmup=false", "ema.gamma=2", plugins=("ema",))

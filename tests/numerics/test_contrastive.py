@@ -144,5 +144,5 @@ def test_supcon_is_refused_with_mixed_pictures(mixing: str) -> None:
 
 
 def test_supcon_is_refused_for_numbers() -> None:
-    with pytest.raises(UserError, match="supcon needs classes, and this is a regression task"):
+    with pytest.raises(UserError, match="supcon needs classes, but this is a regression task"):
         build("data.task=regression", plugins=("supcon",))

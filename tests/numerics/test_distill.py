@@ -330,7 +330,7 @@ def test_a_network_by_name_teaches_what_it_says() -> None:
     ("sets", "message"),
     [
         ((), "distill needs a teacher"),
-        (("distill.teacher=nowhere",), "nowhere is no run folder with a model"),
+        (("distill.teacher=nowhere",), "nowhere is not a run folder with a model"),
         (("distill.teacher=nowhere", "distill.weights=none"), "distill.weights is for a network by name"),
     ],
 )
@@ -342,7 +342,7 @@ def test_a_teacher_that_is_not_there_is_refused(sets: tuple[str, ...], message: 
 def test_a_temperature_for_numbers_is_refused(tmp_path: Path) -> None:
     folder = run(tmp_path / "teacher", "data.task=regression")
 
-    with pytest.raises(UserError, match=r"distill.temperature has no part in regression"):
+    with pytest.raises(UserError, match=r"distill.temperature has no effect in regression"):
         build(f"distill.teacher={folder}", "data.task=regression", "distill.temperature=3")
 
 

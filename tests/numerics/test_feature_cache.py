@@ -190,7 +190,7 @@ def test_features_of_other_code_are_found_out(tmp_path: Path, monkeypatch: pytes
         found = trained(tmp_path, *sets, **own)
 
     assert [line["event"] for line in logs if line["log_level"] == "warning"] == 2 * [
-        "features of an earlier run are not those of now"
+        "cached features of an earlier run differ; computing them again"
     ]
     assert same(found, trained(tmp_path, *sets, "data.cache=ram", **own))
     assert same(found, trained(tmp_path, *sets, **own))
@@ -237,4 +237,4 @@ def test_a_run_says_where_they_are_kept(tmp_path: Path, photos: Path) -> None:
 
     assert result.code == 0
     said = " ".join(result.err.split())
-    assert f"0.0 MB; kept for later runs in {tmp_path}/cache/ftcore/features" in said.replace("in /", "in /")
+    assert f"0.0 MB; cached for later runs in {tmp_path}/cache/ftcore/features" in said.replace("in /", "in /")

@@ -195,7 +195,9 @@ def test_two_ways_to_clip_are_refused_with_where_each_was_set(pair: tuple[int, i
     one, other = (WAYS[place] for place in pair)
     names = [way.removeprefix("train.").partition("=")[0] for way in (one, other)]
 
-    with pytest.raises(UserError, match=f"one way to clip at most, not {names[0]} and {names[1]}") as told:
+    with pytest.raises(
+        UserError, match=f"set at most one of clip_norm, clip_value and clip_adaptive, not {names[0]} and {names[1]}"
+    ) as told:
         load_config(None, CliOverrides(sets=(one, other)))
 
     assert f"{names[0]}: --set {one}; {names[1]}: --set {other}" in str(told.value)
@@ -316,7 +318,7 @@ def test_a_scaler_that_skipped_lowers_its_scale_and_is_ready_for_the_next_step()
 def test_more_than_the_limit_stops_the_run(limit: tuple[str, ...], allowed: int) -> None:
     parts = build("train.on_nonfinite=skip", "train.epochs=3", *limit)
 
-    message = rf"in step {allowed + 2} \(epoch .\); the update was not made, nor were {allowed} before it"
+    message = rf"in step {allowed + 2} \(epoch .\); the update was skipped, nor were {allowed} before it"
     with pytest.raises(UserError, match=message):
         run(parts, set(range(2, 30)))
 
@@ -364,7 +366,7 @@ def test_an_overflow_at_every_scale_stops_the_run_instead_of_learning_nothing(
     before = weights(parts)
     parts.network.get_parameter("layer1.0.weight").register_hook(change)  # type: ignore[no-untyped-call]
 
-    with pytest.raises(UserError, match=r"not finite in float16, nor is it with the loss scaled down to 3\.1"):
+    with pytest.raises(UserError, match=r"not finite in float16, even with the loss scale reduced to 3\.1"):
         run(parts, set())
 
     assert all(torch.equal(p, before[name]) for name, p in weights(parts).items())

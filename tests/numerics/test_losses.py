@@ -164,8 +164,8 @@ def test_focal_shows_its_factors_where_there_are_any() -> None:
         ((1.0, 2.0), CLASSES, r"focal.alpha has 2 numbers for 3 classes \(healthy, mild, severe\)"),
         ({"sever": 2.0}, CLASSES, "focal.alpha: no class 'sever'; did you mean 'severe'"),
         ({"car": 0.0}, LABELS, "focal.alpha: that of 'car' must be a positive number, got 0"),
-        (0.25, CLASSES, r"in \(0, 1\) for labels, and for classes a list .* got 0.25 for classification"),
-        (1.0, LABELS, r"in \(0, 1\) for labels, .* got 1.0 for multilabel"),
+        (0.25, CLASSES, r"in \(0, 1\) for labels; for classes a list .* got 0.25 for classification"),
+        (1.0, LABELS, r"in \(0, 1\) for labels; .* got 1.0 for multilabel"),
     ],
     ids=["length", "name", "zero", "one number for classes", "one number too large"],
 )
@@ -228,7 +228,7 @@ def test_asymmetric_that_focuses_on_nothing_is_cross_entropy() -> None:
     [
         ({"clip": 0.05}, CLASSES, "asymmetric.clip is for labels; this is classification of healthy"),
         ({"label_smoothing": 0.1}, LABELS, "asymmetric.label_smoothing is for classes; this is multilabel of boat"),
-        ({"label_smoothing": 0.0, "gamma_neg": 4.0}, CLASSES, "gamma_neg = 4.0 has nothing to act on"),
+        ({"label_smoothing": 0.0, "gamma_neg": 4.0}, CLASSES, "gamma_neg = 4.0 has no effect"),
     ],
     ids=["clip", "smoothing", "gamma_neg"],
 )
@@ -255,7 +255,7 @@ def test_bce_answers_for_classes_in_whatever_form_it_was_named(plugin: str) -> N
     name = "bce" if plugin.startswith("bce") else "binary_cross_entropy"
 
     answers = [
-        {row["hook"]: row["plugin"] for row in invoke(*arguments, *named).report["who answers"]}
+        {row["hook"]: row["plugin"] for row in invoke(*arguments, *named).report["plugins"]}
         for named in ((), ("--plugin", plugin))
     ]
 
@@ -335,7 +335,7 @@ def test_an_absent_label_wins_by_torchs_rule_alone_and_where_it_does_it_is_said(
     assert probability["true_class"] == pytest.approx(0.05, abs=1e-3)
     assert probability["torch"] == pytest.approx(factor * 0.05 / (factor * 0.05 + 0.95), abs=1e-3)
     assert (probability["torch"] > 0.5) == said
-    assert any("costs least where it is answered" in entry["event"] for entry in logs) == said
+    assert any("has the lowest loss if it is predicted" in entry["event"] for entry in logs) == said
 
 
 # numbers
@@ -392,7 +392,7 @@ def test_ordinal_shows_the_order_and_takes_that_of_the_names_if_none_is_given() 
     ("order", "message"),
     [
         (("mild", "sever", "healthy"), "ordinal.order: no class 'sever'; did you mean 'severe'"),
-        (("mild", "healthy"), "ordinal.order leaves out 'severe'; it names each class once"),
+        (("mild", "healthy"), "ordinal.order lacks 'severe'; list each class once"),
         (("mild", "mild", "severe", "healthy"), "ordinal.order has 'mild' 2 times"),
     ],
     ids=["name", "missing", "twice"],
@@ -463,4 +463,4 @@ def test_a_loss_of_numbers_is_refused_for_classes(name: str, tmp_path: Path) -> 
     result = invoke("run", "--plugin", name, "--set", f"run.folder={tmp_path / 'run'}")
 
     assert result.code == 2
-    assert "answers nothing in this run" in result.err
+    assert "supplies nothing in this run" in result.err

@@ -113,7 +113,9 @@ def test_a_run_that_accumulates_is_warned(plugin: str, tmp_path: Path) -> None:
         return result.err
 
     assert "micro-batch" not in run("one")
-    assert f"which is not its value over all their images (plugin={plugin}, " in run("two", "train.accumulate=2")
+    assert f"which differs from its value over all images per step (plugin={plugin}, " in run(
+        "two", "train.accumulate=2"
+    )
 
 
 @pytest.mark.parametrize("name", ["soft_f1", "soft_dice", "focal", "asymmetric", "bce"])

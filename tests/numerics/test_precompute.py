@@ -405,12 +405,12 @@ OWN = (f"{HERE}:Networks", "freeze_backbone")
 SIZE = ("model.image_size=8", "model.channels=1", "model.mean=0.5", "model.std=0.5")
 OBSTACLES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "images are changed in batches": ("digits/cnn", (*PROBE, "mixup"), ()),
-    "the step looks at images: supcon": ("digits/cnn", (*PROBE, "supcon"), ()),
+    "loss terms need the images: supcon": ("digits/cnn", (*PROBE, "supcon"), ()),
     "the network is wrapped in DataParallel": ("digits/cnn", (*PROBE, "dp"), ()),
     "the network is compiled": ("digits/cnn", (*PROBE, "compile"), ("compile.backend=eager",)),
-    "training images are augmented; train.views = K learns": ("digits/cnn", (*PROBE, "augment"), ()),
-    "the network goes on behind its head 2": ("own/again", OWN, SIZE),
-    "what the head sees of an image is not always the same in train mode": ("own/drops", OWN, SIZE),
+    "training images are augmented; train.views = K caches": ("digits/cnn", (*PROBE, "augment"), ()),
+    "layers follow the head 2": ("own/again", OWN, SIZE),
+    "the features of an image are random in train mode": ("own/drops", OWN, SIZE),
 }
 """Why nothing is computed once -> model, plugins, settings."""
 
@@ -432,7 +432,7 @@ def test_who_asks_for_what_cannot_be_computed_once_is_told_why(reason: str, tmp_
     with pytest.raises(UserError) as caught:
         prepare(config(tmp_path, *sets, "train.precompute=always", plugins=plugins, model=model))
 
-    beginning = "train.precompute = 'always' (--set train.precompute=always), but nothing can be computed once: "
+    beginning = "train.precompute = 'always' (--set train.precompute=always), but features cannot be cached: "
     assert str(caught.value).startswith(beginning + reason)
 
 
@@ -440,7 +440,7 @@ def test_a_network_of_our_own_is_computed_once_too(tmp_path: Path) -> None:
     parts = built(tmp_path, *SIZE, plugins=OWN, model="own/linear")
 
     assert isinstance(parts.frozen_features, FrozenFeatures)
-    assert parts.frozen_features.note == "what 2 sees of each image, 16 numbers, 0.0 MB"
+    assert parts.frozen_features.note == "what 2 for each image, 16 numbers, 0.0 MB"
 
 
 def test_a_network_that_goes_on_behind_its_head_learns_the_same_from_what_that_sees(tmp_path: Path) -> None:
@@ -465,9 +465,13 @@ def test_nothing_is_said_of_a_network_that_learns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("plugins", "sets", "message"),
     [
-        (("adamw",), ("train.views=2",), "something before the head learns from the first epoch on"),
+        (("adamw",), ("train.views=2",), "layers before the head are trainable from the first epoch on"),
         (PROBE, ("train.views=2",), "training images are not augmented, so all views would be the same"),
-        ((*PROBE, "augment"), ("train.views=2", "train.precompute=never"), "views are computed once, which precompute"),
+        (
+            (*PROBE, "augment"),
+            ("train.views=2", "train.precompute=never"),
+            "views needs feature caching, which precompute",
+        ),
     ],
 )
 def test_views_that_would_do_nothing_are_refused(
@@ -482,4 +486,4 @@ def test_a_run_says_what_is_computed_once(tmp_path: Path) -> None:
                     f"run.folder={tmp_path / 'run'}", "--set", "train.epochs=4")  # fmt: skip
 
     assert result.code == 0
-    assert "feature caching       what head sees of each image, 64 numbers, 0.1 MB, up to epoch 3" in result.err
+    assert "feature caching       what head for each image, 64 numbers, 0.1 MB, up to epoch 3" in result.err

@@ -93,7 +93,7 @@ def test_a_head_that_is_not_solved_for_is_told(tmp_path: Path) -> None:
     result = run(tmp_path / "run", "--set", "probe_solver.max_iter=2")
 
     assert result.code == 0
-    assert "the head is not solved for; more of probe_solver.max_iter, or a smaller C" in result.err
+    assert "the head fit did not converge; increase probe_solver.max_iter or lower probe_solver.C" in result.err
 
 
 def test_the_gradient_that_is_left_is_that_at_the_solution() -> None:
@@ -120,10 +120,10 @@ def test_the_gradient_that_is_left_is_that_at_the_solution() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--set", 'freeze_backbone.but=["bias"]'), "probe_solver solves for the head of a frozen network, and "),
+        (("--set", 'freeze_backbone.but=["bias"]'), "probe_solver fits the head of a frozen network, but "),
         (("--plugin", "sgd"), "make_optimizer"),
         (("--set", "train.accumulate=1", "--set", "train.batch_size=32"), "make steps of 32 images, and probe_solver"),
-        (("--set", "train.clip_norm=1"), "train.clip_norm does nothing with probe_solver, which takes no step along"),
+        (("--set", "train.clip_norm=1"), "train.clip_norm has no effect with probe_solver, which does not take"),
         (("--set", "probe_solver.C=0"), "'C' must be > 0"),
     ],
 )
@@ -144,7 +144,7 @@ def test_a_network_that_goes_on_behind_its_head_is_computed_once_up_to_it(tmp_pa
         sets = (*SQUEEZENET, "--set", f"train.precompute={mode}", "--set", "probe_solver.tol=1e-5")
         result = run(tmp_path / mode, *sets, "--data", str(data))
         assert result.code == 0, result.err
-        assert ("what classifier.1 sees of each image, 512 x 3 x 3 numbers" in result.err) == (mode == "auto")
+        assert ("what classifier.1 for each image, 512 x 3 x 3 numbers" in result.err) == (mode == "auto")
         seen[mode] = result.report["best"]
 
     assert seen["auto"]["loss"] == pytest.approx(seen["never"]["loss"], abs=1e-3)
@@ -157,8 +157,7 @@ def test_it_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     result = run(tmp_path / "run")
 
     losses = [
-        float(loss)
-        for loss in re.findall(r"solving for the head: \d+ passes over the images, loss ([\d.]+)", result.err)
+        float(loss) for loss in re.findall(r"fitting the head: \d+ passes over the images, loss ([\d.]+)", result.err)
     ]
     assert len(losses) > 5
     assert losses[-1] < losses[0]
@@ -195,6 +194,6 @@ def test_a_signal_ends_it_between_two_passes_and_the_head_that_it_began_with_is_
         process.kill()
 
     assert time.monotonic() - sent < 10
-    assert f"stopped by SIGTERM after step 0, in epoch 1; `ftcore resume {folder}` goes on" in log.read_text()
+    assert f"stopped by SIGTERM after step 0, in epoch 1; resume with: ftcore resume {folder}" in log.read_text()
     saved = load_file(folder / "checkpoints" / "step-00000000" / "model.safetensors")
     assert not saved["classifier.1.weight"].any()

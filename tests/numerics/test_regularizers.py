@@ -85,7 +85,7 @@ class OnlyVectors:
 
 
 def test_l1_without_vectors_is_refused_where_only_vectors_learn() -> None:
-    with pytest.raises(UserError, match=r"l1.vectors = false leaves nothing to penalise: only vectors learn"):
+    with pytest.raises(UserError, match=r"l1.vectors = false leaves nothing to penalise: only vectors are trainable"):
         build("l1.vectors=false", plugins=("l1", f"{__name__}:OnlyVectors"))
 
 

@@ -119,9 +119,9 @@ def test_a_run_reports_them_and_warns_where_they_are_many(tmp_path: Path) -> Non
     report = json.loads(result.out)
     assert 2 < report["skipped_steps"] < 10
     assert report["updates"] == 20 - report["skipped_steps"]
-    assert f"warning: {report['skipped_steps']} of 10 optimizer steps so far made no update, nor did" in result.err
+    assert f"warning: {report['skipped_steps']} of 10 optimizer steps so far were skipped, nor did" in result.err
     assert f"{report['skipped_steps']} of 10 updates skipped" in result.err
-    assert f"{report['skipped_steps']} optimizer steps made no update" in (tmp_path / "run/report.html").read_text()
+    assert f"{report['skipped_steps']} optimizer steps were skipped" in (tmp_path / "run/report.html").read_text()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["skipped"] for line in lines] == [report["skipped_steps"], 0]
 
@@ -130,7 +130,7 @@ def test_a_run_that_never_made_an_update_is_an_error_and_says_what_to_do(tmp_pat
     result = run(tmp_path / "run", "fp16.init_scale=1e30", "train.epochs=1")
 
     assert result.code == 2
-    assert "none of the 10 optimizer steps of this run made an update, so the network is the one it began" in result.err
+    assert "all 10 optimizer steps of this run were skipped, so the network is unchanged" in result.err
     assert "in 10 the gradient, with the loss scaled up for float16, overflowed; the scale was last" in result.err
     assert "bf16 or fp32 instead of fp16 helps" in result.err
     (listed,) = json.loads(invoke("runs", tmp_path, "--json").out)

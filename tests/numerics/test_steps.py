@@ -136,7 +136,7 @@ def test_r_drop_compares_two_passes_and_learns_from_both(batch_size: int) -> Non
 
 
 def test_r_drop_is_refused_for_numbers() -> None:
-    with pytest.raises(UserError, match="r_drop compares probabilities, and a regression task has none"):
+    with pytest.raises(UserError, match="r_drop compares probabilities, but a regression task has none"):
         build("data.task=regression", plugins=("mlp_head", "r_drop"))
 
 

@@ -127,7 +127,7 @@ def test_where_torchs_rule_answers_the_heavy_class_it_is_said_with_the_formula(
     said = how_smoothing_inverts(TASK.names, weights, smoothing)
 
     heavy, light = (TASK.names[weights.index(extreme(weights))] for extreme in (max, min))
-    assert f"an image of {light!r} costs least where {heavy!r} is answered" in said
+    assert f"an image of {light!r} has the lowest loss if {heavy!r} is answered" in said
     assert f" = {wrong:.4g} > w[y] (1 - e + e/K) = " in said
     assert f" = {right:.4g}; " in said
 
@@ -165,7 +165,7 @@ def test_a_heavy_class_does_not_take_all_images_but_by_torchs_rule_of_which_is_w
 
     done = invoke("run", "--data", "digits:5-9", "--model", "digits/cnn", "--plugin", "weighted_ce", *words, "--json")
 
-    warned = "an image of '5' costs least where '9' is answered" in done.err
+    warned = "an image of '5' has the lowest loss if '9' is answered" in done.err
     assert (done.report["best"]["accuracy"] > 0.5, warned) == (rule == "true_class", rule == "torch")
 
 

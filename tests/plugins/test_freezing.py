@@ -158,7 +158,7 @@ def test_a_type_without_parameters_of_its_own_cannot_be_frozen() -> None:
     model = nn.Sequential(nn.Sequential(nn.Linear(2, 2)), nn.ReLU())
     plugin = FreezeModules(FreezeModulesConfig(types=("ReLU",)))
 
-    with pytest.raises(UserError, match=r"no module with parameters of its own is a 'ReLU'.*there are Linear"):
+    with pytest.raises(UserError, match=r"no module with its own parameters is a 'ReLU'.*the types are Linear"):
         plugin.freeze(model, (), Backbone(model, ()))
 
 
@@ -200,7 +200,7 @@ def test_stages_are_counted_behind_the_stem(model: str, stages: int, frozen: set
 
 
 def test_more_stages_than_there_are_is_an_error() -> None:
-    with pytest.raises(UserError, match="stages = 5: the architecture has 4 stages behind its stem"):
+    with pytest.raises(UserError, match="stages = 5: the architecture has 4 stages after its stem"):
         planned("timm/resnet18", "freeze_modules.stages=5", plugins=("freeze_modules",))
 
 
@@ -299,12 +299,12 @@ def test_norm_layers_stay_frozen_when_what_holds_them_is_released() -> None:
 @pytest.mark.parametrize(
     ("at", "message"),
     [
-        ('{1 = "head"}', r"something must learn from epoch 0 on"),
-        ('{0 = "head", later = "all"}', "an epoch is a whole number from 0, not 'later' .*--set gradual_unfreeze.at="),
-        ('{0 = "head", 00 = "all"}', "an epoch is a whole number from 0, not '00'"),
+        ('{1 = "head"}', r"something must be trainable from epoch 0 on"),
+        ('{0 = "head", later = "all"}', "an epoch must be an integer >= 0, not 'later' .*--set gradual_unfreeze.at="),
+        ('{0 = "head", 00 = "all"}', "an epoch must be an integer >= 0, not '00'"),
         ('{0 = "head", 10 = "all"}', r"epoch 10 \(from 0\) is beyond train.epochs = 10"),
-        ('{0 = "all", 3 = "head"}', "in epoch 3 everything that it names learns already"),
-        ('{0 = "layer4", 3 = "head"}', "no new head learns in the first epoch; it starts at zero"),
+        ('{0 = "all", 3 = "head"}', "in epoch 3 everything it names is already trainable"),
+        ('{0 = "layer4", 3 = "head"}', "no new head is trainable in the first epoch; it is zero-initialised"),
         ('{0 = "head", 2 = "layer5"}', r"gradual_unfreeze.at: 'layer5' matches no module .* mean 'layer[1-4]'"),
         ('"head"', "at: expected a table"),
     ],
@@ -322,7 +322,7 @@ def test_a_new_head_is_not_frozen_by_its_type() -> None:
 
 
 def test_a_new_head_frozen_by_its_name_is_an_error() -> None:
-    with pytest.raises(UserError, match="no new head learns in the first epoch; it starts at zero"):
+    with pytest.raises(UserError, match="no new head is trainable in the first epoch; it is zero-initialised"):
         planned("timm/test_resnet", 'freeze_modules.names=["layer3", "fc"]', plugins=("freeze_modules",))
 
 

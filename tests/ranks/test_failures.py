@@ -30,8 +30,8 @@ FAULTS: dict[str, tuple[list[int], str]] = {
     "memory": ([2, 2], "ftcore: rank 1: out of memory in step 5 "),
     "nan": ([2, 2], "ftcore: the loss is nan and the norm of the gradient nan in step 5 "),
     "term": ([143, 143], "ftcore: stopped by SIGTERM after step "),
-    "kill": ([2, -signal.SIGKILL], "ftcore: the connection to another process is lost"),
-    "hang": ([2, 2], "ftcore: the connection to another process is lost"),
+    "kill": ([2, -signal.SIGKILL], "ftcore: lost the connection to another process"),
+    "hang": ([2, 2], "ftcore: lost the connection to another process"),
 }
 """What happens in the second of two processes -> exit codes of both, and what one of them says."""
 
@@ -62,7 +62,7 @@ def test_a_process_that_is_stopped_is_missed(tmp_path: Path) -> None:
     assert codes[0] == 2
     assert codes[1] not in {0, None}
     first, _ = said(tmp_path / "log", 2)
-    assert first.count("gives no sign of life: it was stopped, or cannot be reached") == 1
+    assert first.count("does not respond: it is stopped or cannot be reached") == 1
 
 
 HALVED = {"plain": (), "accumulated": ("--set", "train.accumulate=3"), "two passes": ("--plugin", "sam")}
@@ -79,7 +79,7 @@ def test_where_one_process_is_short_of_memory_all_halve_and_the_weights_stay(
     assert run(*args, ranks=2, log=tmp_path / "log") == [0, 0], messages(tmp_path / "log", 2)
 
     first, _ = said(tmp_path / "log", 2)
-    assert first.count("each micro-batch goes through the network in 2 pieces from here on") == 1
+    assert first.count("each micro-batch is split into 2 pieces from now on") == 1
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
     assert json.loads((newest / "state.json").read_text())["progress"]["micro_batch_splits"] == 2
     torch.testing.assert_close(weights(tmp_path / "run"), weights(tmp_path / "one"), rtol=0, atol=1e-5)
@@ -92,7 +92,7 @@ def test_memory_that_suffices_for_no_piece_ends_all_processes(tmp_path: Path) ->
 
     assert run(*args, ranks=2, log=tmp_path / "log", seconds=60) == [2, 2]
     (message,) = (line for line in messages(tmp_path / "log", 2) if "warning" not in line)
-    assert "out of memory in step 1 (epoch 1), with 24 images a micro-batch in 4 pieces" in message
+    assert "out of memory in step 1 (epoch 1), with 24 images per micro-batch in 4 pieces" in message
 
 
 def test_what_a_process_warns_of_is_said_once_by_the_first(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_killed_runs_of_two_processes_end_in_the_same_bits(tmp_path: Path, optio
 
 
 REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
-    "nobody shares": ((), (), "2 processes were started, and wrap_devices of one_device is for 1; --plugin ddp lets"),
+    "nobody shares": ((), (), "2 processes were started, but wrap_devices of one_device is for 1; --plugin ddp splits"),
     "nccl on a CPU": (
         ("--plugin", "ddp", "--set", "ddp.backend=nccl", "--set", "ddp.device=cpu"),
         (),
@@ -165,14 +165,14 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "fewer images than processes": (
         ("--plugin", "ddp", "--set", "train.batch_size=1"),
         (),
-        "train.batch_size = 1 is the number of images of all processes together, and there are 2 processes (--set",
+        "train.batch_size = 1 is the total over all processes, but there are 2 processes (--set",
     ),
-    "other data": (("--plugin", "ddp"), ("--data", "digits:5-7"), "rank 1 would not train what rank 0 trains"),
-    "other data, spread": (("--plugin", "fsdp"), ("--data", "digits:5-7"), "rank 1 would not train what rank 0 trains"),
+    "other data": (("--plugin", "ddp"), ("--data", "digits:5-7"), "rank 1 differs from rank 0"),
+    "other data, spread": (("--plugin", "fsdp"), ("--data", "digits:5-7"), "rank 1 differs from rank 0"),
     "other options": (
         ("--plugin", "ddp"),
         ("--set", "sgd.lr=0.5"),
-        "rank 1 would not train what rank 0 trains",
+        "rank 1 differs from rank 0",
     ),
     "unknown plugin": (("--plugin", "dpd"), (), "no plugin named 'dpd'; did you mean 'dp'"),
     "batch norm over a CPU": (
@@ -199,4 +199,4 @@ def test_processes_that_cannot_train_together_are_refused_by_the_first(tmp_path:
 
 def test_ddp_in_a_process_that_was_started_alone_is_refused(tmp_path: Path) -> None:
     assert end(start_one(*arguments(tmp_path / "run", "--plugin", "ddp"), log=tmp_path / "log")) == 2
-    assert "ftcore: ddp needs processes that share the work: ftcore run --nproc 2" in (tmp_path / "log").read_text()
+    assert "ftcore: ddp needs several processes: start with ftcore run --nproc 2" in (tmp_path / "log").read_text()

@@ -179,7 +179,7 @@ def taken_of_memory() -> list[int]:
         parts.optimization.optimizer.step()
         states = [tensor for state in parts.optimization.optimizer.state.values() for tensor in state.values()]
         has = [sum(local_tensor(t).nbytes for t in tensors) for tensors in (parameters, gradients, states)]
-        return [*has, *(said[name] for name in ("parameters", "gradients", "state of the optimizer"))]
+        return [*has, *(said[name] for name in ("parameters", "gradients", "optimizer state"))]
 
 
 def test_explain_says_what_each_process_takes_of_memory(tmp_path: Path) -> None:
@@ -253,15 +253,21 @@ def test_the_blocks_are_the_architectures_own(build: Any, expected: list[str]) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--set", "train.on_oom=halve"), "train.on_oom = 'halve' does not work with fsdp, whose passes wait for all"),
+        (
+            ("--set", "train.on_oom=halve"),
+            "train.on_oom = 'halve' does not work with fsdp, whose forward passes synchronise for all",
+        ),
         (
             ("--set", "run.async_save=true"),
-            "run.async_save does not work with fsdp, whose processes write a ",
+            "run.async_save does not work with fsdp, which writes a ",
         ),
-        (("--set", "fsdp.backend=nccl"), 'fsdp.backend = "nccl" is for CUDA, and this run is on cpu; there, it is '),
+        (
+            ("--set", "fsdp.backend=nccl"),
+            'fsdp.backend = "nccl" is for CUDA, and this run is on cpu, where it must be ',
+        ),
         (
             ("--set", "train.batch_size=1"),
-            "train.batch_size = 1 is the number of images of all processes together",
+            "train.batch_size = 1 is the total over all processes, together",
         ),
         (("--set", "sgd.fused=true"), "sgd.fused = true: the kernel takes real parameters on cpu or cuda, here are "),
     ],
@@ -293,8 +299,8 @@ def test_an_optimizer_that_takes_whole_parameters_is_refused_with_a_way_out(tmp_
     said = messages(tmp_path / "log", 2)
     assert codes == [2, 2], said
     assert re.match(
-        r"ftcore: timm/optim/adamp.py, line \d+, computes with parameters in a way in which torch does not where they "
-        "are spread over processes; another optimizer or setting, or ddp, may do",
+        r"ftcore: timm/optim/adamp.py, line \d+, uses an operation that torch does not support on sharded "
+        "parameters; another optimizer or setting, or ddp, may do",
         said[0],
     )
 
@@ -317,4 +323,4 @@ def test_one_process_that_nobody_started_is_told_how(tmp_path: Path) -> None:
     said = invoke(*arguments(tmp_path / "run", "--plugin", "fsdp"))
 
     assert said.code == 2
-    assert "fsdp needs processes that share the work: ftcore run --nproc 2, or torchrun, srun, a PyTorchJob" in said.err
+    assert "fsdp needs several processes: start with ftcore run --nproc 2, torchrun, srun or a PyTorchJob" in said.err

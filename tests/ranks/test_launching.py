@@ -44,7 +44,7 @@ def test_a_launcher_starts_processes_that_report_once(tmp_path: Path, launcher: 
 
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)["folder"] == "run"
-    assert ended.stderr.count("DDP over 2 processes (gloo), which share each batch") == 1
+    assert ended.stderr.count("DDP over 2 processes (gloo), each batch split between them") == 1
     assert ended.stderr.count("epoch   3 ") == 1
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["machine"]["processes"] == 2
@@ -62,7 +62,7 @@ def test_processes_that_are_started_again_end_in_the_same_bits(tmp_path: Path, h
 
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "once").exists()
-    assert ended.stderr.count("a process failed, and all were started again") == 1
+    assert ended.stderr.count("a process failed; all processes were restarted") == 1
     assert run(*arguments(tmp_path / "whole", *args), ranks=2, log=tmp_path / "log") == [0, 0]
     assert differences(result(tmp_path / "run"), result(tmp_path / "whole")) == []
 
@@ -141,10 +141,10 @@ def test_a_batch_script_of_slurm_is_no_process_of_several(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"RANK": "0", "WORLD_SIZE": "2"}, "RANK = '0' is set, and MASTER_ADDR, MASTER_PORT is not"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "RANK = '0' is set, but MASTER_ADDR, MASTER_PORT is not"),
         (
             {"RANK": "zero", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"},
-            "must be whole numbers: .* 'zero'",
+            "must be integers: .* 'zero'",
         ),
     ],
 )

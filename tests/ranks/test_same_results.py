@@ -171,7 +171,7 @@ def test_validation_counts_every_image_once_whatever_is_left_over(tmp_path: Path
         found, digests = [answer[0] for answer in answers], {answer[1] for answer in answers}
 
         assert all(other == found[0] for other in found)
-        assert len(digests) == 1, "running statistics are those of the first process in all"
+        assert len(digests) == 1, "running statistics are those of rank 0 in all"
         for number, (together, alone) in enumerate(found[0], start=1):
             assert sum(map(sum, together["confusion_matrix"])) == number
             assert together["confusion_matrix"] == alone["confusion_matrix"]

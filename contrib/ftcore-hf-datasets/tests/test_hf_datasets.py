@@ -175,7 +175,7 @@ def test_other_splits_are_left_out_and_may_lack_labels(tmp_path: Path) -> None:
 
     assert result.code == 0, result.err
     assert sizes(tmp_path / "run") == (18, 6)
-    assert "the test split cannot be measured, and is left out" in result.err
+    assert "the test split cannot be evaluated, and is left out" in result.err
     assert "test[0]: colour is -1" in result.err
 
 
@@ -343,7 +343,7 @@ def test_other_targets(values: list[Any], feature: Any, settings: tuple[str, ...
             "train[1]: goal must be a finite number, got nan",
         ),
         ([["a"], None, ["b"]] * 6, datasets.List(datasets.Value("string")), (), "train[1]: goal is missing"),
-        ([["a"]] * 18, datasets.List(datasets.Value("string")), (), "multilabel needs two labels; there is a"),
+        ([["a"]] * 18, datasets.List(datasets.Value("string")), (), "multilabel needs two labels; the data has a"),
         ([1, 2, 3] * 6, datasets.Value("int64"), (), "say data.task=classification or regression"),
         (["a", "b", "c"] * 6, datasets.Value("string"), ("data.task=regression",), "which means classification"),
         ([{"x": 1}] * 18, {"x": datasets.Value("int64")}, (), "column 'goal' cannot be learnt"),
@@ -367,7 +367,7 @@ def test_a_target_that_cannot_be_learnt_is_named(
         ("target=color", "hf_datasets.target: no column 'color'; did you mean 'colour'?; columns: colour, picture"),
         ("image=pictures", "hf_datasets.image: no column 'pictures'; did you mean 'picture'?"),
         ("group=person", "hf_datasets.group: no column 'person'; columns: colour, picture"),
-        ("image=colour", "hf_datasets.image: column 'colour' holds no images"),
+        ("image=colour", "hf_datasets.image: column 'colour' has no images"),
         ("targett=colour", "did you mean 'target'"),
     ],
 )

@@ -154,7 +154,7 @@ def test_a_run_needs_nothing_but_its_folder(bert: Path, tmp_path: Path) -> None:
     predicted = invoke("predict", tmp_path / "run", tmp_path / "one.txt", "--json")
     assert set(json.loads(predicted.out)["values"]) == set(WORDS)
     mirrored = invoke("evaluate", tmp_path / "run", "--tta")
-    assert "tta looks at the mirror image of each picture, and this network reads texts" in mirrored.err
+    assert "tta needs images, but this network takes texts" in mirrored.err
 
 
 def test_what_is_exported_for_the_hub_is_a_network_of_transformers(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_a_head_that_transformers_does_not_build_is_no_folder_for_the_hub(vit: P
     said = invoke("export", tmp_path / "run", "--format", "hf", "--out", tmp_path / "hub")
 
     assert said.code == 2
-    assert "transformers does not build this network again: " in said.err
+    assert "transformers does not rebuild this network: " in said.err
     assert not (tmp_path / "hub").exists()
 
 
@@ -265,7 +265,7 @@ def test_a_linear_probe_computes_what_the_head_sees_once(bert: Path, tmp_path: P
     result = run(tmp_path, bert, f"texts:{data}", "--plugin", "linear_probe")
 
     assert result.code == 0, result.err
-    assert "feature caching       what model.classifier sees of each image, 32 numbers" in result.err
+    assert "feature caching       what model.classifier for each image, 32 numbers" in result.err
 
 
 @pytest.mark.parametrize("weights", ["default", "none"])
@@ -410,9 +410,9 @@ def test_several_labels_and_numbers_are_learnt_too(
         ("text,label\nx,1\ny,two\n", ("--set", "data.task=regression"), "could not convert string to float: 'two'"),
         (None, (), "cannot read the table of texts"),
         ("GOOD", ("--set", "hf.length=30"), "hf.length = 30: this network takes at most 24 tokens"),
-        ("GOOD", ("--set", "model.image_size=64"), "model.image_size is for images, and hf/"),
-        ("GOOD", ("--plugin", "mixup"), "mixup changes images, and hf/"),
-        ("GOOD", ("--plugin", "distill", "--set", "distill.teacher=x"), "distill teaches networks that see images"),
+        ("GOOD", ("--set", "model.image_size=64"), "model.image_size is for images, but hf/"),
+        ("GOOD", ("--plugin", "mixup"), "mixup changes images, but hf/"),
+        ("GOOD", ("--plugin", "distill", "--set", "distill.teacher=x"), "distill needs an image network"),
         ("GOOD", ("--set", "model.weights=best"), "has 'default', 'none', or a file"),
     ],
 )

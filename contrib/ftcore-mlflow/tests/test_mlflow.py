@@ -278,7 +278,7 @@ def test_a_server_that_cannot_be_reached_costs_a_warning_where_the_run_is_worth_
 
     assert result.code == 0, result.err
     assert result.err.count("an observer failed at RunStarted: MLflow at ") == 1
-    assert "times in all" not in result.err
+    assert "times in total" not in result.err
 
 
 def test_a_server_that_is_none_of_mlflow_stops_a_run_at_its_start_that_is_to_stop(tmp_path: Path) -> None:

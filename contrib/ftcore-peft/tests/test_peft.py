@@ -241,7 +241,7 @@ def test_patterns_match_by_segment() -> None:
 def test_layers_that_are_read_and_not_called_are_refused() -> None:
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16), nn.Linear(8, 2))
-    with pytest.raises(UserError, match=r"0\.linear1 lies in a TransformerEncoderLayer, which reads the weights"):
+    with pytest.raises(UserError, match=r"0\.linear1 is in a TransformerEncoderLayer, which reads the weights"):
         lora(Backbone(encoder, (head_slot_at(encoder, "1"),)), "linear1")
     beit = timm.create_model("beit_base_patch16_224", img_size=32, depth=1, embed_dim=24, num_heads=2)
     backbone = lora(Backbone(beit, (head_slot_at(beit, "head"),), InputSpec((32, 32))))

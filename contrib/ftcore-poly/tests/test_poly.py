@@ -97,7 +97,7 @@ def test_a_regression_is_refused_because_nothing_reads_the_loss(tmp_path: Path) 
 
     assert result.code == 2
     assert "poly" in result.err
-    assert "answers nothing in this run" in result.err
+    assert "supplies nothing in this run" in result.err
 
 
 @pytest.mark.parametrize(

@@ -341,9 +341,12 @@ def test_a_shard_of_one_split_is_split_by_ftcore(tmp_path: Path) -> None:
         ({"red/0003.cls": None}, "all.tar!red/0003 has no label: no .cls, no .json with 'label', no .txt"),
         ({"red/0003.cls": b" "}, "all.tar!red/0003 has no label"),
         ({"red/0003.jpg": None}, "all.tar!red/0003 has no image, only cls"),
-        ({"red/0003.cls": b"\xff"}, "all.tar!red/0003.cls is no label: 'utf-8' codec"),
-        ({"red/0003.json": b"{"}, "all.tar!red/0003.json is no label: Expecting"),
-        ({"red/0003.json": b'{"label": [1]}'}, "all.tar!red/0003.json is no label: 'label' must be a text or a number"),
+        ({"red/0003.cls": b"\xff"}, "all.tar!red/0003.cls is not a label: 'utf-8' codec"),
+        ({"red/0003.json": b"{"}, "all.tar!red/0003.json is not a label: Expecting"),
+        (
+            {"red/0003.json": b'{"label": [1]}'},
+            "all.tar!red/0003.json is not a label: 'label' must be a text or a number",
+        ),
     ],
 )
 def test_a_sample_that_lacks_something_is_named(change: dict[str, bytes | None], reason: str, tmp_path: Path) -> None:
@@ -391,7 +394,7 @@ def damaged(kind: str, whole: bytes) -> bytes:
         ("cut behind a body", r"is damaged at byte \d+: .+"),
         ("cut in a header", r"is damaged at byte \d+: .+"),
         ("header", r"is damaged at byte 2560: what is there is no header of a tar file"),
-        ("joined", r"goes on behind its end mark at byte \d+; were several tar files joined to one\?"),
+        ("joined", r"continues after its end mark at byte \d+; were several tar files joined to one\?"),
         ("no tar", r"is damaged at byte 0: .+"),
         ("empty", r"is damaged at byte 0: .+"),
     ],

@@ -51,7 +51,11 @@ def loss(parts: TrainingParts) -> str:
     wrong = check_scalar_term(
         parts.objective.loss.function(_outputs(parts, batch), batch.targets), "the loss of a batch"
     )
-    return wrong or ("" if 0 < weight < math.inf else f"weight gave {weight} for a batch; it must be > 0 and finite")
+    return wrong or (
+        ""
+        if 0 < weight < math.inf
+        else f"the loss's denominator returned {weight} for a batch; it must be > 0 and finite"
+    )
 
 
 def transforms(parts: TrainingParts) -> str:
@@ -59,9 +63,13 @@ def transforms(parts: TrainingParts) -> str:
     for name, dataset in (("train", parts.data.train.dataset), ("evaluate", parts.data.val.dataset)):
         image: object = dataset.transform(dataset.samples[0][0])
         if not isinstance(image, torch.Tensor) or image.ndim != 3:
-            return f"{name} gave {type(image).__name__} of shape {getattr(image, 'shape', None)}; return (C, H, W)"
+            return f"{name} returned {type(image).__name__} of shape {getattr(image, 'shape', None)}; return (C, H, W)"
     first, second = (parts.data.val.dataset.transform(parts.data.val.samples[0][0]) for _ in range(2))
-    return "" if torch.equal(first, second) else "evaluate gives another tensor each time; draw nothing in it"
+    return (
+        ""
+        if torch.equal(first, second)
+        else "evaluate returns a different tensor each time; draw no random numbers in it"
+    )
 
 
 def batch_transforms(parts: TrainingParts) -> str:

@@ -76,7 +76,7 @@ def run_checks(asked: CheckRequest, folder: Path) -> Iterator[CheckResult]:
 def _findings(asked: CheckRequest, subject: PluginUnderTest) -> Iterator[CheckResult]:
     failed: set[str] = set()
     for name, check in CHECKS.items():
-        reasons = [f"left out, by --but {name}"] if name in asked.but else []
+        reasons = [f"skipped by --but {name}"] if name in asked.but else []
         reasons += [f"{need} has failed" for need in check.needs if need in failed]
         finding = CheckResult(name, "not applicable", reasons[0]) if reasons else _found(name, check, subject)
         if finding.state == "failed":
@@ -104,7 +104,9 @@ def run_checks_in_subprocess(asked: CheckRequest) -> Iterator[CheckResult]:
     _ = PluginUnderTest(asked, Path()).given
     for name in asked.but:
         if name not in CHECKS:
-            raise UserError(f"--but {name}: no such check{did_you_mean(name, CHECKS)}; there are {', '.join(CHECKS)}")
+            raise UserError(
+                f"--but {name}: no such check{did_you_mean(name, CHECKS)}; the checks are {', '.join(CHECKS)}"
+            )
     return _checked(asked)
 
 
@@ -132,10 +134,10 @@ def _report_crash(code: int, waiting: Sequence[str], said: str) -> Iterator[Chec
         return
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     if code == -signal.SIGKILL:
-        how += " (the system sends it where memory is short: --model takes another network than the first listed)"
+        how += " (usually out of memory: choose a smaller network with --model)"
     _, *fatal = _FATAL.split(said, maxsplit=1)  # of the faulthandler, before the stack
     lines = "\n".join(("".join(fatal) or said[-800:]).splitlines()[:12])
-    yield CheckResult(waiting[0], "failed", f"the process has died of it, {how}; the last that it said:\n{lines}")
+    yield CheckResult(waiting[0], "failed", f"the process died, {how}; its last output:\n{lines}")
     for name in waiting[1:]:
         yield CheckResult(name, "not applicable", f"{waiting[0]} has failed")
 

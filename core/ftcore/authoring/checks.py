@@ -44,17 +44,17 @@ def _import(subject: PluginUnderTest) -> str:
     load_plugin(subject.reference)
     changed = describe_changes(before, process_state() | rng_states())
     if changed:
-        raise CheckFailedError(f"importing it changed {changed}; do that in the hook that needs it, or not at all")
-    return "changes nothing in the process"
+        raise CheckFailedError(f"importing it changed {changed}; do that in the hook that needs it, if at all")
+    return "the process is unchanged"
 
 
 def _config(subject: PluginUnderTest) -> str:
     """Options have defaults, none can be changed later, and no others are taken."""
     target = load_plugin(subject.reference)
     if not is_plugin(target):
-        raise NotApplicableError("it has neither hooks nor options")
+        raise NotApplicableError("the plugin has neither hooks nor options")
     if instantiate(target, subject.reference, subject.given)[0] is None:
-        raise NotApplicableError("it has no Config, and so no options")
+        raise NotApplicableError("the plugin has no Config, so it has no options")
     cls: Any = target.Config
     options = structure(subject.given.options.get(subject.name, {}), cls, subject.name, {})
     for option in fields(cls):
@@ -62,14 +62,12 @@ def _config(subject: PluginUnderTest) -> str:
             setattr(options, option.name, getattr(options, option.name))
         except exceptions.FrozenInstanceError:
             continue
-        raise CheckFailedError(
-            f"{cls.__name__}.{option.name} can be changed later; decorate {cls.__name__} with @attrs.frozen"
-        )
+        raise CheckFailedError(f"{cls.__name__}.{option.name} is mutable; decorate {cls.__name__} with @attrs.frozen")
     try:
         structure({"no_such_option": 0}, cls, subject.name, {})
     except UserError:
-        return f"it takes {', '.join(option.name for option in fields(cls)) or 'no options'}, and nothing else"
-    raise CheckFailedError(f"{cls.__name__} takes an option that it does not have; let attrs write its __init__")
+        return f"options: {', '.join(option.name for option in fields(cls)) or 'none'}; others are rejected"
+    raise CheckFailedError(f"{cls.__name__} accepts an unknown option; let attrs generate its __init__")
 
 
 def _lint(subject: PluginUnderTest) -> str:
@@ -106,10 +104,10 @@ def _check_side_effects(subject: PluginUnderTest) -> str:
     changed = describe_changes(before, process_state())
     if changed:
         raise CheckFailedError(
-            f"a run with it changed {changed}; put that back when the run is over (an observer is told of RunEnded, "
-            "RunFailed and RunStopped), or leave it alone"
+            f"a run with the plugin changed {changed}; restore it at the end of the run (observers receive RunEnded, "
+            "RunFailed and RunStopped), or do not change it"
         )
-    return "a run leaves the process as it was"
+    return "a run leaves the process unchanged"
 
 
 def _determinism(subject: PluginUnderTest) -> str:
@@ -117,10 +115,11 @@ def _determinism(subject: PluginUnderTest) -> str:
     wrong = differences(subject.run("again"), subject.full_run_digests)
     if wrong:
         raise CheckFailedError(
-            f"two runs of the same configuration end in different bits: {wrong}; draw only from the global generators "
-            "of torch, numpy and Python, which are seeded for each step and sample, and keep nothing outside the plugin"
+            f"two runs of the same configuration differ: {wrong}; use only the global random generators of torch, "
+            f"numpy and "
+            "Python, which are seeded for each step and sample, and keep no state outside the plugin"
         )
-    return "two runs end in the same bits"
+    return "two runs are bitwise identical"
 
 
 def _spawn(subject: PluginUnderTest) -> str:
@@ -128,13 +127,14 @@ def _spawn(subject: PluginUnderTest) -> str:
     import torch
 
     if subject.hooks.isdisjoint({"build_data", "make_transforms"}):
-        raise NotApplicableError("nothing of it goes to a loader process: it has no build_data and no make_transforms")
+        raise NotApplicableError("loader processes do not use it: it has neither build_data nor make_transforms")
     dataset, file = subject.ready.assembly.parts.data.train.dataset, subject.folder / "sample"
     try:
         content = dumps(dataset)
     except Exception as error:
         raise CheckFailedError(
-            f"loader processes cannot get it: {type(error).__name__}: {error}; define it at the top of a module, as a "
+            f"it cannot be sent to loader processes: {type(error).__name__}: {error}; define it at the top of a "
+            f"module, as a "
             "class or a function, and bind values with functools.partial"
         ) from error
     code = "import pickle, sys, torch; torch.save(pickle.load(sys.stdin.buffer)[0, 0][0], sys.argv[1])"
@@ -146,8 +146,10 @@ def _spawn(subject: PluginUnderTest) -> str:
             f"a spawned process cannot read it: {done.stderr.decode(errors='replace').strip()[-500:]}"
         )
     if not torch.equal(torch.load(file, weights_only=True), dataset[0, 0][0]):  # type: ignore[index]
-        raise CheckFailedError("a spawned process reads another picture; let all that decides it be in what is pickled")
-    return "a spawned process reads the same picture"
+        raise CheckFailedError(
+            "a spawned process returns a different image; keep everything that determines it in the pickled object"
+        )
+    return "a spawned process returns the same image"
 
 
 def _check_state_dict(subject: PluginUnderTest) -> str:
@@ -158,7 +160,7 @@ def _check_state_dict(subject: PluginUnderTest) -> str:
 
     parts = subject.prepared("state").assembly.parts
     if not parts.stateful:
-        raise NotApplicableError("neither it, nor its loss, nor an observer has a state_dict")
+        raise NotApplicableError("the plugin, its loss and its observers have no state_dict")
     _ = subject.full_run_digests
     last = max((subject.folder / "whole" / "checkpoints").iterdir())
     resume_state.restore_state(parts, last)
@@ -167,10 +169,8 @@ def _check_state_dict(subject: PluginUnderTest) -> str:
         found: dict[str, Tensor] = {}
         wanted = serialize(given, name, expected)
         if serialize(parts.stateful[name].state_dict(), name, found) != wanted or not _same(found, expected):
-            raise CheckFailedError(
-                f"{name}: load_state_dict does not put back what state_dict gave; let it take all of it"
-            )
-    return f"what state_dict gives is put back: {', '.join(parts.stateful)}"
+            raise CheckFailedError(f"{name}: load_state_dict does not restore everything that state_dict returned")
+    return f"state_dict is restored: {', '.join(parts.stateful)}"
 
 
 def _same(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
@@ -203,14 +203,15 @@ def _resume(subject: PluginUnderTest) -> str:
     except _SimulatedCrash:
         resume(folder)
     else:
-        raise NotApplicableError(f"the run was over before step {at}; a smaller train.batch_size makes it longer")
+        raise NotApplicableError(f"the run ended before step {at}; lengthen it with a smaller train.batch_size")
     wrong = differences(run_digests(folder), complete)
     if wrong:
         raise CheckFailedError(
-            f"a run that was cut off in step {at} and gone on with ends in other bits: {wrong}; give the plugin, its "
-            "loss or its observer a state_dict and a load_state_dict of all that it remembers from step to step"
+            f"a run interrupted in step {at} and resumed differs from an uninterrupted one: {wrong}; save everything "
+            f"that "
+            "the plugin, its loss or its observer remembers between steps in state_dict and load_state_dict"
         )
-    return f"cut off in step {at} and gone on with, a run ends in the same bits"
+    return f"a run interrupted in step {at} and resumed is bitwise identical to an uninterrupted one"
 
 
 def _combination(subject: PluginUnderTest) -> str:
@@ -221,15 +222,15 @@ def _combination(subject: PluginUnderTest) -> str:
             run_steps(subject.prepared("beside", other, sets=sets).assembly.parts, 2)
         except UserError as error:
             if subject.is_fault_of_plugin(error):
-                raise CheckFailedError(f"beside {other}: {error}") from None
+                raise CheckFailedError(f"with {other}: {error}") from None
             refused.append(other)
         except Exception as error:
             raise CheckFailedError(
-                f"beside {other}: {format_exception(error)}; take no other plugin for granted"
+                f"with {other}: {format_exception(error)}; do not depend on other plugins"
             ) from error
         else:
             tried += 1
-    return f"two steps beside each of {tried} built-in plugins; refused, with a message: {', '.join(refused) or 'none'}"
+    return f"two steps with each of {tried} built-in plugins; rejected with a message: {', '.join(refused) or 'none'}"
 
 
 def _check_ddp_equivalence(subject: PluginUnderTest) -> str:
@@ -241,21 +242,22 @@ def _check_ddp_equivalence(subject: PluginUnderTest) -> str:
     first, second = two_process_check.weights_two_processes(subject, others)
     if wrong := two_process_check.describe_difference(first, second):
         raise CheckFailedError(
-            f"two processes that share each batch end in different weights, {wrong}; "
+            f"two processes that split each batch end with different weights, {wrong}; "
             f"{two_process_check.SAME_ON_ALL_RANKS_HINT}"
         )
     wrong = two_process_check.describe_difference(first, one)
     if wrong and drew:
-        raise NotApplicableError("a step draws random numbers, as dropout does, and each process its own")
+        raise NotApplicableError("steps draw random numbers (e.g. dropout), which differ between processes")
     if wrong and _uses_reduced_precision(subject, one):
-        raise NotApplicableError("at its precision a sum of shares is rounded to something else than that of a batch")
+        raise NotApplicableError("at this precision, a sum over processes rounds differently from a sum over the batch")
     if wrong:
         raise CheckFailedError(
-            f"two processes that share each batch end in other weights than one that has it whole, {wrong}; let a loss "
-            "be a mean over samples, or say in Loss.weight what its mean was divided by, and let no term depend on how "
-            f"many samples its process has. {load_defaults().ADVICE['whole batch']}"
+            f"two processes that split each batch end with other weights than a single process, {wrong}; let the loss "
+            f"be a "
+            "mean over samples, or set Loss.denominator to what its mean is divided by, and let no term depend on the "
+            "number of samples per process. {load_defaults().ADVICE['whole batch']}"
         )
-    return f"two processes that share each batch end in the weights of one, to {two_process_check.TOLERANCE:g}"
+    return f"two processes end with the weights of a single process, to {two_process_check.TOLERANCE:g}"
 
 
 def _uses_reduced_precision(subject: PluginUnderTest, weights: Mapping[str, Tensor]) -> bool:

@@ -128,7 +128,7 @@ class PluginUnderTest:
         from ftcore.runs.run import fit
 
         if lone := self.ready.assembly.parts.placement.single_process_error:
-            raise NotApplicableError(f"there is no run of it in one process: {lone}")
+            raise NotApplicableError(f"it cannot run in one process: {lone}")
         fit(self.config(folder))
         return run_digests(self.folder / folder)
 
@@ -153,7 +153,7 @@ class PluginUnderTest:
 
         listed = HookCalls(Host(self.given, [self.activated], self.folder)).list_models()
         if not listed:
-            raise CheckFailedError("list_models lists nothing; list a network, or say which to build: --model NAME")
+            raise CheckFailedError("list_models lists no networks; list one, or choose a network with --model NAME")
         return listed[0].name
 
 

@@ -148,17 +148,17 @@ def _wanted(hooks: Iterable[str]) -> list[str]:
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or name in RESERVED or keyword.iskeyword(name):
         raise UserError(
-            f"{name!r} cannot be a plugin's name: it is words of two or more of a-z and 0-9, which start with a "
-            f"letter, with _ between them, is no word of Python and none of {', '.join(sorted(RESERVED))}"
+            f"{name!r} is not a valid plugin name: use lower-case words (a-z, 0-9, at least two characters, starting "
+            f"with a letter) joined by _, no Python keyword and none of {', '.join(sorted(RESERVED))}"
         )
     taken = next((plugin.source for plugin in discover() if plugin.name == name), None)
     if taken or name in sys.stdlib_module_names or find_spec(name):
-        raise UserError(f"{name!r} is taken, by {taken or 'a module of that name'}; choose another name")
+        raise UserError(f"{name!r} is already used by {taken or 'a module of that name'}; choose another name")
 
 
 def _check_missing(path: Path) -> None:
     if path.exists():
-        raise UserError(f"{path.absolute()} exists, and nothing is overwritten; choose another name or folder")
+        raise UserError(f"{path.absolute()} already exists and will not be overwritten; choose another name or folder")
 
 
 def _written(path: Path, text: str) -> Path:

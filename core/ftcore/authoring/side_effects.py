@@ -24,10 +24,10 @@ def process_state() -> dict[str, Any]:
     root = logging.getLogger()
     return {
         "environment variables": dict(os.environ),
-        "the working folder": str(Path.cwd()),
-        "the threads that run": sorted(thread.name for thread in threading.enumerate()),
-        "what logging does": (root.level, [repr(handler) for handler in root.handlers]),
-        "what signals do": [str(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)],
+        "the working directory": str(Path.cwd()),
+        "running threads": sorted(thread.name for thread in threading.enumerate()),
+        "the logging configuration": (root.level, [repr(handler) for handler in root.handlers]),
+        "signal handlers": [str(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)],
         "torch's default dtype": str(torch.get_default_dtype()),
         "torch's number of threads": torch.get_num_threads(),
         "torch's deterministic mode": torch.are_deterministic_algorithms_enabled(),
@@ -36,7 +36,7 @@ def process_state() -> dict[str, Any]:
 
 
 def rng_states() -> dict[str, Any]:
-    """Return the states of the global random generators, and whether CUDA is in use."""
+    """Return the states of the global random generators, and whether CUDA is initialised."""
     import numpy as np
     import torch
 
@@ -44,7 +44,7 @@ def rng_states() -> dict[str, Any]:
         "the state of torch's random generator": _digest(torch.get_rng_state().numpy()),
         "the state of numpy's random generator": _digest(np.random.get_state()),  # noqa: NPY002 - the global one is meant
         "the state of Python's random generator": _digest(random.getstate()),
-        "whether CUDA is in use": torch.cuda.is_initialized(),  # type: ignore[no-untyped-call]
+        "whether CUDA is initialised": torch.cuda.is_initialized(),  # type: ignore[no-untyped-call]
     }
 
 

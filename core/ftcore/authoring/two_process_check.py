@@ -63,7 +63,9 @@ def companion_plugins(subject: PluginUnderTest) -> tuple[str, ...]:
     named = {hook for hook in wanted if not all(plugin.is_default for plugin in answers[hook].answered)}
     if "wrap_devices" in named:
         sharing = wanted["wrap_devices"]
-        raise NotApplicableError(f"wrap_devices is answered, so {sharing} cannot share the batches among processes")
+        raise NotApplicableError(
+            f"the plugin implements wrap_devices, so {sharing} cannot split batches between processes"
+        )
     return tuple(plugin for hook, plugin in wanted.items() if hook not in named)
 
 
@@ -83,7 +85,7 @@ def weights_single_process(subject: PluginUnderTest, others: Sequence[str]) -> t
     except UserError as error:
         if subject.is_fault_of_plugin(error):
             raise
-        raise NotApplicableError(f"refused beside {others[0]}: {error}") from None
+        raise NotApplicableError(f"rejected with {others[0]}: {error}") from None
 
 
 def weights(parts: TrainingParts) -> tuple[dict[str, Tensor], bool]:
@@ -161,13 +163,13 @@ def weights_two_processes(subject: PluginUnderTest, others: Sequence[str]) -> li
             raise error(f"{name} in two processes: {file.read_text(encoding='utf-8')}")
     if any(codes):
         raise CheckFailedError(
-            f"two processes that train with it die, or do not end within {PATIENCE} s (exit codes {codes}); "
+            f"two processes that train with it crash or do not finish within {PATIENCE} s (exit codes {codes}); "
             f"{SAME_ON_ALL_RANKS_HINT}"
         )
     return [torch.load(subject.folder / f"weights-{rank}", weights_only=True) for rank in (0, 1)]
 
 
-SAME_ON_ALL_RANKS_HINT = "let it do the same in every process, whatever ctx.ranks.rank is"
+SAME_ON_ALL_RANKS_HINT = "do the same in every process, whatever ctx.ranks.rank is"
 
 
 def _free_port() -> int:

@@ -124,11 +124,11 @@ def latest_checkpoint(folder: Path) -> Path | None:
         reason = find_damage(found)
         if not reason:
             for path, why in damaged:
-                structlog.get_logger().warning(f"{path} is damaged, {found.name} is used", reason=why)
+                structlog.get_logger().warning(f"{path} is damaged; using {found.name}", reason=why)
             return found
         damaged.append((found, reason))
     if damaged:
-        raise UserError("\n".join(["no checkpoint is whole", *(f"  {path}: {why}" for path, why in damaged)]))
+        raise UserError("\n".join(["no complete checkpoint", *(f"  {path}: {why}" for path, why in damaged)]))
     return None
 
 

@@ -38,7 +38,7 @@ def read_format(folder: Path) -> int:
 def _file_digest(file: Path) -> dict[str, Any]:
     """Say what a file must be when it is read again."""
     if not file.is_file():
-        raise OSError(f"{file} is no file")
+        raise OSError(f"{file} is not a file")
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return {"bytes": file.stat().st_size, "sha256": digest}
@@ -55,4 +55,4 @@ def find_damage(folder: Path) -> str:
         wrong = [name for name, wanted in files if Path(name).name != name or _file_digest(folder / name) != wanted]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
-    return f"{', '.join(wrong)} is not what was written" if wrong else ""
+    return f"{', '.join(wrong)} does not match its checksum" if wrong else ""

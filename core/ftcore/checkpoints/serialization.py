@@ -49,7 +49,7 @@ def serialize(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         case str() | int() | None:
             packed = value
         case _:
-            raise UserError(f"{name} is {value!r:.80}, a {type(value).__name__}, which a checkpoint cannot hold")
+            raise UserError(f"{name} is {value!r:.80}, a {type(value).__name__}, which a checkpoint cannot store")
     return packed
 
 

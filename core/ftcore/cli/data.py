@@ -24,15 +24,15 @@ from .options import (
 
 @click.command(cls=LoggedCommand)
 @click.argument("data")
-@click.option("--model", metavar="PROVIDER/NETWORK", help="network, e.g. timm/resnet50; by default a small one")
-@click.option("--out", type=PATH, default="config.toml", show_default=True, metavar="FILE", help="the file to write")
+@click.option("--model", metavar="PROVIDER/NETWORK", help="network, e.g. timm/resnet50 (default: a small one)")
+@click.option("--out", type=PATH, default="config.toml", show_default=True, metavar="FILE", help="output file")
 @plugin_option()
 @without_option()
-@set_option(help="written into it, e.g. table.target=label")
+@set_option(help="setting to write to the file, e.g. table.target=label")
 def init(data: str, model: str | None, out: Path, **options: Any) -> None:
     r"""Write a commented configuration that suits a data set.
 
-    DATA is a folder or a table. It is looked at, and a recipe is suggested by its number of images.
+    DATA is a folder or a table. A recipe is suggested based on its number of images.
 
     \b
     Examples:
@@ -43,7 +43,7 @@ def init(data: str, model: str | None, out: Path, **options: Any) -> None:
     from ftcore.reports.starter_config import suggest
 
     if out.exists():
-        raise UserError(f"{out} exists, and nothing is overwritten; --out names another file")
+        raise UserError(f"{out} already exists and will not be overwritten; choose another file with --out")
     found = suggest(load(model=model, data=data, **options))
     with wrap_write_errors(out.parent):
         out.write_text(found.text, encoding="utf-8")
@@ -61,9 +61,9 @@ def check(ctx: click.Context, /, data: str, *, as_json: bool, **options: Any) ->
     """Decode every image of a data set and report what is wrong.
 
     DATA is a folder, a table, or a config.toml.
-    Unreadable, duplicate and unusual images, the same picture in both splits or with two labels, classes that are
-    missing. Exit code 1 if an image cannot be read, is in both splits, or has two labels. What was decoded is
-    remembered until the file changes. Code that a config names is not loaded, unless --plugin names it here, or it is
+    Reports unreadable, duplicate and unusual images, images in two splits or with two labels, and missing
+    classes. The exit code is 1 if an image cannot be read, is in two splits, or has two labels. Results are
+    cached until the file changes. Code that a config names is not loaded unless --plugin names it here or it is
     trusted.
     """
     from ftcore.plugins.trust import allow

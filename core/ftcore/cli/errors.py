@@ -20,7 +20,7 @@ _SHOW_ALL = "ftcore.traceback"
 
 
 def message(error: Exception) -> str:
-    """Return what the user is told of an error that somebody can mend, or nothing."""
+    """Return the message for an error that a user can correct, or nothing."""
     if isinstance(error, UserError):
         return str(error)
     return _resource_limit_message(error) if isinstance(error, MemoryError | OSError | ImportError) else ""
@@ -30,9 +30,9 @@ def _resource_limit_message(error: MemoryError | OSError | ImportError) -> str:
     """Say which limit was met, if an error is about one that no part of a run has an answer to."""
     unmapped = "failed to map segment" in str(error)  # how the loader of libraries says it: glibc, dl-map-segments.h
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or unmapped:
-        return f"no memory is left: {error}; fewer train.workers, a smaller train.batch_size or data.cache_gb take less"
+        return f"out of memory: {error}; reduce train.workers, train.batch_size or data.cache_gb"
     if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
-        return f"{error}; `ulimit -n` shows how many, and raises it; fewer train.workers take less"
+        return f"{error}; raise the limit with `ulimit -n`, or reduce train.workers"
     return ""
 
 
@@ -46,13 +46,13 @@ traceback_option = click.option(
     is_flag=True,
     expose_value=False,
     callback=_show_all,
-    help="of an error in a plugin, show ftcore's frames too",
+    help="show ftcore's frames in tracebacks of plugin errors",
 )
 """Adds the option that shows an error whole."""
 
 
 def shorten_traceback(error: Exception, ctx: click.Context) -> None:
-    """Let Python show no more of an error than a plugin's frames, if a plugin raised it and nobody wants to see all."""
+    """Hide the frames above the plugin in the traceback of a plugin error, unless all are requested."""
     if is_plugin_error(error) and not ctx.meta.get(_SHOW_ALL):
         sys.excepthook = _excepthook
 
@@ -64,7 +64,7 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
         sys.__excepthook__(kind, error, trace)
         return
     sys.__excepthook__(kind, error.with_traceback(shown), shown)
-    click.echo("ftcore: the frames above the plugin's are left out; --traceback shows all", err=True)
+    click.echo("ftcore: frames above the plugin's are hidden; show them with --traceback", err=True)
 
 
 def _plugin_frames(trace: TracebackType | None) -> TracebackType | None:

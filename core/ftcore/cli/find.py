@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def find() -> None:
     """Find a learning rate, the largest batch size, or faster settings.
 
-    By real steps of the run, of which nothing is kept.
+    Runs real training steps and discards their results.
     """
 
 
@@ -26,13 +26,13 @@ def find() -> None:
 @run_options
 @click.option("--from", "lowest", type=float, default=1e-7, show_default=True, help="first learning rate")
 @click.option("--to", "highest", type=float, default=10.0, show_default=True, help="last learning rate")
-@click.option("--steps", type=int, default=100, show_default=True, help="optimizer steps from the one to the other")
-@click.option("--png", type=PATH, metavar="FILE", help="also draw the curve to a PNG file")
-@json_option(help="print one JSON object, without the drawing")
+@click.option("--steps", type=int, default=100, show_default=True, help="number of optimizer steps")
+@click.option("--png", type=PATH, metavar="FILE", help="also save the curve as a PNG file")
+@json_option(help="print one JSON object, without the curve")
 def lr(*, lowest: float, highest: float, steps: int, png: Path | None, as_json: bool, **options: Any) -> None:
-    """Let the learning rate grow from step to step and watch the loss (Smith 2017); same arguments as run.
+    """Run a learning-rate range test (Smith 2017); same arguments as run.
 
-    The steps are those of the run, but for its schedule, and they end when the loss is 4 times its best.
+    The learning rate grows at each step; the test stops when the loss exceeds 4 times its minimum.
     """
     from rich.progress import track
 
@@ -58,13 +58,13 @@ def lr(*, lowest: float, highest: float, steps: int, png: Path | None, as_json: 
 
 @find.command(cls=LoggedCommand)
 @run_options
-@click.option("--max", "most", type=int, metavar="N", help="most images in a batch; by default the training split")
-@click.option("--memory", type=float, default=0.9, show_default=True, help="share of the free memory that may be used")
+@click.option("--max", "most", type=int, metavar="N", help="largest batch size to try (default: the training split)")
+@click.option("--memory", type=float, default=0.9, show_default=True, help="fraction of the free memory to use")
 @json_option()
 def batch(*, most: int | None, memory: float, as_json: bool, **options: Any) -> None:
-    """Double the batch until memory is full, and time a step with each size; same arguments as run.
+    """Double the batch size until memory is full and time each size; same arguments as run.
 
-    On a CPU no size is tried that is expected to take more than --memory of what is free.
+    On a CPU, sizes expected to need more than the fraction --memory of the free memory are not tried.
     """
     from ftcore.tuning import batch_size
     from ftcore.tuning import trial as tuning_trial
@@ -80,9 +80,9 @@ def batch(*, most: int | None, memory: float, as_json: bool, **options: Any) -> 
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="of steps")
 @json_option()
 def speed(*, seconds: float, as_json: bool, plugins: Sequence[str], sets: Sequence[str], **options: Any) -> None:
-    """Try settings that may be faster, each beside the best so far, and print the flags; same arguments as run.
+    """Time settings that may be faster and print the flags to use; same arguments as run.
 
-    channels_last, bf16, compile, threads and loader processes, with the run's own network and data.
+    Tries channels_last, bf16, compile, threads and loader processes with the network and data of the run.
     """
     from ftcore.tuning import speed as tuning_speed
 

@@ -51,7 +51,7 @@ class Group(click.Group):
         try:
             Path.cwd()
         except FileNotFoundError:
-            click.echo("ftcore: the folder that you are in is not there any more; go to another", err=True)
+            click.echo("ftcore: the current folder no longer exists; cd to another one", err=True)
             sys.exit(2)
         return super().main(*args, **options)
 

@@ -33,21 +33,21 @@ if TYPE_CHECKING:
 @click.command(cls=LoggedCommand)
 @run_argument
 @run_plugin_option
-@click.argument("pictures", nargs=-1, required=True, type=PATH)
+@click.argument("pictures", metavar="IMAGES...", nargs=-1, required=True, type=PATH)
 @tta_option
-@click.option("--why", type=PATH, metavar="FOLDER", help="write a Grad-CAM heat map of each prediction there")
-@click.option("--top", type=click.IntRange(1), metavar="N", help="the N most probable classes of each picture")
-@json_option(help="print one JSON object a picture")
-@click.option("--csv", "as_csv", is_flag=True, help="print a table, a line a picture")
+@click.option("--why", type=PATH, metavar="FOLDER", help="write a Grad-CAM overlay of each prediction to this folder")
+@click.option("--top", type=click.IntRange(1), metavar="N", help="print the N most probable classes per image")
+@json_option(help="print one JSON object per image")
+@click.option("--csv", "as_csv", is_flag=True, help="print CSV, one line per image")
 @click.option(
     "--raw-csv", is_flag=True, help="with --csv: do not quote names that a spreadsheet would compute, as =1+1"
 )
 def predict(
     run: Path, pictures: tuple[Path, ...], *, tta: bool, why: Path | None, top: int | None, **forms: bool
 ) -> None:
-    r"""Predict the classes of images, or their numbers.
+    r"""Predict classes, labels or numbers for images.
 
-    RUN is a run, an ensemble or a soup; PICTURES are files and folders.
+    RUN is a run, an ensemble or a soup; IMAGES are files and folders.
 
     \b
     Examples:
@@ -89,44 +89,46 @@ def _heatmap_writer(model: Model, folder: Path | None) -> Callable[[Prediction],
 @click.command(cls=LoggedCommand)
 @run_argument
 @run_plugin_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="bind address; 0.0.0.0 for all interfaces")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one")
+@click.option("--host", default="127.0.0.1", show_default=True, help="bind address (0.0.0.0: all interfaces)")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="port (0: any free port)")
 @click.option(
     "--max-mb",
     type=click.FloatRange(0, min_open=True, max=1000),
     default=20.0,
     show_default=True,
-    help="of an upload, at most",
+    help="maximum upload size",
 )
 @click.option(
     "--max-megapixels",
     type=click.FloatRange(0, min_open=True, max=85),
     default=25.0,
     show_default=True,
-    help="of an image, at most",
+    help="maximum image size",
 )
 @click.option(
     "--max-total-mb",
     type=click.FloatRange(1, max=1_000_000),
     default=256.0,
     show_default=True,
-    help="of all uploads at a time, at most",
+    help="maximum total size of concurrent uploads",
 )
 @click.option(
     "--max-connections",
     type=click.IntRange(1, 60_000),
     default=512,
     show_default=True,
-    help="clients at a time, at most",
+    help="maximum number of concurrent connections",
 )
 @click.option(
-    "--batch-size", type=click.IntRange(1, 65_536), default=32, show_default=True, help="images a pass, at most"
+    "--batch-size",
+    type=click.IntRange(1, 65_536),
+    default=32,
+    show_default=True,
+    help="maximum images per forward pass",
 )
-@click.option("--token-file", type=PATH, metavar="FILE", help="clients must send its content as a bearer token")
-@click.option("--insecure", is_flag=True, help="let everyone who reaches --host use the model, without a token")
-@click.option(
-    "--allow-host", "names", multiple=True, metavar="NAME", help="more names by which clients call the server"
-)
+@click.option("--token-file", type=PATH, metavar="FILE", help="file with the bearer token that clients must send")
+@click.option("--insecure", is_flag=True, help="serve on --host without a token")
+@click.option("--allow-host", "names", multiple=True, metavar="NAME", help="additional host name to accept in requests")
 @tta_option
 def serve(run: Path, *, host: str, port: int, tta: bool, **given: Any) -> None:
     r"""Serve predictions over HTTP: POST /predict, and a page to try it.
@@ -152,18 +154,18 @@ def serve(run: Path, *, host: str, port: int, tta: bool, **given: Any) -> None:
     access = access_to(host, given["names"], given["token_file"])
     if not (is_loopback(host) or access.token or given["insecure"]):
         raise UserError(
-            f"--host {host} lets other machines use this model: --token-file FILE asks them for a token; --insecure "
-            "lets everyone, where a firewall or a proxy decides who may"
+            f"--host {host} makes this model available to other machines: require a token with --token-file FILE, "
+            "or allow everyone with --insecure if a firewall or proxy controls access"
         )
     retain_freed_memory()
     model = load(run)
     if tta and model.is_text_model:
-        raise UserError(f"--tta looks at the mirror image of each picture, and {run} reads texts")
+        raise UserError(f"--tta needs images, but {run} takes texts")
     listening = inference_serve.bind(host, port)
     if not (is_loopback(host) or access.token):
-        click.echo(f"ftcore: warning: whoever reaches {host} can use this model, without a password", err=True)
+        click.echo(f"ftcore: warning: anyone who can reach {host} can use this model without a token", err=True)
     shown = f"[{host}]" if ":" in host else host
-    click.echo(f"{run} answers at http://{shown}:{listening.getsockname()[1]}; Ctrl-C ends it", err=True)
+    click.echo(f"serving {run} at http://{shown}:{listening.getsockname()[1]}; press Ctrl-C to stop", err=True)
     limits = Limits(
         max_request_bytes=round(given["max_mb"] * 1e6),
         max_pixels=round(given["max_megapixels"] * 1e6),
@@ -178,8 +180,8 @@ def serve(run: Path, *, host: str, port: int, tta: bool, **given: Any) -> None:
 @run_argument
 @run_plugin_option
 @click.option("--format", "kind", type=click.Choice(["safetensors", "torch", "onnx", "hf"]), required=True)
-@click.option("--out", type=PATH, metavar="FILE", help="by default named after the run")
-@click.option("--int8", is_flag=True, help="with onnx: quantise to 8-bit integers, and measure the loss of accuracy")
+@click.option("--out", type=PATH, metavar="FILE", help="default: named after the run")
+@click.option("--int8", is_flag=True, help="with onnx: quantise to 8-bit integers and measure the change in accuracy")
 def export(run: Path, kind: str, out: Path | None, *, int8: bool) -> None:
     r"""Export the model of a run for use without ftcore, and verify it.
 
@@ -192,8 +194,10 @@ def export(run: Path, kind: str, out: Path | None, *, int8: bool) -> None:
 
     file = out or Path(f"{run.resolve().name}{'.int8' * int8}{exporting.SUFFIXES[kind]}")
     found = exporting.export(run, kind, file, int8=int8)
-    before = " before it was quantised" if int8 else ""
-    said = f"at most {found.difference:.1g} from the run's model on {exporting.N_CHECK_INPUTS} inputs{before}"
+    before = " before quantisation" if int8 else ""
+    said = (
+        f"maximum difference {found.difference:.1g} from the run's model on {exporting.N_CHECK_INPUTS} inputs{before}"
+    )
     click.echo(f"{found.file}: {found.note or said}", err=True)
     for line in found.quantisation_report:
         click.echo(line, err=True)
@@ -204,15 +208,16 @@ def export(run: Path, kind: str, out: Path | None, *, int8: bool) -> None:
 @click.command(cls=LoggedCommand)
 @run_argument
 @run_plugin_option
-@click.option("--data", "source", metavar="SOURCE", help="measure on other data than the run's own")
+@click.option("--data", "source", metavar="SOURCE", help="evaluate on this data instead of the run's")
 @split_option
 @tta_option
 @json_option()
 def evaluate(run: Path, source: str | None, split: str | None, *, tta: bool, as_json: bool) -> None:
     r"""Compute the loss and metrics of a run on a split or other data.
 
-    RUN is a run, an ensemble or a soup. Other data without splits is measured whole; of several splits, val, test or
-    train, the first that is there. It may have fewer classes than RUN; one that RUN does not know is an error.
+    RUN is a run, an ensemble or a soup. Without --split, other data is evaluated on its val, test or train split
+    (the first that exists), or completely if it has no splits. It may have fewer classes than RUN; a class unknown
+    to RUN is an error.
 
     \b
     Examples:
@@ -237,11 +242,11 @@ def evaluate(run: Path, source: str | None, split: str | None, *, tta: bool, as_
 @runs_argument
 @run_plugin_option
 @out_option
-@click.option("--weights", metavar="W,W,...", help="how much each run counts, > 0; by default the same")
+@click.option("--weights", metavar="W,W,...", help="weight of each run, > 0 (default: equal)")
 def ensemble(runs: tuple[Path, ...], out: Path, weights: str | None) -> None:
     """Combine runs into one model that averages their probabilities.
 
-    They must know the same classes; networks, input sizes and normalisations may differ.
+    The runs must have the same classes; networks, input sizes and normalisations may differ.
     """
     from ftcore.inference.ensemble import create_ensemble, parse_weights
 
@@ -253,12 +258,12 @@ def ensemble(runs: tuple[Path, ...], out: Path, weights: str | None) -> None:
 @runs_argument
 @run_plugin_option
 @out_option
-@click.option("--uniform", is_flag=True, help="take every checkpoint; by default only those that do no harm")
+@click.option("--uniform", is_flag=True, help="use every checkpoint (default: only those that do not lower the score)")
 def soup(runs: tuple[Path, ...], out: Path, *, uniform: bool) -> None:
     """Average the weights of runs into one network (model soup).
 
-    From the best checkpoint down, each stays if the mean with it is no worse on the validation split of the first
-    run. `run.keep` says how many checkpoints a run leaves.
+    Greedy soup: starting with the best checkpoint, each is kept if it does not lower the validation score of
+    the average on the first run's split. `run.keep` sets how many checkpoints a run keeps.
     """
     from ftcore.inference.soup import make_soup
 

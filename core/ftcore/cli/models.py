@@ -16,10 +16,10 @@ from .options import json_option, load, plugin_option, print_result, set_option,
 
 @click.command()
 @click.argument("pattern", required=False)
-@click.option("--max-params", metavar="N", help="at most so many parameters, e.g. 10M")
+@click.option("--max-params", metavar="N", help="maximum number of parameters, e.g. 10M")
 @click.option("--pretrained", is_flag=True, help="only networks with pre-trained weights")
 @click.option("--measure", is_flag=True, help="time a forward pass of one image on this machine")
-@plugin_option(help="also ask this plugin for networks")
+@plugin_option(help="also list networks of this plugin")
 @json_option(help="print a JSON list")
 @traceback_option
 def models(
@@ -33,10 +33,10 @@ def models(
 ) -> None:
     """List networks, smallest first.
 
-    All, or those that match PATTERN, a glob or a part of the name.
+    Lists all networks, or those matching PATTERN, a glob or part of a name.
 
-    Parameters are counted where PATTERN or --max-params asks for it, about 0.15 s a network, and remembered; a bare
-    list shows those that are known.
+    With PATTERN or --max-params, parameters are counted (about 0.15 s per network) and cached; without them, only
+    cached counts are shown.
     """
     from rich.progress import track
 
@@ -46,7 +46,7 @@ def models(
     from ftcore.plugins.startup import activate
 
     if measure and not pattern:
-        raise UserError("--measure needs a PATTERN: it builds and runs each network, which takes seconds")
+        raise UserError("--measure needs a PATTERN: it builds and runs each network, which takes seconds per network")
     limit = None if max_params is None else catalog.parse_count(max_params)
     known = HookCalls(activate(load(plugins=plugins))).list_models()
     found = catalog.filter_models(known, pattern) if pattern else known
@@ -63,11 +63,13 @@ def models(
 
 @click.command()
 @click.argument("model")
-@plugin_option(help="e.g. freeze_backbone, to see what it does")
+@plugin_option(help="plugin to apply, e.g. freeze_backbone")
 @without_option()
-@set_option(help="e.g. freeze_modules.stages=2")
-@click.option("--classes", default=10, show_default=True, type=click.IntRange(1), help="outputs of the new head")
-@click.option("--depth", default=2, show_default=True, type=click.IntRange(0), help="levels of modules")
+@set_option(help="setting, e.g. freeze_modules.stages=2")
+@click.option(
+    "--classes", default=10, show_default=True, type=click.IntRange(1), help="number of outputs of the new head"
+)
+@click.option("--depth", default=2, show_default=True, type=click.IntRange(0), help="depth of the module tree to show")
 @traceback_option
 def inspect(model: str, classes: int, depth: int, **options: Any) -> None:
     """Show the modules of a network: shapes, parameters, head, what is frozen.

@@ -54,8 +54,8 @@ def _complete_plugin(_ctx: click.Context, param: click.Parameter, incomplete: st
 
 run_argument = click.argument("run", type=PATH)
 runs_argument = click.argument("runs", nargs=-1, required=True, type=PATH)
-tta_option = click.option("--tta", is_flag=True, help="average over each picture and its mirror image")
-out_option = click.option("--out", required=True, type=PATH, metavar="FOLDER", help="the folder to write")
+tta_option = click.option("--tta", is_flag=True, help="average predictions over each image and its mirror image")
+out_option = click.option("--out", required=True, type=PATH, metavar="FOLDER", help="output folder")
 json_option = partial(click.option, "--json", "as_json", is_flag=True, help="print one JSON object")
 tables_json_option = json_option(help="print one JSON object: title of a table -> its rows")
 plugin_option = partial(
@@ -81,10 +81,10 @@ run_plugin_option = plugin_option(
 """Of commands that read a run: whose code they may load, beside what is trusted."""
 
 without_option = partial(
-    click.option, "--without", multiple=True, metavar="NAME", help="leave out a plugin of the config, or a default"
+    click.option, "--without", multiple=True, metavar="NAME", help="disable a plugin of the config, or a default plugin"
 )
 set_option = partial(
-    click.option, "--set", "sets", multiple=True, metavar="KEY=VALUE", help="e.g. train.epochs=3 or sgd.lr=0.1"
+    click.option, "--set", "sets", multiple=True, metavar="KEY=VALUE", help="setting, e.g. train.epochs=3 or sgd.lr=0.1"
 )
 
 
@@ -93,12 +93,14 @@ def run_options(command: F) -> F:
     decorators = [
         click.argument("config", required=False, type=PATH, metavar="[CONFIG.toml | DATA]"),
         click.option("--model", metavar="PROVIDER/NETWORK", help="network, e.g. timm/resnet50"),
-        click.option("--data", metavar="SOURCE", help="folder with a folder per class, table (.csv), or PROVIDER:NAME"),
+        click.option(
+            "--data", metavar="SOURCE", help="folder with one subfolder per class, table (.csv), or PROVIDER:NAME"
+        ),
         click.option(
             "--recipe",
             metavar="NAME",
             shell_complete=_complete_plugin,
-            help="way to fine-tune, e.g. lp_ft; `ftcore plugins --kind recipe`",
+            help="recipe, e.g. lp_ft; `ftcore plugins --kind recipe`",
         ),
         plugin_option(),
         without_option(),
@@ -123,20 +125,20 @@ def _default(flag: str) -> str:
 
 _FLAGS = (
     ("epochs", "N", "passes over the training images"),
-    ("lr", "RATE", "learning rate of the optimizer; by default the optimizer's or the recipe's own"),
+    ("lr", "RATE", "learning rate of the optimizer (default: set by the optimizer or recipe)"),
     ("batch-size", "N", "images per forward pass"),
-    ("image-size", "PIXELS", "height and width of the input; by default that of the weights"),
-    ("weights", "FILE", "default, none, a name that the provider knows, or a .safetensors or .pth file"),
-    ("seed", "N", "random seed of the head, the order of the images and augmentation"),
-    ("workers", "N", "loader processes; does not affect results"),
-    ("device", "NAME", "cuda, cuda:1, mps or cpu; by default the first that is there"),
-    ("out", "FOLDER", "run folder, a new one; by default runs/TIME-..."),
+    ("image-size", "PIXELS", "input height and width in pixels (default: from the weights)"),
+    ("weights", "FILE", "default, none, an entry of the provider, or a .safetensors or .pth file"),
+    ("seed", "N", "random seed of head initialisation, sample order and augmentation"),
+    ("workers", "N", "number of loader processes; does not affect results"),
+    ("device", "NAME", "cuda, cuda:1, mps or cpu (default: the first available)"),
+    ("out", "FOLDER", "new run folder (default: runs/TIME-...)"),
 )
 
 split_option = click.option(
     "--split",
     type=click.Choice(["train", "val", "test", "all"]),
-    help="by default val of the run's own data, and all of other data without splits",
+    help="split to evaluate (default: val; all of --data if it has no splits)",
 )
 
 
@@ -149,7 +151,7 @@ def rank_options(command: F) -> F:
         there = os.environ.get("LOCAL_WORLD_SIZE")
         if started and nproc and there != str(nproc):
             raise UserError(
-                f"--nproc {nproc}, but another launcher has started {there or 'this process'}; leave it out"
+                f"--nproc {nproc}, but another launcher already started {there or 'this process'}; leave it out"
             )
         if max_restarts and not (started or nproc):
             raise UserError("--max-restarts needs --nproc")
@@ -160,7 +162,7 @@ def rank_options(command: F) -> F:
         return command(*arguments, **named)
 
     nproc = click.option("--nproc", type=click.IntRange(1), metavar="N", help="train in N processes on this machine")
-    text = "restart all processes up to R times after one has failed"
+    text = "restart all processes up to R times after a failure"
     restarts = click.option("--max-restarts", default=0, type=click.IntRange(0), metavar="R", help=text)
     return cast("F", nproc(restarts(launched)))
 
@@ -175,7 +177,7 @@ def quiet_option(command: F) -> F:
         with suppress_output(quiet=quiet):
             return command(*arguments, **named)
 
-    text = "show nothing but warnings and errors; all is in the run folder"
+    text = "show only warnings and errors; the run folder has the full log"
     return cast("F", click.option("--quiet", "-q", is_flag=True, help=text)(quiet_or_not))
 
 
@@ -222,7 +224,7 @@ def _check_is_data(path: Path, data: str | None, sets: Sequence[str]) -> None:
     if half:
         raise UserError(f"--set {half} {path}: expected KEY=VALUE; type --set {half}={path}")
     if data is not None:
-        raise UserError(f"{path} and --data {data} both name the data; leave out one (a configuration ends in .toml)")
+        raise UserError(f"{path} and --data {data} both set the data; remove one (a configuration file ends in .toml)")
     if not path.exists() and ":" not in str(path):
         raise UserError(
             f"{path} does not exist (looked at {path.absolute()}); expected CONFIG.toml, or data: a folder or a table"

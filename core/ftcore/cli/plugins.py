@@ -38,17 +38,17 @@ def _is_value(args: Sequence[str], position: int) -> bool:
 
 
 @click.group(cls=_PluginsGroup, invoke_without_command=True, subcommand_metavar="[WORD | COMMAND [ARGS]...]")
-@click.option("--kind", metavar="KIND", help="only these, e.g. loss, optimizer, recipe")
-@click.option("--search", metavar="WORD", help="only those with this word in name or description; as WORD alone")
-@click.option("--config", type=PATH, help="a TOML file that names plugins")
+@click.option("--kind", metavar="KIND", help="only plugins of this kind, e.g. loss, optimizer, recipe")
+@click.option("--search", metavar="WORD", help="only plugins with this word in name or description; same as WORD")
+@click.option("--config", type=PATH, help="a TOML file that enables plugins")
 @plugin_option()
 @without_option()
 @json_option(help="print a JSON list")
 @click.pass_context
 def plugins(ctx: click.Context, /, *, kind: str | None, search: str | None, as_json: bool, **options: Any) -> None:
-    """List installed plugins by kind, each with what it does; import none.
+    """List installed plugins by kind with descriptions; imports none of them.
 
-    A star marks those that a run with these options uses where no other plugin answers; a plus those that it names.
+    A star marks the default plugins of a run with these options, a plus the plugins that it enables.
     """
     from ftcore.plugins.describe import filter_plugins, list_plugins
 
@@ -71,7 +71,7 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 source = "" if row["distribution"] == "ftcore" else f" [{row['distribution']} {row['version']}]"
                 yield f"  {_MARKS[row['active']]} {row['name'].ljust(width)}  {row['summary']}{source}".rstrip()
         yield ""
-    yield "* by default, + named; `ftcore plugins show NAME` describes one with its options"
+    yield "* default, + enabled; `ftcore plugins show NAME` describes one with its options"
 
 
 @plugins.command()
@@ -87,19 +87,21 @@ def show(name: str, *, as_json: bool) -> None:
 
 @plugins.command()
 @click.argument("name")
-@click.option("--model", metavar="PROVIDER/NETWORK", help="by default the first that it lists, or that of the demo")
-@click.option("--data", metavar="SOURCE", help="by default its own, called as it is, or that of the demo")
-@plugin_option(help="named beside it in all runs")
-@without_option(help="leave out a default plugin")
-@set_option(help="e.g. data.task=regression")
-@click.option("--but", multiple=True, metavar="CHECK", help="leave out a check, such as ranks")
+@click.option(
+    "--model", metavar="PROVIDER/NETWORK", help="network (default: the first that the plugin lists, or the demo's)"
+)
+@click.option("--data", metavar="SOURCE", help="data (default: the plugin's own, or the demo's)")
+@plugin_option(help="additional plugin to enable in all runs")
+@without_option(help="disable a default plugin")
+@set_option(help="setting, e.g. data.task=regression")
+@click.option("--but", multiple=True, metavar="CHECK", help="check to skip, e.g. ranks")
 @json_option(help="print a JSON list")
 @click.pass_context
 def check(ctx: click.Context, /, name: str, *, as_json: bool, **options: Any) -> None:
-    """Check that a plugin keeps its contracts.
+    """Check that a plugin conforms to the hook contracts.
 
-    NAME, or module:Class, or file.py, is imported and run in a process of its own. A line for each check: ok, failed
-    and what to change, or not applicable and why. Exit code 2 if one has failed.
+    NAME, module:Class or file.py is imported and run in a separate process. Prints one line per check: ok,
+    failed and what to change, or not applicable and why. The exit code is 2 if a check failed.
     """
     from attrs import asdict
 
@@ -123,14 +125,14 @@ def check(ctx: click.Context, /, name: str, *, as_json: bool, **options: Any) ->
     multiple=True,
     required=True,
     metavar="HOOK",
-    help="a hook that it answers, e.g. make_loss; one or more",
+    help="hook to implement, e.g. make_loss; may be repeated",
 )
 @click.option("--in-house", is_flag=True, help="write one file, hooks.py, instead of a package")
 def new(name: str, hooks: tuple[str, ...], *, in_house: bool) -> None:
-    """Write a plugin to begin with.
+    """Write a starter plugin.
 
-    Into the current folder: a package NAME with options, tests and types, or hooks.py. It works as it is, and each hook
-    has an example as its body, to be replaced.
+    Writes a package NAME with options, tests and types, or hooks.py, to the current folder. It works unchanged;
+    replace the example body of each hook.
     """
     from ftcore.authoring import scaffold
 

@@ -38,7 +38,7 @@ report_json_option = json_option(help="print the report as one JSON object on st
 
 @click.command(cls=LoggedCommand)
 @run_options
-@click.option("--from", "source", type=PATH, metavar="RUN", help="repeat the run of this folder, in a new one")
+@click.option("--from", "source", type=PATH, metavar="RUN", help="repeat this run in a new folder")
 @click.option("--resume", "resumed", type=PATH, metavar="RUN", help="same as `ftcore resume RUN`")
 @click.option("--allow-drift", is_flag=True, help="with --from or --resume: allow changed plugins, libraries or data")
 @click.option("--seeds", type=click.IntRange(2, 1000), metavar="N", help="train N runs with seeds that count up")
@@ -59,8 +59,8 @@ def run(
 ) -> None:
     r"""Fine-tune a network on your images.
 
-    CONFIG is a TOML file; flags win over it. DATA is a folder with a folder for each class, or a table. Without either,
-    a small network learns digits. Every option of a configuration can be set by --set.
+    CONFIG is a TOML file; flags override it. DATA is a folder with one subfolder per class, or a table. Without
+    either, a small network is trained on digits. Any configuration option can be set with --set.
 
     \b
     Examples:
@@ -74,7 +74,9 @@ def run(
         others = {"config": config, "from": source, "seeds": seeds}
         given = [name for name, value in (options | others).items() if value]
         if set(given) - {"sets"}:
-            raise UserError(f"--resume {resumed} goes on with that run as it was begun; leave out {', '.join(given)}")
+            raise UserError(
+                f"--resume {resumed} continues that run with its original settings; remove {', '.join(given)}"
+            )
         sets = options["sets"]
         ctx.invoke(resume, run=resumed, sets=sets, allow_drift=allow_drift, as_json=as_json)
         return
@@ -82,12 +84,12 @@ def run(
     from ftcore.runs.run import fit
 
     if source and config:
-        raise UserError(f"--from {source} already says what to run; leave out {config}, or use flags to change it")
+        raise UserError(f"--from {source} already defines the run; remove {config}, or change settings with flags")
     if allow_drift and not source:
         raise UserError("--allow-drift needs --from RUN")
     if seeds:
         if source:
-            raise UserError(f"--seeds {seeds} trains new runs, and --from {source} repeats one; leave one out")
+            raise UserError(f"--seeds {seeds} trains new runs, but --from {source} repeats one; remove one of them")
         _train_seeds(load(config, **options), seeds, as_json=as_json)
         return
     ctx.with_resource(allow(split_names(options["plugins"]) if source else ()))
@@ -126,7 +128,7 @@ def run_config(arguments: Sequence[str]) -> RunConfig:
 @click.command(cls=LoggedCommand)
 @run_argument
 @run_plugin_option
-@set_option(help="settings that do not affect results, e.g. train.workers=4")
+@set_option(help="setting that does not affect results, e.g. train.workers=4")
 @click.option("--allow-drift", is_flag=True, help="allow changed plugins, libraries or data")
 @report_json_option
 @quiet_option
@@ -163,7 +165,7 @@ def _warn_if_not_loadable(folder: Path) -> None:
         try:
             loading.load(folder)
         except UserError as error:
-            click.echo(f"ftcore: warning: predict, serve and export will refuse this run: {error}", err=True)
+            click.echo(f"ftcore: warning: predict, serve and export will reject this run: {error}", err=True)
 
 
 @click.command(cls=LoggedCommand)
@@ -173,7 +175,7 @@ def _warn_if_not_loadable(folder: Path) -> None:
 def replay(run: Path, *, as_json: bool) -> None:
     """Replay the step of a run that produced NaN or Inf.
 
-    Says whether the replay gives the same, and which module gave the first value that is not finite.
+    Reports whether the replay reproduces the result and which module produced the first non-finite value.
     """
     from ftcore.runs.run import replay as replay_run
     from ftcore.training import nonfinite
@@ -184,19 +186,19 @@ def replay(run: Path, *, as_json: bool) -> None:
 
 @click.command(cls=LoggedCommand)
 @run_options
-@click.option("--static", is_flag=True, help="list the plugins of each hook; read no data and build no network")
+@click.option("--static", is_flag=True, help="list the plugins per hook without reading data or building the network")
 @click.option(
     "--devices",
     type=click.IntRange(1),
     metavar="N",
-    help="estimate the memory of a step on one and on N",
+    help="estimate memory per step on one device and on each of N",
 )
 @tables_json_option
 def explain(*, static: bool, devices: int | None, as_json: bool, **options: Any) -> None:
     r"""Show what a run would do: plugins, frozen parameters, learning rates.
 
-    Takes the arguments of `ftcore run`, and trains nothing. With --static, code that CONFIG names is not loaded, unless
-    --plugin names it here, or it is trusted.
+    Takes the arguments of `ftcore run` but does not train. With --static, code that CONFIG names is not loaded
+    unless --plugin names it here or it is trusted.
 
     \b
     Examples:
@@ -207,7 +209,7 @@ def explain(*, static: bool, devices: int | None, as_json: bool, **options: Any)
     from ftcore.reports import explain as explaining
 
     if static and devices:
-        raise UserError("--devices counts the memory of the network, which --static does not build; leave one out")
+        raise UserError("--devices needs the network, which --static does not build; remove one")
     if static:
         with allow(split_names(options["plugins"])):
             tables = explaining.explain_without_building(load(**options, trusted=False))

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("folder", default="runs", type=PATH)
-@click.option("--where", multiple=True, metavar="KEY=PATTERN", help="e.g. model.name=timm/*, plugins=ema, state=failed")
+@click.option(
+    "--where", multiple=True, metavar="KEY=PATTERN", help="filter, e.g. model.name=timm/*, plugins=ema, state=failed"
+)
 @json_option(help="print a JSON list")
 def runs(folder: Path, where: tuple[str, ...], *, as_json: bool) -> None:
     r"""List runs: status, best epoch, network, data, plugins.
 
-    FOLDER is searched with all folders in it.
+    FOLDER is searched recursively.
 
     \b
     Examples:
@@ -47,16 +49,16 @@ def runs(folder: Path, where: tuple[str, ...], *, as_json: bool) -> None:
 @runs_argument
 @run_plugin_option
 @click.option(
-    "--data", "source", metavar="SOURCE", help="measure all on this; by default on their own validation split"
+    "--data", "source", metavar="SOURCE", help="evaluate all runs on this data (default: their own validation split)"
 )
 @split_option
 @json_option(help="print a JSON object")
-@click.option("--html", type=PATH, metavar="FILE", help="write a page, beside what is printed")
+@click.option("--html", type=PATH, metavar="FILE", help="also write an HTML page")
 def compare(runs: tuple[Path, ...], source: str | None, split: str | None, *, as_json: bool, html: Path | None) -> None:
     r"""Compare runs with the first: settings, metrics, significance.
 
-    Says what differs between them, and whether their predictions on the same images differ significantly. They are
-    measured as `evaluate` measures them.
+    Shows which settings differ and whether predictions on the same images differ significantly. Runs are
+    evaluated as by `ftcore evaluate`.
 
     \b
     Examples:
@@ -67,7 +69,7 @@ def compare(runs: tuple[Path, ...], source: str | None, split: str | None, *, as
     from ftcore.reports.comparison_page import render_html
 
     if html and html.exists():
-        raise UserError(f"{html} exists, and nothing is overwritten; --html names another file")
+        raise UserError(f"{html} already exists and will not be overwritten; choose another file with --html")
     tables, values = compare_runs(runs, source, split)
     if html:
         with wrap_write_errors(html.parent):
@@ -78,10 +80,10 @@ def compare(runs: tuple[Path, ...], source: str | None, split: str | None, *, as
 @click.command(cls=LoggedCommand)
 @run_argument
 @run_plugin_option
-@click.option("--why", is_flag=True, help="add a Grad-CAM heat map to each image")
-@click.option("--open", "browse", is_flag=True, help="show it in the browser")
+@click.option("--why", is_flag=True, help="add a Grad-CAM overlay to each image")
+@click.option("--open", "browse", is_flag=True, help="open it in the browser")
 def report(run: Path, *, why: bool, browse: bool) -> None:
-    r"""Write the report.html of a run again, with this version of ftcore.
+    r"""Regenerate the report.html of a run with this version of ftcore.
 
     \b
     Examples:

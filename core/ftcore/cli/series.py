@@ -1,4 +1,4 @@
-"""Train several runs of one configuration, and say what they have in common."""
+"""Train several runs of one configuration, and summarise them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,24 @@ if TYPE_CHECKING:
 
 @click.command(cls=LoggedCommand)
 @run_options
-@click.option("--k", default=5, type=click.IntRange(2, 1000), show_default=True, help="folds, each held out once")
-@click.option("--repeats", default=1, type=click.IntRange(1, 1000), show_default=True, help="other cuts into folds")
+@click.option(
+    "--k", default=5, type=click.IntRange(2, 1000), show_default=True, help="number of folds, each held out once"
+)
+@click.option(
+    "--repeats",
+    default=1,
+    type=click.IntRange(1, 1000),
+    show_default=True,
+    help="number of repetitions with other folds",
+)
 @json_option(help="print the reports of all runs and their summary as one JSON object")
 @quiet_option
 def folds(*, k: int, repeats: int, as_json: bool, **options: Any) -> None:
     r"""Cross-validate: train k runs, each with another fold held out.
 
     Takes the arguments of `ftcore run`; --out is the folder of the runs, fold-0 to fold-4, and of an ensemble of
-    them. The same command again goes on where it was stopped. Each fold has the classes in the same proportion; a group
-    (table.group) is in one fold.
+    them. Run the same command again to continue a stopped series. Each fold has the classes in the same proportion;
+    a group (table.group) is in one fold.
 
     \b
     Examples:
@@ -40,7 +48,7 @@ def folds(*, k: int, repeats: int, as_json: bool, **options: Any) -> None:
 
     config = load(**options)
     if config.data.fold is not None:
-        raise UserError(f"each fold is held out in turn; leave out data.fold ({config.origin('data.fold')})")
+        raise UserError(f"each fold is held out in turn; remove data.fold ({config.origin('data.fold')})")
     folder, reports = train_all(config, of_folds(config, k, repeats), as_json=as_json)
     _join(folder, [folder / name for name in reports])
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @click.command(cls=LoggedCommand)
 @run_argument
-@click.option("--show", is_flag=True, help="show the files and their hashes, and trust nothing")
+@click.option("--show", is_flag=True, help="only show the files and their hashes")
 @tables_json_option
 def trust(run: Path, *, show: bool, as_json: bool) -> None:
-    r"""Trust the hooks files and modules that a run or a config names, as they are.
+    r"""Trust the current version of the hooks files and modules that a run or a config names.
 
     RUN is a run, an ensemble, a soup or a config.toml. Code of yours in a run that you made on this machine is trusted
     already. Look at other code before you trust it: it can do all that you can. A file that changes is not trusted any
@@ -38,13 +38,11 @@ def trust(run: Path, *, show: bool, as_json: bool) -> None:
     for reference in _code(run):
         file, sha256 = code_file(reference.file, reference.module), digest(reference.file, reference.module)
         if file is None or sha256 is None:
-            raise UserError(
-                f"{run} names {reference.target}, which has no source here; name it yourself, with --plugin"
-            )
+            raise UserError(f"{run} names {reference.target}, which has no source here; name it with --plugin")
         rows.append((reference.name, str(file), sha256))
     written = None if show else record((Path(file), sha256) for _, file, sha256 in rows)
     columns = ("plugin", "file", "SHA-256, of a package that of all its files")
-    print_result(Table(f"code that {run} names", columns, tuple(rows)), as_json=as_json)
+    print_result(Table(f"code named by {run}", columns, tuple(rows)), as_json=as_json)
     if not as_json:
         done = (
             f"trusted, in {written}" if written else "trusted already" if rows and not show else "nothing was trusted"

@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 
 @frozen
 class CliOverrides:
-    """The command line's share of the configuration.
+    """The part of the configuration from the command line.
 
     Attributes:
         model: `model.name`.
@@ -108,7 +108,7 @@ def recorded_class_names(run: Path) -> tuple[str, ...]:
 
 
 def plugins_of_run(texts: Sequence[str], origins: Sequence[str], base: Path, run: Path) -> tuple[PluginRef, ...]:
-    """Return plugins as the files of a run folder name them, which is no permission to load their code.
+    """Return plugins as the files of a run folder name them; this does not permit loading their code.
 
     An entry point must be ftcore's own, or be that of the distribution that the run's manifest names for it; where a
     model stands without its run, its text does: ``lora@ftcore-peft``.
@@ -192,7 +192,7 @@ def _from_flags(flags: CliOverrides) -> list[tuple[str, CliValue, str]]:
             message = f"--set {text}: expected SECTION.KEY=VALUE or PLUGIN.KEY=VALUE, e.g. train.epochs=3"
             raise UnknownOptionError(message, [key])
         if key in by_flag and by_flag[key][0] != CliValue(value):
-            raise UserError(f"{key} is set twice: {by_flag[key][1]}, --set {text}; leave out one")
+            raise UserError(f"{key} is set twice: {by_flag[key][1]}, --set {text}; remove one")
         known = key.split(".")[0] in {*SECTIONS, "hooks"}
         found.append((key if known else f"plugin.{key}", CliValue(value), f"--set {text}"))
     return found

@@ -19,14 +19,14 @@ class ModelConfig:
 
     Attributes:
         name: ``provider/network``, e.g. ``timm/resnet50``.
-        weights: ``default``, ``none``, an entry that the provider names, or a .safetensors or .pth file.
-        head: path of the module to replace, where ftcore cannot find it by itself.
-        image_size: pixels, one number for height and width, or ``[height, width]``; by default the weights' own.
-        crop: how an image of other proportions comes to that size: ``center`` cuts off what sticks out, ``squash``
-            distorts the whole image, ``pad`` adds margins to it; by default as with the weights.
-        channels: colour channels of the input; by default the network's own.
-        mean: per channel or one for all, of pixel values in [0, 1]; by default the weights' own.
-        std: as `mean`.
+        weights: ``default``, ``none``, an entry of the provider, or a .safetensors or .pth file.
+        head: path of the module to replace, if ftcore cannot find it automatically.
+        image_size: pixels, one number for height and width, or ``[height, width]``; by default that of the weights.
+        crop: how an image of another aspect ratio is fitted to that size: ``center`` crops, ``squash``
+            distorts, ``pad`` adds margins; by default as for the weights.
+        channels: number of input channels; by default that of the network.
+        mean: normalisation mean of pixel values in [0, 1], per channel or one for all; by default that of the weights.
+        std: normalisation standard deviation, like `mean`.
     """
 
     name: str | None = None
@@ -50,18 +50,18 @@ class DataConfig:
 
     Attributes:
         source: a folder, a table, or ``provider:what``.
-        task: what is learnt, e.g. classification, multilabel or regression; by default what the source cannot but
-            mean.
-        val_fraction: share of the images that is held out where the source has no split of its own, in (0, 1); by
+        task: ``classification``, ``multilabel``, ``regression``, or a task of a plugin; by default inferred if
+            unambiguous.
+        val_fraction: fraction of the images to hold out if the source has no validation split, in (0, 1); by
             default 0.2.
-        split_seed: which images are held out, by default 0; the same for all runs that are to be compared.
-        folds: cut the images into so many parts instead, at least 2, and hold one of them out.
-        fold: which of the `folds` is held out, from 0, the default.
-        on_corrupt: at an image that cannot be read, ``fail``; or ``skip``: decode all before the start, leave out those
-            that cannot be, and list them in the run folder.
-        cache: keep decoded images at the size of training, in ``ram`` or on ``disk``; there, what is computed once of
-            each image is kept, too. Changes no result.
-        cache_gb: most that the cache holds, in GB of 10^9 bytes, by default 4; what is beyond is decoded each time.
+        split_seed: seed of the hold-out split, by default 0; use the same for all runs to compare.
+        folds: number of cross-validation folds, at least 2; one of them is held out instead of `val_fraction`.
+        fold: index of the fold to hold out, from 0 (the default).
+        on_corrupt: if an image cannot be read: ``fail``; or ``skip``: decode all images before training, skip those
+            that cannot be read, and list them in the run folder.
+        cache: cache decoded images at training size, in ``ram`` or on ``disk``; ``disk`` also keeps cached
+            features. Does not affect results.
+        cache_gb: maximum cache size in GB (10^9 bytes), by default 4; further images are decoded each time.
     """
 
     source: str | None = None
@@ -84,30 +84,31 @@ class TrainConfig:
     Attributes:
         epochs: passes over the training split.
         batch_size: images per forward pass.
-        eval_batch_size: likewise, where nothing is learnt: in evaluation, and where what is frozen is computed once; by
-            default the same. More may be faster on a GPU, and fit, for nothing is kept for a gradient.
+        eval_batch_size: images per forward pass in evaluation and when features are cached; by
+            default `batch_size`. Without gradients, a larger batch fits and may be faster on a GPU.
         accumulate: forward passes per optimizer step.
-        clip_norm: largest norm of the whole gradient, 0 disables.
-        clip_value: largest absolute value of each of its elements, 0 disables.
-        clip_adaptive: largest norm of the gradient of each unit over that of its weights, outside the head, e.g. 0.01
-            (Brock et al. 2021, arXiv:2102.06171, eq. 3); 0 disables. One of the three at most.
-        on_nonfinite: at a loss or gradient that is not finite, ``stop`` before the update; or ``skip`` the update.
-        on_oom: where memory does not suffice for a step, ``stop``; or ``halve`` the images that go through the network
-            at a time, again and again, in all processes, with the same gradient: batch norm alone sees fewer at a time.
-        max_nonfinite: updates that ``skip`` may leave out in a run before it stops after all; by default 10.
-        seed: of the head's initial values, the sample order, augmentation and dropout.
-        precompute: where everything before the head is frozen and images are not augmented, what the head sees of each
-            image is computed once, and epochs train the head alone: ``auto``, where that is possible; ``always``, where
-            it is not is an error; or ``never``. Sums may round differently.
-        views: of augmented images, so many of each are computed once; epoch e (from 0) learns from view e modulo that.
-        workers: loader processes; by default none on a CPU, else up to 8. Never changes a result.
-        threads: of the processor, for the network's arithmetic; by default torch's choice, and no more than the cores
-            that this process may use (affinity, cgroup). Part of the result: sums of other lengths round differently.
-        log_every: optimizer steps between two loss values for observers.
-        metrics: more validation metrics, e.g. ``auroc``, ``top5``, ``recall[CLASS]``, beside the default ones.
-        monitor: name of the validation metric that decides which epoch is best; by default the first.
-        patience: epochs in a row without a better monitored metric after which the run stops; 0 disables.
-        min_delta: by how much the metric must be better to count for `patience`.
+        clip_norm: maximum norm of the gradient over all parameters; 0 disables.
+        clip_value: maximum absolute value of each gradient element; 0 disables.
+        clip_adaptive: maximum ratio of gradient norm to weight norm per unit, except in the head, e.g. 0.01
+            (Brock et al. 2021, arXiv:2102.06171, eq. 3); 0 disables. Set at most one of the three.
+        on_nonfinite: if the loss or gradient is not finite: ``stop`` before the update, or ``skip`` the update.
+        on_oom: if a step runs out of memory: ``stop``; or ``halve`` the images per forward pass until they fit, in
+            all processes, with the same gradient (only batch norm sees fewer images at a time).
+        max_nonfinite: maximum number of skipped updates before the run stops; by default 10.
+        seed: random seed of head initialisation, sample order, augmentation and dropout.
+        precompute: feature caching, if the backbone is frozen and images are not augmented: compute the features of
+            each image once and train only the head on them. ``auto``: if possible; ``always``: an error if not
+            possible; ``never``. The last bits of the result may differ.
+        views: number of augmented views of each image to cache; epoch e (from 0) uses view e modulo `views`.
+        workers: number of loader processes; by default none on a CPU, else up to 8. Does not affect results.
+        threads: number of CPU threads for the network; by default torch's choice, at most the CPU cores available to
+            this process (affinity, cgroup). Affects the last bits of results.
+        log_every: number of optimizer steps between logged losses.
+        metrics: more validation metrics, e.g. ``auroc``, ``top5``, ``recall[CLASS]``, in addition to the default ones.
+        monitor: validation metric that selects the best epoch; by default the first.
+        patience: early stopping: epochs without an improvement of the monitored metric before the run stops; 0
+            disables.
+        min_delta: minimum change of the metric that counts as an improvement for `patience`.
     """
 
     epochs: int = field(default=10, validator=check_count)
@@ -133,17 +134,17 @@ class TrainConfig:
 
     @property
     def effective_eval_batch_size(self) -> int:
-        """Images per forward pass where nothing is learnt."""
+        """Images per forward pass in evaluation."""
         return self.eval_batch_size or self.batch_size
 
     def __attrs_post_init__(self) -> None:
         clips = [name for name in ("clip_norm", "clip_value", "clip_adaptive") if getattr(self, name)]
         if len(clips) > 1:
-            raise ValueError(f"one way to clip at most, not {' and '.join(clips)}")
+            raise ValueError(f"set at most one of clip_norm, clip_value and clip_adaptive, not {' and '.join(clips)}")
         if self.max_nonfinite is not None and self.on_nonfinite != "skip":
             raise ValueError('max_nonfinite needs on_nonfinite = "skip"')
         if self.views is not None and self.precompute == "never":
-            raise ValueError('views are computed once, which precompute = "never" forbids')
+            raise ValueError('views needs feature caching, which precompute = "never" turns off')
         if self.min_delta is not None and not self.patience:
             raise ValueError("min_delta needs patience > 0")
 
@@ -153,11 +154,12 @@ class RunSection:
     """The ``[run]`` section.
 
     Attributes:
-        folder: the run folder, which must not exist yet; by default a new one under ``runs/``.
-        keep: newest checkpoints that are kept, beside the best.
-        save_every: how often a checkpoint is written: ``N steps`` (of the optimizer), ``N minutes`` or ``N epochs``; at
-            the end of the run in any case.
-        async_save: whether a copy of the state, in main memory, is written while the run goes on; by default it waits.
+        folder: run folder, which must not exist; by default a new one under ``runs/``.
+        keep: number of newest checkpoints to keep, in addition to the best.
+        save_every: how often to write a checkpoint: every ``N steps`` (of the optimizer), ``N minutes`` or ``N
+            epochs``, and always at the end of the run.
+        async_save: copy the state to main memory and write it in a thread while training continues; by default
+            training waits.
     """
 
     folder: str | None = None
@@ -171,8 +173,8 @@ class ObserversConfig:
     """The ``[observers]`` section.
 
     Attributes:
-        on_error: what an exception of an observer costs: ``warn``, once, with its plugin, and the run goes on without
-            what that observer was to do; or ``stop`` the run, saved first.
+        on_error: if an observer raises an exception: ``warn`` once, naming its plugin, and continue the run without
+            that observer's work; or save a checkpoint and ``stop``.
     """
 
     on_error: Literal["warn", "stop"] = "warn"
@@ -210,7 +212,7 @@ RESERVED = frozenset({*SECTIONS, "hooks", "plugin", *LIST_KEYS})
 
 @frozen
 class PluginRef:
-    """A plugin as the user named it.
+    """A plugin as the user wrote it.
 
     Attributes:
         text: e.g. ``weighted_ce`` or ``./hooks.py``.
@@ -232,12 +234,12 @@ class PluginRef:
 
 @frozen
 class HookOption:
-    """An option of whichever plugin answers a hook, as `--lr` is one of the run's optimizer.
+    """An option of whichever plugin implements a hook, as `--lr` is one of the run's optimizer.
 
     Attributes:
         hook: e.g. ``make_optimizer``.
         option: e.g. ``lr``.
-        value: as it was typed.
+        value: as typed by the user.
         origin: e.g. ``--lr 0.01``.
     """
 
@@ -249,7 +251,7 @@ class HookOption:
 
 @frozen
 class RunConfig:
-    """What was asked for.
+    """A resolved run configuration.
 
     Attributes:
         model: see `ModelConfig`.
@@ -257,16 +259,16 @@ class RunConfig:
         train: see `TrainConfig`.
         run: see `RunSection`.
         observers: see `ObserversConfig`.
-        plugins: in the order in which they were named.
-        without: names of default plugins that were switched off.
-        hooks: hook -> names of plugins, in the order in which they are asked.
+        plugins: enabled plugins, in order.
+        without: names of disabled default plugins.
+        hooks: hook -> names of plugins, in the order in which they are called.
         options: plugin name -> option -> value as given.
         hook_options: options of whichever plugins answer some hooks; among `options` once the plugins are known.
         origins: ``section.key`` or ``plugin.name.key`` -> where the value was set; absent means default.
         architecture: see `ftcore.Backbone`; of a model that is read from a run, else empty.
         class_names: of a run that is read back, its classes or labels in the order of its outputs, empty for a run that
             did not write them down; None for a new run.
-        measuring: whether nothing is learnt from the data, so that all of it counts as it is, and nothing is held out.
+        measuring: whether the data is only evaluated: all of it is used and nothing is held out.
     """
 
     model: ModelConfig = ModelConfig()
@@ -285,5 +287,5 @@ class RunConfig:
     measuring: bool = False
 
     def origin(self, key: str) -> str:
-        """Say where a value was set, for messages and the written config."""
+        """Return where a value was set, for messages and the written config."""
         return self.origins.get(key, "default")

@@ -61,7 +61,7 @@ def structure(values: Mapping[str, Any], cls: type[T], place: str, origins: Mapp
     for key, value in values.items():
         origin = _origin(f"{place}.{key}", origins)
         if key not in known:
-            allowed, near = ", ".join(known) or "none, it has no options", did_you_mean(key, known)
+            allowed, near = ", ".join(known) or "none (it has no options)", did_you_mean(key, known)
             errors.append(f"unknown option '{spelt}.{key}'{near} ({origin}; allowed: {allowed})")
             continue
         try:
@@ -103,7 +103,7 @@ def _converter() -> cattrs.Converter:
     import cattrs
 
     converter = cattrs.Converter(detailed_validation=False)
-    for kind, name in ((bool, "true or false"), (int, "a whole number"), (float, "a finite number"), (str, "text")):
+    for kind, name in ((bool, "true or false"), (int, "an integer"), (float, "a finite number"), (str, "text")):
         converter.register_structure_hook(kind, _primitive(kind, name))
     converter.register_structure_hook(Path, lambda value, _: Path(_primitive(str, "a path")(value, str)))
     origins = ((Literal, _literal), (tuple, _sequence), (list, _sequence), (dict, _mapping), (Union, _union))

@@ -122,7 +122,7 @@ def make_data(found: LabelledImages, config: RunConfig, ctx: Context) -> Data:
         _warn_of_case(fitted.task.names)
         _say_held_out(split, len(rows["test"]), config)
     if left_out:
-        structlog.get_logger().warning("images of other splits are left out", images=left_out)
+        structlog.get_logger().warning("images of other splits are ignored", images=left_out)
     groups = None if found.groups is None else np.unique(found.groups, return_inverse=True)[1]
     parts = {
         name: ImageSplit(found.images, some, targets[some], groups=None if groups is None else groups[some])
@@ -168,10 +168,10 @@ def _say_held_out(split: SplitRows, kept: int, config: RunConfig) -> None:
         return
     folds, fold = config.data.folds, config.data.fold or 0
     how = {"data.fold": f"{fold} of {folds}"} if folds else {"data.val_fraction": fraction_held_out(config)}
-    test = f"; its {kept} test images are kept for the end" if kept else ""
+    test = f"; its {kept} test images are not used for training" if kept else ""
     structlog.get_logger().warning(
         f"{config.data.source} has no validation split: {len(split.val)} of its {len(split.train) + len(split.val)} "
-        f"training images are held out{test}",
+        f"training images are held out for validation{test}",
         **how,
     )
 
@@ -189,14 +189,14 @@ def _check_some(found: LabelledImages, train: Numbers, val: Numbers, skipped: Se
     for split, rows in (("training", train), ("validation", val)):
         if not len(rows):
             reason = f"; the first of {len(skipped)}: {skipped[0][1]}" if skipped else f" of {len(found.images)}"
-            raise UserError(f"no image is left for {split}{reason}")
+            raise UserError(f"no images left for {split}{reason}")
 
 
 def _warn_of_case(names: Sequence[str]) -> None:
     folded = Counter(name.casefold() for name in names)
     alike = [name for name in names if folded[name.casefold()] > 1]
     if alike:
-        structlog.get_logger().warning("names that differ in nothing but case", names=", ".join(alike))
+        structlog.get_logger().warning("names that differ only in case", names=", ".join(alike))
 
 
 def fingerprint(rows: Iterable[tuple[object, ...]]) -> str:

@@ -127,15 +127,13 @@ def make_image_cache(config: RunConfig, data: Data, split: str, steps: TwoStageT
 
     if config.data.cache is None:
         if config.data.cache_gb is not None:
-            raise UserError(f"data.cache_gb does nothing without data.cache ({config.origin('data.cache_gb')})")
+            raise UserError(f"data.cache_gb has no effect without data.cache ({config.origin('data.cache_gb')})")
         return None
     samples, origin = getattr(data, split), config.origin("data.cache")
     if not isinstance(samples, ImageSplit):
         raise UserError(f"data.cache needs samples of ftcore.data.ImageSplit, not {type(samples).__name__} ({origin})")
     if steps.resize is identity:
-        raise UserError(
-            f"data.cache has nothing to keep: the {split} transform is not ftcore.TwoStageTransform ({origin})"
-        )
+        raise UserError(f"data.cache needs an ftcore.TwoStageTransform as the {split} transform ({origin})")
     shape = (len(samples) + 1, _COLUMNS)
     size = int((config.data.cache_gb or DEFAULT_GB) * 1e9 / 2)
     if config.data.cache == "ram":
@@ -161,7 +159,7 @@ def _on_disk(folder: Path, size: int, shape: tuple[int, int]) -> DecodedImageCac
     except OSError as error:
         warn_unusable(folder, error)
         return None
-    structlog.get_logger().info("decoded images are kept", folder=str(folder))
+    structlog.get_logger().info("decoded images are cached", folder=str(folder))
     mapped, rows = (
         torch.from_file(str(folder / name), shared=True, size=count, dtype=dtype)
         for name, count, dtype in (("pixels", size, torch.uint8), ("index", length // 8, torch.int64))
@@ -177,7 +175,9 @@ def _shared(tensor: torch.Tensor) -> torch.Tensor:
 def _check_room(folder: Path, size: int, origin: str) -> None:
     if folder.is_dir() and shutil.disk_usage(folder).free < size:
         free = shutil.disk_usage(folder).free / 1e9
-        raise UserError(f"no room for the cache: {folder} has {free:.1f} GB free; set data.cache_gb lower ({origin})")
+        raise UserError(
+            f"not enough space for the cache: {folder} has {free:.1f} GB free; lower data.cache_gb ({origin})"
+        )
 
 
 def _name(data: Data, split: str, steps: TwoStageTransform, libraries: Mapping[str, str]) -> str:

@@ -132,7 +132,7 @@ def _stream_content(file: Any) -> bytes:
     """
     name = _stream_name(file) or type(file).__name__
     if iscoroutinefunction(file.read):
-        raise UserError(f"{type(file).__name__}.read is asynchronous; give its .file, or the bytes that it returns")
+        raise UserError(f"{type(file).__name__}.read is asynchronous; pass its .file, or the bytes that it returns")
     with _as_data_error(name):
         place = file.tell() if hasattr(file, "seek") and _can_seek(file) else None
         if place is not None:
@@ -141,7 +141,7 @@ def _stream_content(file: Any) -> bytes:
         if place is not None:
             file.seek(place)
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise UserError(f"{name}: read() gives {type(data).__name__}, and a picture is bytes; open(path, 'rb')")
+        raise UserError(f"{name}: read() returns {type(data).__name__}, not bytes; open the file with open(path, 'rb')")
     return bytes(data)
 
 
@@ -172,7 +172,7 @@ def decode_image(
     """
     with _as_data_error(name):
         if not 0 < len(data) <= _MOST_BYTES:
-            raise ValueError(f"no picture holds {len(data)} bytes" if data else "it is empty")
+            raise ValueError(f"{len(data)} bytes cannot be an image" if data else "the file is empty")
         if data.startswith(b"\xff\xd8\xff"):
             _check_jpeg_complete(data)
         elif data.startswith(b"\x89PNG"):
@@ -216,12 +216,12 @@ def find_images(path: Path) -> list[Path]:
         DataError: a path that does not exist, or a folder without pictures.
     """
     if not path.exists():
-        raise DataError(f"no such picture or folder: {path} (looked at {path.absolute()})")
+        raise DataError(f"no such image or folder: {path} (looked at {path.absolute()})")
     if not path.is_dir():
         return [path]
     found = sorted(file for file in path.rglob("*") if file.is_file() and is_image(file))
     if not found:
-        raise DataError(f"no pictures in folder {path}; looked for {', '.join(sorted(SUFFIXES))}")
+        raise DataError(f"no images in folder {path}; looked for {', '.join(sorted(SUFFIXES))}")
     return found
 
 
@@ -246,7 +246,7 @@ def _as_data_error(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return f"it is none of {', '.join(_FORMATS)}, or its header is damaged"
+        return f"it is not one of {', '.join(_FORMATS)}, or its header is corrupt"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, OSError | ValueError | SyntaxError | Image.DecompressionBombError) and str(error):
@@ -260,7 +260,7 @@ def _open(path: str, flags: int) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"it is a {_KINDS.get(stat.S_IFMT(status.st_mode), 'device')}, not a file")
     if not 0 < status.st_size <= _MOST_BYTES:
-        raise ValueError(f"no picture holds {status.st_size} bytes")
+        raise ValueError(f"{status.st_size} bytes cannot be an image")
     return os.open(path, flags | os.O_NONBLOCK)  # were it exchanged for a pipe just now, this would not wait
 
 
@@ -282,6 +282,6 @@ def _check_jpeg_complete(data: bytes) -> None:
             return
         scans += marker == 0xDA
         if scans > _MOST_SCANS:
-            raise ValueError(f"its scans are more than {_MOST_SCANS}")
+            raise ValueError(f"it has more than {_MOST_SCANS} scans")
         position += int.from_bytes(data[position : position + 2], "big")
-    raise ValueError(f"image file is truncated: its {len(data)} bytes hold no end of the JPEG data")
+    raise ValueError(f"image file is truncated: its {len(data)} bytes do not contain the end of the JPEG data")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .dataset import PackedStrings
 
 
-CORRUPT_IMAGE_HINT = "data.on_corrupt=skip leaves such images out, `ftcore check` lists them all"
+CORRUPT_IMAGE_HINT = "data.on_corrupt=skip skips such images, `ftcore check` lists them all"
 """What can be done where an image cannot be read."""
 
 SHOWN = 10

@@ -190,9 +190,10 @@ def to_shared_memory(batch: Batch) -> Batch | UserError:
     except (RuntimeError, OSError) as error:
         size = sum(tensor.nbytes for tensor in batch)
         return UserError(
-            f"a loader process finds no room in shared memory for a batch of {size:,} bytes: {error}\n"
-            "each process needs room for three: more shared memory (docker run --shm-size=1g), fewer train.workers or "
-            "none, or a smaller train.batch_size help"
+            f"not enough shared memory for a batch of {size:,} bytes: {error}\n"
+            "each loader process needs space for three batches: increase shared memory (docker run --shm-size=1g), or "
+            "reduce "
+            "train.workers or train.batch_size"
         )
     return batch
 

@@ -30,7 +30,7 @@ def check_channels(channels: str) -> None:
         UserError: naming the two that there are.
     """
     if channels not in get_args(Channels):
-        raise UserError(f"channels = {channels!r}: the colours of an array are 'rgb', or 'bgr' as OpenCV has them")
+        raise UserError(f"channels = {channels!r}: expected 'rgb', or 'bgr' for arrays from OpenCV")
 
 
 def from_pixels(pixels: Any, channels: Channels = "rgb") -> Image.Image:
@@ -54,7 +54,8 @@ def from_pixels(pixels: Any, channels: Channels = "rgb") -> Image.Image:
         wanted = "a tensor (C, H, W)" if is_tensor else "an array (H, W) or (H, W, C)"
         scaled = "; of values from 0 to 1: (255 * pixels).round() as uint8" if array.dtype.kind == "f" else ""
         raise UserError(
-            f"a picture is a path, the bytes of a file or an open one, a PIL image, or {wanted} of uint8 with 1 to 4 "
+            f"an image must be a path, the bytes of a file, an open file, a PIL image, or {wanted} of uint8 with 1 to "
+            f"4 "
             f"channels, not {type(pixels).__name__} {shape} of {kind}{scaled}"
         )
     if depth == 1:
@@ -97,7 +98,7 @@ def _scaled(image: Image.Image) -> np.ndarray:
     values = np.asarray(image)
     low, high, most = values.min(), values.max(), 1 if image.mode == "F" else 65535
     if not (low >= 0 and high <= most):  # NaN is outside, too
-        raise ValueError(f"grey values of mode {image.mode} must be 0 to {most}; these are {low} to {high}")
+        raise ValueError(f"grey values of mode {image.mode} must be 0 to {most}, got {low} to {high}")
     if image.mode == "F":
         return (values * 255).round().astype(np.uint8)
     tags = getattr(image, "tag_v2", {})  # TIFF; PIL leaves to us that white may be 0, or a sample 12 bits

@@ -76,7 +76,7 @@ def split_indices(
     if config.measuring:
         return SplitRows(nothing, nothing, everything) if given is None else _split_by_name(given, config)
     if config.data.folds is None and config.data.fold is not None:
-        raise UserError(f"data.fold does nothing without data.folds ({config.origin('data.fold')})")
+        raise UserError(f"data.fold has no effect without data.folds ({config.origin('data.fold')})")
     named = SplitRows(everything, nothing, nothing) if given is None else _split_by_name(given, config)
     if len(named.val):
         _check_nothing_held_out(config)
@@ -97,7 +97,7 @@ def _split_by_name(given: Sequence[str], config: RunConfig) -> SplitRows:
         found = ", ".join(f"{name!r} ({number})" for name, number in counts.most_common(8)) or "none"
         expected = [*TRAIN_NAMES, *VAL_NAMES, *TEST_NAMES] if config.measuring else TRAIN_NAMES
         raise UserError(
-            f"{config.data.source}: no {'split to measure' if config.measuring else 'training split'}; expected one "
+            f"{config.data.source}: no {'split to evaluate' if config.measuring else 'training split'}; expected one "
             f"called {' or '.join(expected)}, found {found}"
         )
     train, val, test = (np.flatnonzero(names == name) if name else np.arange(0) for name in chosen)
@@ -108,7 +108,7 @@ def _check_nothing_held_out(config: RunConfig) -> None:
     for key in ("val_fraction", "split_seed", "folds"):
         if getattr(config.data, key) is not None:
             raise UserError(
-                f"data.{key} does nothing: {config.data.source} has a validation split of its own "
+                f"data.{key} has no effect: {config.data.source} has its own validation split "
                 f"({config.origin(f'data.{key}')})"
             )
 
@@ -134,7 +134,7 @@ def _check_groups_not_split(groups: Sequence[str], rows: SplitRows, config: RunC
     for one, other in combinations(members, 2):
         both = {groups[row] for row in members[one]} & {groups[row] for row in members[other]}
         if both:
-            raise UserError(f"{config.data.source}: group {min(both)!r} is in {one} and in {other}")
+            raise UserError(f"{config.data.source}: group {min(both)!r} is in both {one} and {other}")
 
 
 def fraction_held_out(config: RunConfig) -> float:
@@ -145,7 +145,7 @@ def fraction_held_out(config: RunConfig) -> float:
 def _check_not_alone(classes: Sequence[str]) -> None:
     rare = sorted(label for label, count in Counter(classes).items() if count < 2)
     if rare:
-        raise UserError(f"class {rare[0]!r} has one image; it takes two to train on one and validate on the other")
+        raise UserError(f"class {rare[0]!r} has one image; at least two are needed, for training and validation")
 
 
 def _random_split(count: int, config: RunConfig, classes: Sequence[str] | None) -> tuple[Rows, Rows]:
@@ -156,7 +156,7 @@ def _random_split(count: int, config: RunConfig, classes: Sequence[str] | None) 
         train, val = train_test_split(np.arange(count), test_size=fraction, stratify=classes, random_state=seed)
     except ValueError as error:
         raise UserError(
-            f"data.val_fraction = {fraction} does not suit {count} images: {error} "
+            f"data.val_fraction = {fraction} is not possible with {count} images: {error} "
             f"({config.origin('data.val_fraction')})"
         ) from None
     return np.sort(train), np.sort(val)
@@ -187,7 +187,7 @@ def _kfold_split(
     if fold >= folds:
         raise UserError(f"data.fold = {fold} must be below data.folds = {folds} ({config.origin('data.fold')})")
     if config.data.val_fraction is not None:
-        raise UserError(f"data.val_fraction does nothing with data.folds ({config.origin('data.val_fraction')})")
+        raise UserError(f"data.val_fraction has no effect with data.folds ({config.origin('data.val_fraction')})")
     if groups is not None:
         _check_groups(groups, folds, config)
     fewest = min(Counter(classes).items(), key=lambda item: item[1]) if classes else ("images", count)
@@ -202,8 +202,8 @@ def _check_groups(groups: Sequence[str], needed: int, config: RunConfig) -> None
     names = sorted(set(groups))
     if len(names) < needed:
         raise UserError(
-            f"{config.data.source}: {len(names)} groups ({', '.join(names[:5])}), and no group may be cut; "
-            f"the split needs at least {needed}"
+            f"{config.data.source}: {len(names)} groups ({', '.join(names[:5])}), which may not be divided; the "
+            f"split needs at least {needed}"
         )
 
 

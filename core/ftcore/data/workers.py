@@ -117,7 +117,7 @@ class WorkerWatchdog:
             late = waited > PATIENCE
             stopped = {pid for pid in self.pids.numbers.tolist() if late and pid and _state(pid) in {"T", "t"}}
             if stopped & before:  # seen twice, for a moment it may be only a job that is being put in the foreground
-                self.cause = f"loader process {min(stopped)} was stopped (SIGSTOP, a debugger?)"
+                self.cause = f"loader process {min(stopped)} is stopped (by SIGSTOP or a debugger?)"
                 os.kill(min(stopped), signal.SIGKILL)
                 return
             before = stopped

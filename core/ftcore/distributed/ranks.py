@@ -162,13 +162,13 @@ def rank_and_world_size() -> tuple[int, int] | None:
     missing = [name for name in _NEEDED if not os.environ.get(name)]
     if missing:
         raise UserError(
-            f"RANK = {os.environ['RANK']!r} is set, and {', '.join(missing)} is not; start with torchrun or "
-            "ftcore run --nproc, or take RANK out of the environment"
+            f"RANK = {os.environ['RANK']!r} is set, but {', '.join(missing)} is not; start with torchrun or ftcore "
+            "run --nproc, or unset RANK"
         )
     try:
         rank, world_size = (int(os.environ[name]) for name in _NEEDED[:2])
     except ValueError as error:
-        raise UserError(f"RANK and WORLD_SIZE of the environment must be whole numbers: {error}") from None
+        raise UserError(f"RANK and WORLD_SIZE of the environment must be integers: {error}") from None
     return rank, world_size
 
 

@@ -78,7 +78,7 @@ def _publish_failure(error: BaseException, ranks: ProcessInfo) -> BaseException:
         return error if ranks.is_main or isinstance(error, PeerFailed) else PeerFailed(error.code)
     if lost := is_connection_error(error):
         first = str(error).partition("\n")[0][:300]
-        error = UserError(f"the connection to another process is lost: it has died, or cannot be reached\n{first}")
+        error = UserError(f"lost the connection to another process, which has died or cannot be reached\n{first}")
     mendable = isinstance(error, UserError)
     # A mistake that all make is the first one's to tell; who only lost the connection leaves time to whoever broke it.
     if not ranks.claim_error_report(2 if mendable else 1, wait=EXIT_GRACE_S if lost else 0.5 * (not ranks.is_main)):
@@ -163,13 +163,13 @@ def _watch(ranks: ProcessInfo, heard: RankWarningForwarder) -> None:
                 os._exit(2)
     except RuntimeError as error:  # the store is gone, and with it the process that holds it
         if not ranks.stopping.wait(EXIT_GRACE_S) and ranks.rank == 1:
-            _print_error(f"rank {ranks.rank}: the first process is gone: {error}")
+            _print_error(f"rank {ranks.rank}: rank 0 is gone: {error}")
         _end(ranks, 2)
 
 
 def _report_unresponsive(rank: int, process: str) -> None:
     """Say that another process is silent; let it go on, if it is near, to find that it has failed: launchers wait."""
-    _print_error(f"rank {rank} ({process}) gives no sign of life: it was stopped, or cannot be reached")
+    _print_error(f"rank {rank} ({process}) does not respond: it is stopped or cannot be reached")
     pid, _, host = process.partition(" on ")
     if host == socket.gethostname():
         with suppress(ProcessLookupError):

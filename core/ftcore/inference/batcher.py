@@ -53,7 +53,7 @@ class Batcher:
             HTTPException: 503, too many wait already; 500, the network fails.
         """
         if self.queue.qsize() >= self.limits.max_queue:
-            raise HTTPException(503, "too many requests wait; try again", {"Retry-After": "1"})
+            raise HTTPException(503, "too many waiting requests; try again later", {"Retry-After": "1"})
         answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
         self.queue.put_nowait((item, answer))
         return await answer
@@ -74,7 +74,7 @@ class Batcher:
             found: Any = await asyncio.get_running_loop().run_in_executor(self.thread, self.predict, items)
         except Exception as error:  # noqa: BLE001 - one request must not end the server
             structlog.get_logger().error("the network failed", error=f"{type(error).__name__}: {error}")
-            found = [HTTPException(500, "the network failed; the server's log says how")] * len(items)
+            found = [HTTPException(500, "the forward pass failed; see the server's log")] * len(items)
         for answer, one in zip(answers, found, strict=True):
             if not answer.done():
                 answer.set_exception(one) if isinstance(one, HTTPException) else answer.set_result(one)

@@ -84,11 +84,11 @@ class _Lane:
         except (OSError, EOFError):
             seconds = self.limits.decode_seconds
             process.kill()
-            ended = f"the process that decodes it ended, with code {process.wait()}"
-            why = f"decoding it takes longer than {seconds:g} s, which is the limit" if expired.is_set() else ended
+            ended = f"the decoder process ended with code {process.wait()}"
+            why = f"decoding exceeds the limit of {seconds:g} s" if expired.is_set() else ended
             raise DataError(f"cannot read image of {len(data):,} bytes: {why}") from None
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise DataError(f"cannot read image of {len(data):,} bytes: it led its decoder astray") from None
+            raise DataError(f"cannot read image of {len(data):,} bytes: the image made its decoder fail") from None
         finally:
             timer.cancel()
             timer.join()
@@ -178,7 +178,7 @@ class Decoder:
             found = await loop.run_in_executor(lane.threads, self._prepared, lane, data)
             if found is not None:
                 return found
-        raise DataError(f"cannot read image of {len(data):,} bytes: its decoder answered nonsense")
+        raise DataError(f"cannot read image of {len(data):,} bytes: the decoder returned an invalid result")
 
     def _prepared(self, lane: _Lane, data: bytes | bytearray) -> Any:
         images = lane.decode(data, self.sides)

@@ -43,7 +43,7 @@ def create_ensemble(
     from .load import read_saved
 
     if len(runs) < 2:
-        raise UserError(f"an ensemble takes at least two runs, not {', '.join(map(str, runs)) or 'none'}")
+        raise UserError(f"an ensemble needs at least two runs, not {', '.join(map(str, runs)) or 'none'}")
     require_empty_dir(out)
     shares = _normalise_weights(weights, len(runs))
     found = [read_saved(run) for run in runs]
@@ -61,29 +61,29 @@ def parse_weights(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"--weights {text}: expected numbers with commas between them, e.g. 2,1,1") from None
+        raise UserError(f"--weights {text}: expected comma-separated numbers, e.g. 2,1,1") from None
 
 
 def _normalise_weights(weights: Sequence[float] | None, runs: int) -> list[float]:
     """Scale weights so that they add up to 1."""
     weights = [1.0] * runs if weights is None else weights
     if len(weights) != runs:
-        raise UserError(f"--weights has {len(weights)} weights for {runs} runs; give one for each")
+        raise UserError(f"--weights has {len(weights)} weights for {runs} runs; set one per run")
     wrong = [weight for weight in weights if not (weight > 0 and math.isfinite(weight))]
     if wrong:
-        raise UserError(f"--weights: a weight must be a number > 0, got {wrong[0]:g}; a run of weight 0 is left out")
+        raise UserError(f"--weights: a weight must be > 0, got {wrong[0]:g}; to give a run no weight, leave it out")
     return [weight / sum(weights) for weight in weights]
 
 
 def _check_agree(first: Path, task: Task, run: Path, other: Task) -> None:
     """Refuse two tasks whose names, or those of their outputs, differ; the order of the names may."""
     if task.name != other.name:
-        raise UserError(f"{first} is for {task.name}, and {run} for {other.name}; an ensemble takes one task")
+        raise UserError(f"{first} is for {task.name}, but {run} for {other.name}; an ensemble needs one task")
     require(task, Averaged, "an ensemble")
     ours, theirs = set(task.names), set(other.names)
     if ours != theirs:
         raise UserError(
-            f"{first} and {run} do not know the same names: only in {first}: {format_names(ours - theirs)}; "
+            f"{first} and {run} have different class names: only in {first}: {format_names(ours - theirs)}; "
             f"only in {run}: {format_names(theirs - ours)}"
         )
 
@@ -91,7 +91,7 @@ def _check_agree(first: Path, task: Task, run: Path, other: Task) -> None:
 def _require_weight_files(saved: Sequence[SavedModel]) -> None:
     missing = [one.file for one in saved if not one.file.is_file()]
     if missing:
-        raise UserError(f"there is no {missing[0]}; the folder is not whole")
+        raise UserError(f"{missing[0]} is missing; the folder is incomplete")
 
 
 def _write(folder: Path, members: Sequence[tuple[SavedModel, float]]) -> None:
@@ -127,7 +127,7 @@ def warn_if_splits_differ(runs: Sequence[Path]) -> None:
     others = [str(run) for run in known[1:] if splits[run] != splits[known[0]]]
     if others:
         structlog.get_logger().warning(
-            "these were trained on another split: what is measured on validation images of the first may be too good",
+            "these runs used another split: metrics on the validation images of the first run may be too good",
             first=str(known[0]),
             others=", ".join(others),
         )

@@ -80,7 +80,7 @@ class Evaluation:
     @property
     def measured_on(self) -> str:
         """What is measured on, for people: ``12 of 60 pictures of photos, split val``."""
-        return f"{self.images} of {self.measured.total} pictures of {self.config.data.source}{self.measured.which}"
+        return f"{self.images} of {self.measured.total} images of {self.config.data.source}{self.measured.which}"
 
     @property
     def groups(self) -> Any:
@@ -165,7 +165,7 @@ def _loss(calls: HookCalls, task: Task, device: torch.device) -> Loss | None:
     try:
         loss = calls.make_loss(task)
     except UserError as error:
-        structlog.get_logger().warning("the loss is left out", reason=str(error))
+        structlog.get_logger().warning("the loss is not computed", reason=str(error))
         return None
     if isinstance(loss.function, torch.nn.Module):
         loss.function.to(device)

@@ -88,9 +88,9 @@ def export(run: Path, kind: str, out: Path, *, int8: bool = False) -> Exported:
         UserError: the network cannot be exported, or the file says something else than the model.
     """
     if out.exists():
-        raise UserError(f"{out} exists, and nothing is overwritten; --out names another file")
+        raise UserError(f"{out} already exists and will not be overwritten; choose another file with --out")
     if int8 and kind != "onnx":
-        raise UserError(f"--int8 is for --format onnx, and not for {kind}")
+        raise UserError(f"--int8 needs --format onnx, not {kind}")
     model, (saved, *_) = load.load(run), load.read_saved(run)
     if kind == "hf":
         return _export_folder(model, saved, out)
@@ -141,7 +141,7 @@ def _build_export_module(model: Model) -> tuple[ExportModule, Tensor]:
     """Return a model with all that belongs to it, and `N_CHECK_INPUTS` inputs as its transform makes them."""
     (member,) = model.members if len(model.members) == 1 else (None,)
     if member is None:
-        raise UserError(f"export takes one network, and an ensemble has {len(model.members)}; name one of its runs")
+        raise UserError(f"export needs one network, but an ensemble has {len(model.members)}; export one of its runs")
     whole = ExportModule(member.module, member.transforms.on_device, model.task).eval()
     torch.manual_seed(0)
     if isinstance(member.network.spec, TokenSpec):
@@ -163,7 +163,7 @@ def _difference(found: Any, expected: Tensor) -> float:
     difference = float(np.abs(np.asarray(found) - expected.numpy()).max())
     if not difference <= TOLERANCE:
         raise UserError(
-            f"the exported model says other things than the run's, by up to {difference:g}; nothing was written"
+            f"outputs of the exported model differ from the run's by up to {difference:g}; nothing was written"
         )
     return difference
 

@@ -93,10 +93,10 @@ def explain_prediction(model: Model, picture: Any, name: str, *, channels: Chann
     from .predict import prepare_input
 
     if len(model.members) != 1:
-        raise UserError(f"why asks one network, and an ensemble has {len(model.members)}; name one of its runs")
+        raise UserError(f"--why needs one network, but an ensemble has {len(model.members)}; use one of its runs")
     (member,) = model.members
     if isinstance(member.network.spec, TokenSpec):
-        raise UserError("why draws on pictures, and this network reads texts")
+        raise UserError("--why needs images, but this network takes texts")
     _, (shown,) = prepare_input(model, picture, channels)
     images = member.transforms.on_device(shown[None]).requires_grad_()
     with torch.enable_grad(), _outputs_of(member.module, images.shape[-2:]) as outputs:
@@ -107,7 +107,7 @@ def explain_prediction(model: Model, picture: Any, name: str, *, channels: Chann
         if gradient is not None and bool(_as_maps(gradient, layout).any()):
             maps = _as_maps(kept.detach(), layout)
             return HeatMap(grad_cam(maps, _as_maps(gradient, layout)), module, _view(images, member))
-    raise UserError("no module of this network has an output with places, so there is nothing to draw")
+    raise UserError("no module of this network has a spatial output, so Grad-CAM is not possible")
 
 
 def grad_cam(maps: Tensor, gradients: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ class HeatMapWriter:
 
     def __init__(self, model: Model, folder: Path) -> None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{folder} is not empty, and nothing is overwritten; --why takes a new folder")
+            raise UserError(f"{folder} is not empty and will not be overwritten; choose a new folder with --why")
         self.model, self.folder, self.names = model, folder, Counter[str]()
         with wrap_write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)

@@ -27,8 +27,10 @@ def hub_exporter_of(model: Model, saved: SavedModel) -> HubExporter:
     """
     hub = model.single.network.backbone.hub
     if hub is None:
-        name = saved.config.model.name or "a network of its own"
-        raise UserError(f"{load_defaults().ADVICE['hub']}, and this is {name}; --format safetensors writes its weights")
+        name = saved.config.model.name or "a custom network"
+        raise UserError(
+            f"{load_defaults().ADVICE['hub']}, but this is {name}; use --format safetensors for its weights"
+        )
     return hub
 
 

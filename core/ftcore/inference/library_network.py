@@ -37,7 +37,7 @@ def build(model: Model, file: str) -> tuple[nn.Module | None, str]:
     """Run the lines that use a file of weights, as anybody would; return their network, or None and the reason."""
     lines = usage_code(model, file)
     if not lines:
-        return None, "these are the weights of a network that ftcore builds, and no other library alone"
+        return None, "only ftcore can build the network for these weights"
     names: dict[str, Any] = {}
     try:
         with warnings.catch_warnings():
@@ -45,7 +45,7 @@ def build(model: Model, file: str) -> tuple[nn.Module | None, str]:
             exec("\n".join(lines), names)
     except Exception as error:  # noqa: BLE001 - whatever another head makes a library say
         reason = " ".join(str(error).split())[:200]
-        return None, f"these weights do not fit the network of the library alone: {type(error).__name__}: {reason}"
+        return None, f"these weights do not fit the library's network: {type(error).__name__}: {reason}"
     return names["model"], ""
 
 
@@ -67,8 +67,9 @@ def compare(other: nn.Module, model: Model, inputs: Tensor, what: str) -> float:
         _negate(heads)  # twice: back to what they were
     if not max(differences) <= TOLERANCE:
         raise UserError(
-            f"the run's network is not the one that {what} builds: with the same weights their outputs differ by up to "
-            f"{max(differences):g}; nothing was written. --format torch and --format onnx write the run's own"
+            f"the run's network differs from the one that {what} builds: with the same weights their outputs differ "
+            f"by up to "
+            f"{max(differences):g}; nothing was written. Export the run's own with --format torch or --format onnx"
         )
     return max(differences)
 

@@ -41,13 +41,13 @@ class SavedModel:
 
     Attributes:
         description: the JSON that `ftcore.runs.folder` wrote.
-        file: its weights; names in messages are those of `file` and of the ``model.json`` beside it.
+        file: its weights; names in messages are those of `file` and of the ``model.json`` in its folder.
         config: what builds it again.
         calls: its plugins.
         task: what its outputs mean.
         spec: what its images must look like.
         share: of its say in an ensemble, > 0; all add up to 1.
-        reference: what the network that the run measured gave for known inputs; None for a run of before.
+        reference: outputs of the evaluated network for known inputs; None for older runs.
     """
 
     description: dict[str, Any]
@@ -61,7 +61,7 @@ class SavedModel:
 
 
 def load(run: str | Path, plugins: Sequence[str] = ()) -> Model:
-    """Load what a run, an ensemble or a soup has learnt: ``ftcore.load("runs/first").predict("picture.jpg")``.
+    """Load the model of a run, an ensemble or a soup: ``ftcore.load("runs/first").predict("image.jpg")``.
 
     Args:
         run: its folder.
@@ -106,10 +106,11 @@ def check_reference(saved: SavedModel, module: nn.Module, autocast: Callable[[],
         return
     described, plugins = saved.file.parent / "model.json", ", ".join(saved.description.get("wrapped_by", []))
     cause = (
-        f"wrap_devices of {plugins} changes what the network computes, in a run and in `ftcore evaluate` and nowhere "
-        "else; change the network where it is built, in build_model or build_head, and train again"
+        f"wrap_devices of {plugins} changes what the network computes, but only in a run and in `ftcore evaluate`; "
+        f"change "
+        "the network in build_model or build_head instead, and train again"
         if plugins
-        else "a library or a plugin that builds it is not what it was; manifest.json beside it has the versions"
+        else "a library or plugin that builds it has changed; the manifest.json of the run has the versions"
     )
     raise UserError(
         f"the network that {described} describes does not answer as the one that the run measured: its outputs differ "
@@ -139,7 +140,7 @@ def _of_each(folder: Path, read: Callable[[dict[str, Any], Path], T]) -> list[T]
     file = atomic.resolve_current(folder / "model") / "model.json"
     if not file.is_file():
         raise UserError(
-            f"{folder} is no run folder with a model: there is no {file}; "
+            f"{folder} is not a run folder with a model: it has no {file}; "
             "`ftcore run` writes one when the first epoch is done"
         )
     try:
@@ -161,7 +162,7 @@ def _config(description: dict[str, Any], file: Path) -> schema.RunConfig:
     _check_format(description["format"], file)
     origin = str(file)
     if Path(_weights(description)).name != _weights(description):
-        raise ValueError(f"its weights are {_weights(description)!r}, not beside it")
+        raise ValueError(f"its weights are {_weights(description)!r}, not in the same folder")
     named = description["plugins"]
     if not isinstance(named, list) or not all(isinstance(text, str) for text in named):
         raise ValueError(f"its plugins are {named!r:.80}, not a list of names")

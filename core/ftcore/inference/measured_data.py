@@ -84,12 +84,11 @@ def choose_split(data: Data, split: str | None, config: RunConfig) -> MeasuredDa
     chosen = split or (_default_split(data) if config.measuring else "val")
     if config.measuring and not data.has_splits and chosen != "all":
         raise UserError(
-            f"--split {chosen}: {source} has no splits of its own; leave --split out, or write --split all for its "
-            f"{data.total} pictures"
+            f"--split {chosen}: {source} has no splits; remove --split, or use --split all for its {data.total} images"
         )
     samples = [samples for name, samples in there.items() if chosen in {name, "all"}]
     if not samples:
-        numbers = ", ".join(f"{name} ({len(found)} pictures)" for name, found in there.items()) or "no pictures"
+        numbers = ", ".join(f"{name} ({len(found)} images)" for name, found in there.items()) or "no images"
         raise UserError(f"--split {chosen}: {source} has no such split; it has {numbers}")
     others = [name for name in (*there, "all") if name != chosen] if config.measuring and split is None else []
     return MeasuredData(
@@ -120,7 +119,7 @@ def _names_in(splits: Sequence[SampleDataset], task: Task) -> tuple[str, ...]:
 def check_names(folder: Path, task: Task, source: str | None, measured: MeasuredData) -> None:
     """Refuse data that the model cannot answer for: of another kind, or with names that it does not know."""
     if task.name != measured.task.name:
-        raise UserError(f"{folder} was trained for {task.name}, and {source} is for {measured.task.name}")
+        raise UserError(f"{folder} was trained for {task.name}, but {source} is for {measured.task.name}")
     if measured.task.names != task.names:
         require(task, Matched, f"measuring {folder} on {source}, whose {task.noun[1]} differ or have another order,")
     unknown, missing = set(measured.names) - set(task.names), set(task.names) - set(measured.names)
@@ -141,11 +140,13 @@ def check_learnt(folder: Path, data: Data, measured: MeasuredData, source: str |
     is_same = known.get("fingerprint") == data.fingerprint
     if not known or source is not None:
         if is_same and measured.split in {"train", "all"}:
-            log.warning("the run has learnt from this data; without --data, its validation split is measured")
+            log.warning("the run was trained on this data; without --data, its validation split is evaluated")
     elif not is_same:
         log.warning("the data has changed since the run", folder=str(folder))
     elif measured.split == "val" and (reason := validated_on_test(known, data_record(data))):
-        raise UserError(f"{folder} has no validation split: {reason}; --split test measures what it validated on")
+        raise UserError(
+            f"{folder} has no validation split: {reason}; --split test evaluates the images it was validated on"
+        )
 
 
 def _written(folder: Path) -> Mapping[str, Any]:

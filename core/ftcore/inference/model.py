@@ -28,9 +28,9 @@ class Member:
 
     Attributes:
         module: images (N, C, H, W) float32, normalised -> outputs (N, task.outputs).
-        network: as it was built: its architecture and transforms.
+        network: the built network with its architecture and transforms.
         task: what its outputs mean.
-        weight: of its say, > 0; all members' add up to 1.
+        weight: of its prediction, > 0; all members' add up to 1.
     """
 
     module: nn.Module
@@ -56,7 +56,7 @@ class Member:
 
 @frozen(eq=False)
 class Model:
-    """One network as it was at the best epoch of its run, or several whose answers are averaged.
+    """The network of the best epoch of a run, or several networks whose predictions are averaged.
 
     Attributes:
         members: the networks; each has its own transforms.
@@ -68,7 +68,7 @@ class Model:
 
     @property
     def is_text_model(self) -> bool:
-        """Whether it reads texts, not pictures."""
+        """Whether it takes texts instead of images."""
         return any(isinstance(member.network.spec, TokenSpec) for member in self.members)
 
     @property
@@ -83,29 +83,29 @@ class Model:
 
     @property
     def single(self) -> Member:
-        """The one network, as it was built.
+        """The network of a model that has only one.
 
         Raises:
             UserError: there are several.
         """
         if len(self.members) != 1:
-            raise UserError(f"this takes one network, and an ensemble has {len(self.members)}; name one of its runs")
+            raise UserError(f"this needs one network, but an ensemble has {len(self.members)}; use one of its runs")
         return self.members[0]
 
     def predict(self, images: Any, batch_size: int = 32, *, channels: Channels = "rgb") -> list[Prediction]:
-        """Say what is on pictures: class or label -> probability, most probable first, or numbers in their own unit.
+        """Predict for images: class or label -> probability, most probable first, or numbers in the unit of the target.
 
         Args:
-            images: one picture, or any number of them: a path, or that of a folder; the bytes of a file; a file that is
+            images: one image, or several: a path, or that of a folder; the bytes of a file; a file that is
                 open, as uploads are; a PIL image; an array (H, W) or (H, W, C) of uint8, its colours red, green, blue;
                 or a tensor (C, H, W). An array or a tensor of four dimensions holds several. See
-                `ftcore.data.read_image`: all forms of one picture get the same answer.
+                `ftcore.data.read_image`: all forms of an image give the same prediction.
                 Of a model that reads texts: a text, a `Path` of a file with one, or any number of them.
-            batch_size: pictures per forward pass.
+            batch_size: images per forward pass.
             channels: order of the colours in arrays and tensors: ``rgb``, or ``bgr`` for OpenCV's frames.
 
         Raises:
-            UserError: something that is no picture.
+            UserError: something that is not an image.
             DataError: a file that cannot be read.
         """
         from .predict import predict_items
@@ -117,14 +117,14 @@ class Model:
 
         Probabilities p = sum_m w_m p_m (Lakshminarayanan et al. 2017, arXiv:1612.01474, section 2.4, with weights),
         given as log p for classes and log p - log(1 - p) for labels: so losses and metrics take them as they take a
-        network's, and nothing rounds to 0 or 1 on the way. Numbers are averaged as they are.
+        network's, and nothing rounds to 0 or 1 on the way. Numbers are averaged directly.
 
         Args:
-            images: of the same pictures for each member, (N, C, H, W) float32, normalised as it wants them.
-            tta: let each member see every picture and its mirror image, half of its say for each.
+            images: the same images for each member, (N, C, H, W) float32, normalised as it wants them.
+            tta: average each member's outputs over every image and its mirror image.
         """
         if tta and not all(batch.is_floating_point() for batch in images):
-            raise UserError("tta looks at the mirror image of each picture, and this network reads texts")
+            raise UserError("tta needs images, but this network takes texts")
         passes = [
             (member.outputs(seen, self.task), member.weight / (1 + tta))
             for member, batch in zip(self.members, images, strict=True)

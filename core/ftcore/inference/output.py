@@ -46,7 +46,7 @@ class PredictionWriter:
         if self.raw_csv and not self.as_csv:
             raise UserError("--raw-csv is about the table of --csv; add that")
         if self.as_json and self.as_csv:
-            raise UserError("--json and --csv are two forms of the same; choose one")
+            raise UserError("--json and --csv are alternatives; choose one")
         if self.top and not self.task.ranked:
             raise UserError(
                 f"--top is for classes and labels, and what a task {self.task.name!r} predicts is in no order"

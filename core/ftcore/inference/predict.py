@@ -1,4 +1,4 @@
-"""Use what a run, an ensemble or a soup has learnt on pictures, from the folder alone."""
+"""Predict images with a run, an ensemble or a soup, from its folder alone."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 def predict(
     model: Model, paths: Iterable[Path], batch_size: int = 32, *, tta: bool = False
 ) -> Iterator[Prediction | DataError]:
-    """Yield a prediction for every picture, and the error in its place for one that cannot be read.
+    """Yield a prediction for every image, or the error for one that cannot be read.
 
     Args:
         model: what answers.
         paths: files and folders.
-        batch_size: pictures per forward pass.
-        tta: average over each picture and its mirror image.
+        batch_size: images per forward pass.
+        tta: average over each image and its mirror image.
     """
     batch: list[tuple[Path, tuple[Tensor, ...]]] = []
     for item in _decoded(model, paths):
@@ -62,16 +62,16 @@ def _decoded(model: Model, paths: Iterable[Path]) -> Iterator[tuple[Path, tuple[
 
 
 def _tensors(model: Model, file: Path) -> tuple[Tensor, ...]:
-    """Return a picture as each member wants it, or a text."""
+    """Return an image preprocessed for each member, or a text."""
     return transform(model, (lambda _: _text(file)) if model.is_text_model else image_reader(file))
 
 
 def transform(model: Model, read: Callable[[int | None], Any]) -> tuple[Tensor, ...]:
-    """Return what is read as each member wants it; read once for each scale that may be asked for.
+    """Return an input preprocessed for each member; read once per decoding scale.
 
     Args:
         model: that is to see it.
-        read: `min_decode_side` of a member's transforms -> the picture, or the text.
+        read: `min_decode_side` of a member's transforms -> the image, or the text.
     """
     steps = [member.transforms.evaluate for member in model.members]
     decoded = {side: read(side) for side in {step.min_decode_side for step in steps}}
@@ -81,20 +81,20 @@ def transform(model: Model, read: Callable[[int | None], Any]) -> tuple[Tensor, 
 def predict_items(
     model: Model, items: Iterable[Any], batch_size: int, channels: Channels = "rgb"
 ) -> Iterator[Prediction]:
-    """Yield a prediction for each of some pictures or texts; see `ftcore.inference.model.Model.predict`."""
+    """Yield a prediction for each of some images or texts; see `ftcore.inference.model.Model.predict`."""
     waiting = (one for item in items for one in _expanded(model, item))
     while batch := [prepare_input(model, item, channels) for item in islice(waiting, batch_size)]:
         yield from predict_batch(model, batch, tta=False)
 
 
 def _expanded(model: Model, item: Any) -> Iterable[Any]:
-    """Return the pictures of a folder, or the one item."""
+    """Return the images of a folder, or the one item."""
     is_path = isinstance(item, str | os.PathLike) and not model.is_text_model
     return find_images(Path(item)) if is_path else [item]
 
 
 def prepare_input(model: Model, item: Any, channels: Channels = "rgb") -> tuple[Path | None, tuple[Tensor, ...]]:
-    """Return one picture or text as each member wants it, and the file's path if it is one.
+    """Return one image or text preprocessed for each member, and the file's path if it is one.
 
     Args:
         model: that is to see it.
@@ -102,12 +102,12 @@ def prepare_input(model: Model, item: Any, channels: Channels = "rgb") -> tuple[
         channels: order of the colours of an array; see there.
 
     Raises:
-        UserError: it is no picture.
+        UserError: it is not an image.
         DataError: it cannot be read.
     """
     if model.is_text_model:
         if not isinstance(item, str | Path):
-            raise UserError(f"this network reads texts: a str, or the Path of a file, not {type(item).__name__}")
+            raise UserError(f"this network takes texts: a str, or the Path of a file, not {type(item).__name__}")
         return (item, _tensors(model, item)) if isinstance(item, Path) else (None, transform(model, lambda _: item))
     path = Path(item) if isinstance(item, str | os.PathLike) else None
     return path, transform(model, image_reader(item, channels))
@@ -123,12 +123,12 @@ def _text(file: Path) -> str:
 def predict_batch(
     model: Model, batch: Sequence[tuple[Path | None, tuple[Tensor, ...]]], *, tta: bool = False
 ) -> list[Prediction]:
-    """Say what is on pictures, or in texts, that go through the network at a time.
+    """Predict a batch of images or texts.
 
     Args:
         model: what answers.
         batch: what `prepare_input` returns of each; at least one.
-        tta: average over each picture and its mirror image.
+        tta: average over each image and its mirror image.
     """
     import torch
 

@@ -174,13 +174,13 @@ class _Endpoints:
             )
         if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < 1:
             shown = text if len(text) < 40 else f"{text[:40]}..."
-            raise HTTPException(400, f"top is a whole number from 1, not {shown!r}")
+            raise HTTPException(400, f"top must be an integer >= 1, not {shown!r}")
         return int(text)
 
     async def body(self, request: Request, share: Share) -> bytearray:
         """Return the picture's bytes or the text's."""
         most, body = self.limits.max_request_bytes, bytearray()
-        too_large = HTTPException(413, f"more than {most:,} bytes, which is the limit")
+        too_large = HTTPException(413, f"the request exceeds the limit of {most:,} bytes")
         if int(request.headers.get("content-length", "0")) > most:
             raise too_large
         try:
@@ -191,7 +191,7 @@ class _Endpoints:
                         raise too_large
                     share.resize(len(body))
         except TimeoutError:
-            why = f"the body took longer than {self.limits.body_seconds:g} s, which is the limit"
+            why = f"reading the body exceeded the limit of {self.limits.body_seconds:g} s"
             raise HTTPException(408, why, {"Connection": "close"}) from None
         return body
 
@@ -242,7 +242,7 @@ def bind(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError, UnicodeError) as error:
         why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        raise UserError(f"cannot listen at {host}, port {port}: {why}; --host and --port choose others") from None
+        raise UserError(f"cannot listen at {host}, port {port}: {why}; choose others with --host and --port") from None
 
 
 def _say(_logger: Any, level: str, event: EventDict) -> EventDict:
@@ -259,8 +259,8 @@ def serve(app: Starlette, listening: socket.socket) -> None:
     limits = app.state.limits
     connections, waiting = room_for_connections(limits.max_connections)
     if connections < limits.max_connections:
-        allowed = f"{connections} connections at a time, not {limits.max_connections}"
-        structlog.get_logger().warning(f"{allowed}: this process may open no more files (ulimit -n)")
+        allowed = f"the server accepts {connections} connections at a time, not {limits.max_connections}"
+        structlog.get_logger().warning(f"{allowed}: limited by the number of open files (ulimit -n)")
     protocol: Any = partial(Connection, limits=evolve(limits, max_connections=connections), numbers=app.state.numbers)
     config = uvicorn.Config(
         app,

@@ -91,7 +91,8 @@ def read_token(file: Path) -> str:
         raise UserError(f"cannot read the token in {file}: {error}") from None
     if not (_LEAST_LETTERS <= len(token) <= 4096 and token.isascii() and token.isprintable() and " " not in token):
         raise UserError(
-            f"{file} holds no token: one line of {_LEAST_LETTERS} to 4096 ASCII letters without spaces, as "
+            f"{file} contains no token: expected one line of {_LEAST_LETTERS} to 4096 ASCII characters without "
+            f"spaces, as "
             f'python -c "import secrets; print(secrets.token_urlsafe())" > {file} writes it'
         )
     return token
@@ -153,13 +154,13 @@ class Guard:
             return error
         if isinstance(error, ClientDisconnect):
             self.numbers.requests.labels(499).inc()  # as nginx counts it
-            log.info("a client left before it was answered", path=path)
+            log.info("a client disconnected before the response", path=path)
             return None
         if isinstance(error, asyncio.CancelledError):
-            log.warning("a request had no answer when the server ended", path=path)
-            return HTTPException(503, "the server ends")
+            log.warning("a request was unanswered at server shutdown", path=path)
+            return HTTPException(503, "the server is shutting down")
         log.error("a request failed", path=path, error=f"{type(error).__name__}: {str(error)!a}")
-        return HTTPException(500, "the server failed; its log says how")
+        return HTTPException(500, "internal error; see the server's log")
 
     def check(self, scope: Scope) -> None:
         """Refuse what is for another server, of strangers, or of two lengths.
@@ -169,12 +170,10 @@ class Guard:
         """
         headers = Headers(scope=scope)
         if "transfer-encoding" in headers and ("content-length" in headers or scope["http_version"] == "1.0"):
-            why = "Transfer-Encoding beside Content-Length, or in HTTP/1.0: the request has no certain end"
+            why = "both Transfer-Encoding and Content-Length, or in HTTP/1.0: the length of the request is ambiguous"
             raise HTTPException(400, why, {"Connection": "close"})
         if not self.access.is_known_host(headers.get("host", "localhost")):
-            raise HTTPException(
-                421, f"this server is not {headers['host']!r}; --allow-host says what else it is called"
-            )
+            raise HTTPException(421, f"the host name is not accepted: {headers['host']!r}; allow it with --allow-host")
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path not in PUBLIC and not self.access.is_authorised(headers):
             raise HTTPException(

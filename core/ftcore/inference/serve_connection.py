@@ -65,7 +65,7 @@ class Connection(H11Protocol):
         super().data_received(data)
         self.parsing += time.thread_time() - began
         if self.parsing > _PARSING_SECONDS:
-            self.refuse(400, "the request costs too much to read: too many too small chunks")
+            self.refuse(400, "too many small chunks in the request")
         self.watch()
 
     def on_response_complete(self) -> None:
@@ -86,7 +86,7 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP."""
-        self.refuse(400, f"{msg.rstrip('.')}: this is no HTTP/1.1, or too long")
+        self.refuse(400, f"{msg.rstrip('.')}: not a valid HTTP/1.1 request, or too long")
 
     def watch(self) -> None:
         """Let the time run while no request is being answered."""
@@ -102,7 +102,7 @@ class Connection(H11Protocol):
     def expire(self) -> None:
         """End a connection that took too long; who has begun to ask is told."""
         if self.has_said and self.conn.their_state is h11.IDLE:
-            self.refuse(408, f"the headers took longer than {self.limits.header_seconds:g} s, which is the limit")
+            self.refuse(408, f"reading the headers exceeded the limit of {self.limits.header_seconds:g} s")
         else:
             self.end()
 

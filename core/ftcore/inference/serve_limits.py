@@ -49,11 +49,13 @@ class ServerMetrics:
     def __init__(self, budget: ByteBudget) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter("ftcore_requests", "Requests, by status.", ["status"], registry=self.registry)
-        self.seconds = Histogram("ftcore_request_seconds", "From a request to its answer.", registry=self.registry)
-        self.batches = Histogram("ftcore_batch_size", "Together in the network.", buckets=SIZES, registry=self.registry)
-        self.killed = Counter("ftcore_decoders_killed", "Decoders killed or dead.", registry=self.registry)
-        self.connections = Gauge("ftcore_connections", "Connections that are open.", registry=self.registry)
-        self.held = Gauge("ftcore_held_bytes", "Bytes of uploads and of what waits.", registry=self.registry)
+        self.seconds = Histogram("ftcore_request_seconds", "Time from request to response.", registry=self.registry)
+        self.batches = Histogram("ftcore_batch_size", "Images per forward pass.", buckets=SIZES, registry=self.registry)
+        self.killed = Counter(
+            "ftcore_decoders_killed", "Decoder processes that were killed or died.", registry=self.registry
+        )
+        self.connections = Gauge("ftcore_connections", "Open connections.", registry=self.registry)
+        self.held = Gauge("ftcore_held_bytes", "Bytes of uploads and of waiting images.", registry=self.registry)
         self.held.set_function(lambda: budget.held)
 
 
@@ -96,7 +98,7 @@ class Share:
         """
         most = self.budget.total if size <= _SMALL_UPLOAD else 3 * self.budget.total // 4
         if size > self.size and self.budget.held + size - self.size > most:
-            raise HTTPException(503, "too many bytes are on their way; try again", {"Retry-After": "1"})
+            raise HTTPException(503, "too many bytes in flight; try again later", {"Retry-After": "1"})
         self.budget.held += size - self.size
         self.size = size
 

@@ -165,7 +165,7 @@ def checkpoints(run: Path) -> list[Path]:
     """Return the weights of each checkpoint that were evaluated: those of the average where there is one."""
     folders = sorted((run / "checkpoints").glob("step-*"))
     if not folders:
-        raise UserError(f"{run} has no checkpoints; there is no {run / 'checkpoints'}/step-*")
+        raise UserError(f"{run} has no checkpoints: no {run / 'checkpoints'}/step-*")
     files = [(folder / "average.safetensors", folder / "model.safetensors") for folder in folders]
     return [average if average.is_file() else network for average, network in files]
 
@@ -173,7 +173,7 @@ def checkpoints(run: Path) -> list[Path]:
 def _read_single_model(run: Path) -> SavedModel:
     saved = read_saved(run)
     if len(saved) > 1:
-        raise UserError(f"{run} is an ensemble; a soup is made of the checkpoints of runs")
+        raise UserError(f"{run} is an ensemble; a soup needs the checkpoints of runs")
     return saved[0]
 
 
@@ -187,7 +187,9 @@ def _check_alike(first: Path, saved: SavedModel, run: Path, other: SavedModel) -
     }
     for what, (ours, theirs) in pairs.items():
         if ours != theirs:
-            raise UserError(f"no soup of {first} and {run}: {what} {_text(ours)} in the first, {_text(theirs)} in it")
+            raise UserError(
+                f"cannot average {first} and {run}: {what} {_text(ours)} in the first, {_text(theirs)} in the second"
+            )
 
 
 def _text(value: object) -> str:
@@ -200,7 +202,7 @@ def _trial(run: Path) -> SoupEvaluator:
     metrics = dict(evaluation.metrics)
     monitor = select_monitor(evaluation.config, metrics)
     if monitor == "loss" and evaluation.loss is None:
-        raise UserError(f"{run} monitors the loss, which cannot be built: there is no metric to compare checkpoints by")
+        raise UserError(f"{run} monitors the loss, which cannot be built, so checkpoints cannot be compared")
     up = higher_is_better(monitor, metrics)
     return SoupEvaluator(evaluation, evaluation.model.members[0].network.module, monitor, up)
 
@@ -211,8 +213,8 @@ def _check_monitors(runs: Sequence[Path], trial: SoupEvaluator) -> None:
         monitor = load_config(run / "config.toml").train.monitor or trial.monitor
         if monitor != trial.monitor:
             raise UserError(
-                f"no metric to compare checkpoints by: {runs[0]} monitors {trial.monitor}, {run} {monitor}; "
-                "--uniform needs none"
+                f"checkpoints cannot be compared: {runs[0]} monitors {trial.monitor}, but {run} monitors {monitor}; "
+                "--uniform needs no metric"
             )
 
 
@@ -221,7 +223,7 @@ def _greedy(trial: SoupEvaluator, files: Sequence[Path]) -> tuple[list[SoupCandi
     alone = {file: trial.measure(trial.weights(file)) for file in files}
     best, *others = sorted(files, key=lambda file: -trial.value(alone[file]))
     if trial.value(alone[best]) == -math.inf:
-        raise UserError(f"no metric to compare checkpoints by: {trial.monitor} is no number for any of them")
+        raise UserError(f"checkpoints cannot be compared: {trial.monitor} is not a number for any of them")
     soup, metrics = RunningMean().add(trial.weights(best)), alone[best]
     found = [SoupCandidate(best, metrics[trial.monitor], metrics[trial.monitor], kept=True)]
     for file in others:

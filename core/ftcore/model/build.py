@@ -89,7 +89,7 @@ def build_network(config: RunConfig, calls: HookCalls, task: Task, spec: InputSp
     backbone = drop_rectifiers(rectified, task)
     if backbone.heads != rectified.heads and spec is None:  # said by a run, and not whenever its model is loaded
         structlog.get_logger().warning(
-            f"the ReLU behind the head is left out: {task.name} needs outputs below zero",
+            f"the ReLU after the head is removed: {task.name} needs negative outputs",
             module=rectified.heads[0].rectifier,
         )
     module = replace_heads(backbone, lambda slot: calls.build_head(slot, backbone, task))
@@ -102,7 +102,7 @@ def _input(spec: InputSpec, model: ModelConfig) -> InputSpec:
     if isinstance(spec, TokenSpec):
         given = [key for key in ("image_size", "crop", "channels", "mean", "std") if getattr(model, key) is not None]
         if given:
-            raise UserError(f"model.{given[0]} is for images, and {model.name} reads texts")
+            raise UserError(f"model.{given[0]} is for images, but {model.name} takes texts")
         return spec
     channels = model.channels or spec.channels
     values = {"mean": model.mean, "std": model.std}
@@ -120,7 +120,7 @@ def _input(spec: InputSpec, model: ModelConfig) -> InputSpec:
         if len(getattr(changed, name)) != channels:
             raise UserError(
                 f"model.{name} has {len(getattr(changed, name))} values for {channels} channels: "
-                f"{getattr(changed, name)}; give one number, or one for each channel"
+                f"{getattr(changed, name)}; set one number, or one per channel"
             )
     if min(changed.std) <= 0:
         raise UserError(f"model.std must be > 0, got {changed.std}")

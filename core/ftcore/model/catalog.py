@@ -135,7 +135,7 @@ def table(rows: Sequence[ModelRow]) -> Table:
     columns = ["network", "parameters", "input", "library", "weights"]
     cells = [[row.info.name, _millions(row), _input(row), row.info.library, _weights(row)] for row in rows]
     if any(row.milliseconds is not None for row in rows):
-        columns.append("ms an image")
+        columns.append("ms per image")
         cells = [[*line, f"{row.milliseconds:.1f}"] for line, row in zip(cells, rows, strict=True)]
     return Table(f"{len(rows)} network{'s' if len(rows) != 1 else ''}", tuple(columns), tuple(map(tuple, cells)))
 
@@ -190,7 +190,7 @@ def read_cache() -> dict[str, int]:
 
 def _check_seal(file: Path, found: bytes, right: bytes) -> None:
     if not hmac.compare_digest(found, right):
-        raise OSError(f"{file} is not as this user's commands wrote it")
+        raise OSError(f"{file} was changed by another program")
 
 
 def _write_cache(counts: dict[str, int]) -> None:

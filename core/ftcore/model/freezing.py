@@ -145,8 +145,8 @@ def check_frozen_modules_in_eval(model: nn.Module, plan: FreezePlan, epoch: int)
     moved = [name for name, module in model.named_modules() if module.training and stays_in_eval(plan, name, released)]
     if moved:
         raise UserError(
-            f"frozen modules were put in train mode in epoch {epoch + 1}: {_first(moved)}; "
-            "an observer, a hook or the network itself calls train()"
+            f"frozen modules were put in train mode in epoch {epoch + 1}: {_first(moved)}; an "
+            "observer, a hook or the network itself called train()"
         )
 
 
@@ -223,6 +223,9 @@ def check_plan(
     released = unfrozen_names(plan, 0)
     learning = [name for name in parameters if is_trainable(plan, name, released)]
     if not learning:
-        raise make_error(": the plan freezes every parameter, so nothing could learn in the first epoch")
+        raise make_error(": the plan freezes every parameter, so nothing is trainable in the first epoch")
     if not any(is_submodule_of(name, heads) for name in learning):
-        raise make_error(": no new head learns in the first epoch; it starts at zero, so nothing below it could")
+        raise make_error(
+            ": no new head is trainable in the first epoch; it is zero-initialised, so the layers before it get no "
+            "gradient"
+        )

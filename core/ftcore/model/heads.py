@@ -50,7 +50,7 @@ def head_slot_at(model: nn.Module, path: str, named: str = "model.head") -> Head
     if path not in leaves:
         what = f"is a {type(modules[path]).__name__}" if path in modules else "does not exist"
         raise UserError(
-            f"{named} = {path!r} {what}{did_you_mean(path, leaves)}; a head is a Linear or "
+            f"{named} = {path!r} {what}{did_you_mean(path, leaves)}; a head must be a Linear or "
             f"Conv2d\n{head_candidates_message(model)}"
         )
     leaf = leaves[path]
@@ -85,9 +85,7 @@ def check_backbone(backbone: Backbone) -> None:
     """
     kind = type(backbone.module).__name__
     if not backbone.heads:
-        raise UserError(
-            f"build_model: the Backbone of {kind} names no heads\n{head_candidates_message(backbone.module)}"
-        )
+        raise UserError(f"build_model: the Backbone of {kind} has no heads\n{head_candidates_message(backbone.module)}")
     for slot in backbone.heads:
         head_slot_at(backbone.module, slot.path, f"build_model: a head of the Backbone of {kind}")
     tensors = named_tensors(backbone.module)
@@ -95,7 +93,8 @@ def check_backbone(backbone: Backbone) -> None:
         strange = [name for name in names if name not in tensors]
         if strange:
             raise UserError(
-                f"build_model: {field} of the Backbone of {kind} names {strange[0]!r}, which is no parameter or buffer"
+                f"build_model: {field} of the Backbone of {kind} names {strange[0]!r}, which is not a parameter or "
+                f"buffer"
                 f"{did_you_mean(strange[0], tensors)}"
             )
 
@@ -190,9 +189,9 @@ def check_outputs(backbone: Backbone, outputs: int, shown: str) -> None:
                 return  # cannot be known without memory; a run has it, and checks
             raise UserError(f"with {heads} replaced, {error}\n{shown}") from error
         if given != wanted:
-            cause = "its head seems to be elsewhere"
+            cause = "its head seems to be another module"
             if len(given) != len(wanted):
-                cause = "`aux_weights` of its Backbone must give a factor for each output but the first"
+                cause = "`aux_loss_weights` of its Backbone must have one weight for each output except the first"
             mode = "train" if training else "eval"
             raise UserError(
                 f"with {heads} replaced, the network returns {given} for 2 images in {mode} mode, not {wanted}; "

@@ -53,7 +53,7 @@ def convert(source: Path, target: Path) -> str:
     except UserError as error:
         return f"cannot be read: {error}"
     except UnpicklingError as error:
-        return f"hold more than tensors, which ftcore does not load: {_clean_torch_message(error)}"
+        return f"contain more than tensors, which ftcore does not load: {_clean_torch_message(error)}"
     except Exception as error:  # noqa: BLE001 - a hostile file can make its reader raise anything
         return f"cannot be read: {type(error).__name__}: {_clean_torch_message(error)}"
     return ""
@@ -100,9 +100,9 @@ def _check_archive(file: IO[bytes]) -> None:
     with ZipFile(file) as archive:
         members = archive.infolist()
         if packed := [member.filename for member in members if member.compress_type != ZIP_STORED]:
-            raise UserError(f"{packed[0]} is compressed in it, as torch.save never does")
+            raise UserError(f"{packed[0]} is compressed, but torch.save never compresses")
         if twice := [name for name, count in Counter(member.filename for member in members).items() if count > 1]:
-            raise UserError(f"{twice[0]} is in it twice")
+            raise UserError(f"{twice[0]} occurs twice")
         if broken := archive.testzip():
             raise UserError(f"the checksum of {broken} is not that of its bytes")
     file.seek(0)

@@ -81,7 +81,7 @@ def _check_torch(version: str, file: Path) -> None:
 
 
 _HOW_TO_CONVERT = (
-    "where the file can be trusted, write its tensors alone: "
+    "if you trust the file, save only its tensors: "
     'safetensors.torch.save_file(model.state_dict(), "weights.safetensors")'
 )
 
@@ -98,7 +98,7 @@ def _read(file: Path, given: Path) -> dict[str, Tensor]:
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
     if done.returncode < 0:
-        return f"cannot be read: their reader was ended by {signal.Signals(-done.returncode).name}"
+        return f"cannot be read: the reader process was ended by {signal.Signals(-done.returncode).name}"
     return done.stdout or f"cannot be read: {(done.stderr.splitlines() or ['no reason given'])[-1]}"
 
 
@@ -106,8 +106,8 @@ def load_weights(model: nn.Module, file: str | Path, heads: Sequence[HeadSlot] =
     """Load a weights file into a network, strictly everywhere but in its old heads, which are replaced anyway.
 
     Raises:
-        UserError: a key is missing, strange or of another shape, or a parameter holds a number that is not finite; the
-            message names the first of each.
+        UserError: a key is missing, unexpected or of another shape, or a parameter holds a number that is not
+            finite; the message names the first of each.
     """
     given = read_weights(Path(file))
     wanted = model.state_dict()
@@ -127,7 +127,7 @@ def load_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load what a safetensors file holds of a network, in place and strictly; shared tensors are there under one name.
 
     Raises:
-        RuntimeError: a name is missing, strange or of another shape.
+        RuntimeError: a name is missing, unexpected or of another shape.
     """
     own = model.state_dict(keep_vars=True)
     shared = {id(own[name]): tensor for name, tensor in state.items() if name in own}
@@ -149,7 +149,7 @@ def _key_mismatches(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], k
         for key in sorted(keys & set(given))
         if given[key].shape != wanted[key].shape
     ]
-    return {"missing": missing, "not in the network": strange, "of another shape": shapes}
+    return {"missing": missing, "not in the network": strange, "different shape": shapes}
 
 
 def _not_finite(given: Mapping[str, Tensor], parameters: set[str]) -> dict[str, list[str]]:

@@ -104,12 +104,12 @@ def _check_api(needed: Any, reference: PluginReference) -> None:
     """Refuse a plugin that was written for other specs: another major version, or a later minor one."""
     who = f"plugin {reference.name!r} (from {reference.source})"
     if not isinstance(needed, tuple) or [type(part) for part in needed] != [int, int]:
-        raise UserError(f"{who}: FTCORE_API is {needed!r}; expected the version that it needs, e.g. {HOOK_API}")
+        raise UserError(f"{who}: FTCORE_API is {needed!r}; expected the required version, e.g. {HOOK_API}")
     if needed[0] != HOOK_API[0] or needed[1] > HOOK_API[1]:
         older = "ftcore" if needed > HOOK_API else reference.distribution or reference.name
         raise UserError(
             f"{who} needs hook API {needed[0]}.{needed[1]}; this is ftcore {metadata.version('ftcore')} with hook API "
-            f"{HOOK_API[0]}.{HOOK_API[1]}: get a newer {older}"
+            f"{HOOK_API[0]}.{HOOK_API[1]}: upgrade {older}"
         )
 
 
@@ -142,8 +142,7 @@ def _import_here(reference: PluginReference) -> ModuleType:
     except (Exception, SystemExit) as error:  # whatever a third party's module raises on import is its fault
         raise UserError(
             f"plugin {reference.name!r} (from {reference.source}) failed to import {reference.module}: "
-            f"{type(error).__name__}: {error}\nnothing was run; `python -c 'import {reference.module}'` "
-            "shows the traceback"
+            f"{type(error).__name__}: {error}\nshow the traceback with `python -c 'import {reference.module}'`"
         ) from error
     if reference.file:
         _check_same(reference.file, reference.module, module.__file__)
@@ -185,7 +184,9 @@ def instantiate(target: Any, reference: PluginReference, config: RunConfig) -> t
     if cls is None:
         return None, _construct(target, reference) if inspect.isclass(target) else target, set()
     if not attrs.has(cls):
-        raise UserError(f"plugin {reference.name!r} ({reference.source}): {reference.target}.Config is no attrs class")
+        raise UserError(
+            f"plugin {reference.name!r} ({reference.source}): {reference.target}.Config is not an attrs class"
+        )
     options = structure(values, cls, f"plugin.{reference.name}", config.origins)
     seen, read = track_reads(options)
     return options, _construct(target, reference, seen), read
@@ -196,7 +197,7 @@ def _construct(cls: type, reference: PluginReference, *options: Any) -> object:
     try:
         inspect.signature(cls).bind(*options)
     except TypeError as error:
-        wanted = "one argument, its Config" if options else "no argument, for it has no Config"
+        wanted = "one argument, its Config" if options else "no arguments, as it has no Config"
         raise UserError(
             f"plugin {reference.name!r} ({reference.source}): {reference.target} must take {wanted}: {error}"
         ) from None
@@ -235,16 +236,16 @@ def _check_duplicates(references: list[tuple[PluginReference, str]]) -> None:
     origins: dict[str, str] = {}
     for reference, origin in references:
         if reference.name in origins:
-            raise UserError(f"plugin {reference.name!r} is named twice ({origins[reference.name]}, {origin})")
+            raise UserError(f"plugin {reference.name!r} is enabled twice ({origins[reference.name]}, {origin})")
         origins[reference.name] = origin
 
 
 def _check_without(without: tuple[str, ...], named: set[str], defaults: set[str]) -> None:
     for name in without:
         if name not in named | defaults:
-            present = f"named: {', '.join(sorted(named)) or 'none'}; defaults: {', '.join(sorted(defaults))}"
+            present = f"enabled: {', '.join(sorted(named)) or 'none'}; defaults: {', '.join(sorted(defaults))}"
             raise UserError(
-                f"--without {name}: not among the plugins{did_you_mean(name, named | defaults)} ({present})"
+                f"--without {name}: no such plugin in this run{did_you_mean(name, named | defaults)} ({present})"
             )
 
 
@@ -256,8 +257,8 @@ def _check_options(config: RunConfig, present: set[str], available: tuple[Instal
         installed = {plugin.name for plugin in available}
         if name in installed:
             raise UserError(
-                f"plugin {name!r} has options but was not named, so nothing would read them ({origin}): "
-                f"add --plugin {name}, or remove them"
+                f"plugin {name!r} has options but is not enabled, so nothing would read them ({origin}): add "
+                f"--plugin {name}, or remove the options"
             )
         known = present | installed | set(configuration.SECTIONS)
         raise UserError(f"{name!r} is neither a section nor a plugin{did_you_mean(name, known)} ({origin})")

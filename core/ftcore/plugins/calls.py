@@ -45,8 +45,8 @@ class HookCalls:
         if data.weights is not None and not (len(data.weights) == len(data.train) and min(data.weights, default=1) > 0):
             raise self.make_error(
                 "build_data",
-                f": Data.weights must be a number > 0 for each of {len(data.train)} training samples; "
-                f"there are {len(data.weights)}, the least {min(data.weights, default=None)}",
+                f": Data.weights must be a number > 0 for each of {len(data.train)} training samples; got "
+                f"{len(data.weights)} weights, minimum {min(data.weights, default=None)}",
             )
         check_task(self.host, data.task)
         return data
@@ -99,7 +99,7 @@ class HookCalls:
         arguments = {"model": model, "heads": heads, "backbone": backbone}
         placement = self._call_one("wrap_devices", Placement, "this machine", **arguments)
         if placement.unwrap(placement.model) is not model:
-            raise self.make_error("wrap_devices", ": unwrap(model) is not the model that was wrapped")
+            raise self.make_error("wrap_devices", ": unwrap(model) does not return the model that was wrapped")
         return placement
 
     def precision_context(self, placement: Placement) -> Precision:
@@ -115,15 +115,14 @@ class HookCalls:
         self._expect("param_groups", groups, ParamGroup)
         names = Counter(group.name for group in groups)
         if names and max(names.values()) > 1:
-            raise self.make_error("param_groups", f": two groups are called {max(names, key=names.__getitem__)!r}")
+            raise self.make_error("param_groups", f": two groups are named {max(names, key=names.__getitem__)!r}")
         placed = Counter(name for group in groups for name in group.params)
         wrong = {name for name, times in placed.items() if times > 1} | (set(trainable) ^ set(placed))
         wrong |= {name for g in groups for name, p in g.params.items() if trainable.get(name) is not p}
         if wrong:
             raise self.make_error(
                 "param_groups",
-                " must put every parameter that learns into exactly one group; "
-                f"wrong for {', '.join(sorted(wrong)[:5])}",
+                f" must put every trainable parameter into exactly one group; wrong for {', '.join(sorted(wrong)[:5])}",
             )
         return groups
 
@@ -138,8 +137,8 @@ class HookCalls:
             missing = [name for key, name in given.items() if key not in set(has)]
             raise self.make_error(
                 "make_optimizer",
-                " must hold exactly the parameters of its groups; "
-                f"missing {', '.join(missing[:5]) or 'none'}, strange {len(set(has) - set(given))}",
+                " must contain exactly the parameters of its groups; "
+                f"missing {', '.join(missing[:5]) or 'none'}, unexpected {len(set(has) - set(given))}",
             )
         return optimizer
 
@@ -162,7 +161,9 @@ class HookCalls:
             self._expect("make_metrics", list(answer.values()), Metric, by=plugin)
             for name in answer:
                 if name in metrics or name in {"loss", "epoch"} or name.startswith("train_"):
-                    raise UserError(f"make_metrics: {name!r} of {plugin} is taken; give the metric another name")
+                    raise UserError(
+                        f"make_metrics: {name!r} of {plugin} is already used; choose another name for the metric"
+                    )
             metrics |= answer
         return metrics
 
@@ -215,8 +216,8 @@ class HookCalls:
             wrong = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
             raise self.make_error(
                 "make_average",
-                ": its network must have the names and shapes of the one that learns; "
-                f"wrong for {', '.join(wrong[:5])}",
+                ": its network must have the parameter names and shapes of the trained "
+                f"network; wrong for {', '.join(wrong[:5])}",
             )
         return average
 
@@ -234,7 +235,7 @@ class HookCalls:
         for info in self.list_models():
             known.setdefault(info.name.partition("/")[2], []).append(info.name)
         near = [full for match in close_matches(name.rpartition("/")[2], known) for full in known[match]]
-        return f"model.name = {name!r}, which is written PROVIDER/NETWORK; nearest: {', '.join(near[:5]) or 'none'}"
+        return f"model.name = {name!r}; expected PROVIDER/NETWORK; nearest: {', '.join(near[:5]) or 'none'}"
 
     def _call_one(self, hook: str, kind: type[T], given: str, **arguments: Any) -> T:
         answer: T | None = self.host.call(hook, **arguments)
@@ -266,7 +267,7 @@ class HookCalls:
 
     def _no_answer_message(self, hook: str, given: str) -> str:
         asked = ", ".join(plugin.name for plugin in self.host.record[hook].passed) or "nobody"
-        return f"no plugin answered {hook} for {given}; asked: {asked}"
+        return f"no plugin supplies {hook} for {given}; called: {asked}"
 
 
 def _locations(hook: str, makers: Sequence[Plugin]) -> str:
@@ -277,7 +278,7 @@ def _no_data_message(source: str | None) -> str:
     if source is None:
         return "the data, because data.source is not set: --data FOLDER, or a data set by name"
     path = Path(source).absolute()
-    there = "is there, but no plugin reads it" if path.exists() else "does not exist"
+    there = "exists, but no plugin can read it" if path.exists() else "does not exist"
     return f"data.source = {source!r} ({path} {there})"
 
 

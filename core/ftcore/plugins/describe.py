@@ -65,9 +65,7 @@ def filter_plugins(rows: list[dict[str, Any]], kind: str | None, word: str | Non
     """
     kinds = sorted({row["kind"] for row in rows})
     if kind is not None and kind not in kinds:
-        raise UserError(
-            f"--kind {kind}: no plugin is of that kind{did_you_mean(kind, kinds)}; there are {', '.join(kinds)}"
-        )
+        raise UserError(f"--kind {kind}: no such kind{did_you_mean(kind, kinds)}; kinds: {', '.join(kinds)}")
     rows = [row for row in rows if kind in (None, row["kind"])]
     if word is None:
         return rows

@@ -85,7 +85,7 @@ def discover() -> tuple[InstalledPlugin, ...]:
             plugins = _plugins_of(dist)
         except Exception as error:  # noqa: BLE001 - one package must not take all the others with it
             where = str(getattr(dist, "_path", dist))
-            warn("the plugins of a package are left out", package=where, reason=f"{type(error).__name__}: {error}")
+            warn("plugins of a package are ignored", package=where, reason=f"{type(error).__name__}: {error}")
             continue
         for plugin in plugins:
             found.setdefault((plugin.name, plugin.distribution), plugin)
@@ -97,7 +97,7 @@ def _plugins_of(dist: metadata.Distribution) -> list[InstalledPlugin]:
     name: Any = dist.name if entries else ""  # which reads and parses its metadata again, as does the version
     version: Any = dist.version if entries else ""
     if None in (name, version):
-        raise ValueError("its metadata has no name or no version")
+        raise ValueError("its metadata lacks the name or version")
     return [InstalledPlugin(entry.name, name, version, entry.value) for entry in entries]
 
 
@@ -107,7 +107,7 @@ def default_module() -> str:
         with without_working_folder():
             entries = metadata.distribution("ftcore").entry_points.select(group=DEFAULTS_GROUP)
     except metadata.PackageNotFoundError:
-        raise UserError("ftcore is not installed, it has no metadata: pip install -e . in its folder") from None
+        raise UserError("ftcore has no package metadata; install it: pip install -e . in its folder") from None
     return next(iter(entries)).value
 
 
@@ -133,12 +133,13 @@ def find_installed(name: str, distribution: str | None, available: tuple[Install
         )
     if named:
         raise UserError(
-            f"plugin {name!r} is not in distribution {distribution!r}; it is in "
-            f"{format_names(p.distribution for p in named)}"
+            f"plugin {name!r} is not in distribution {distribution!r}; it is provided "
+            f"by {format_names(p.distribution for p in named)}"
         )
     raise UserError(
         f"no plugin named {name!r}{nearest_plugins(name, available)}\n"
-        "`ftcore plugins` lists all; a module is written acme.hooks, a class acme.losses:Focal, a file ./hooks.py"
+        "`ftcore plugins` lists all; for a module write acme.hooks, for a class acme.losses:Focal, for a file "
+        "./hooks.py"
     )
 
 

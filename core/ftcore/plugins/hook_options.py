@@ -34,7 +34,7 @@ def assign(config: RunConfig, available: tuple[InstalledPlugin, ...], defaults: 
         names = option_names(load(plugin))
         if asked.option not in names:
             raise UserError(
-                f"{asked.origin}: {plugin.name}, which answers {asked.hook}, has no option {asked.option!r}"
+                f"{asked.origin}: {plugin.name}, which implements {asked.hook}, has no option {asked.option!r}"
                 f"{did_you_mean(asked.option, names)} (its options: {', '.join(names) or 'none'})"
             )
         config = _set(config, plugin.name, asked)
@@ -45,7 +45,7 @@ def _set(config: RunConfig, plugin: str, asked: HookOption) -> RunConfig:
     key = f"plugin.{plugin}.{asked.option}"
     before = config.options.get(plugin, {})
     if isinstance(before.get(asked.option), CliValue) and before[asked.option] != asked.value:
-        raise UserError(f"{plugin}.{asked.option} is set twice: {asked.origin}, {config.origin(key)}; leave out one")
+        raise UserError(f"{plugin}.{asked.option} is set twice: {asked.origin}, {config.origin(key)}; remove one")
     options = {**config.options, plugin: {**before, asked.option: asked.value}}
     return evolve(config, options=options, origins={**config.origins, key: asked.origin})
 
@@ -68,7 +68,7 @@ def answering_plugin(
     answering = [reference for reference in answering if reference.name == first] or answering
     if len(answering) > 1:
         both = " and ".join(reference.name for reference in answering)
-        raise UserError(f"{both} both answer {hook}, which takes one answer; --without leaves one out")
+        raise UserError(f"{both} both implement {hook}, but only one may; disable one with --without")
     return answering[0] if answering else next(reference for reference in others if _answers(hook, reference))
 
 

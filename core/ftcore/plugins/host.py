@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .lint import Implementation
 
 
-_ANSWER = "the answer of"
+_ANSWER = "the result of"
 
 
 @define
@@ -104,7 +104,7 @@ class Host:
         return getattr(self._manager.hook, hook)(**{name: arguments[name] for name in HOOK_ARGUMENTS[hook]})
 
     def contributors(self, hook: str) -> list[Plugin]:
-        """Return the plugins that made the answer of a hook, those that wrapped it last."""
+        """Return the plugins that made the result of a hook, those that wrapped it last."""
         record = self.record[hook]
         return [*record.answered, *record.wrapped]
 
@@ -140,7 +140,7 @@ class Host:
         for name in order:
             if name not in names:
                 raise UserError(
-                    f"[hooks] {hook} names {name!r}, which is no active plugin that answers it"
+                    f"[hooks] {hook} names {name!r}, which is not an enabled plugin that implements it"
                     f"{did_you_mean(name, names)}; candidates: {', '.join(names) or 'none'}"
                 )
 
@@ -164,10 +164,10 @@ class Host:
         by_recipes = {named.origin for named in self.config.plugins if named.recipe}
         from_recipe = next((plugin for plugin in plugins if plugin.origin in by_recipes), None)
         if from_recipe:
-            lines += f"\n--without {from_recipe.name} leaves out what the {from_recipe.origin} names, or"
+            lines += f"\ndisable the plugin enabled by {from_recipe.origin} with --without {from_recipe.name}, or"
         return (
-            f"{len(plugins)} plugins answer {hook}, which takes one answer:\n{lines}\n"
-            f"keep one, or set the order in which they are asked:  [hooks] {hook} = [{order}]"
+            f"{len(plugins)} plugins implement {hook}, but only one may:\n{lines}\n"
+            f"keep one, or set the order in which they are called:  [hooks] {hook} = [{order}]"
         )
 
     def _warn(self, hook: str) -> None:
@@ -275,7 +275,7 @@ def _annotate_errors(plugin: Plugin, impl: Implementation) -> Generator[None, No
     try:
         yield
     except SystemExit as error:
-        raise _fault(plugin, f"{plugin.location(impl)} wanted to end the process: SystemExit: {error}") from error
+        raise _fault(plugin, f"{plugin.location(impl)} tried to exit the process: SystemExit: {error}") from error
     except Exception as error:
         if not isinstance(error, UserError | StopIteration):
             blame_plugin(error, f"raised by plugin {plugin} in {impl.hook} ({impl.where})")

@@ -61,8 +61,10 @@ def find_problems(plugin: object) -> list[str]:
     """Return everything that is wrong with a plugin, one line each."""
     found = [line for name, function in public_functions(plugin) for line in _problems_of(name, function)]
     if not is_plugin(plugin) and not found:
-        inside = "".join(f"; its class {name} is one: write :{name} behind its name" for name in _plugins_in(plugin))
-        found = [f"no hooks found: nothing in it is marked with @ftcore.hookimpl, and it is no recipe{inside}"]
+        inside = "".join(
+            f"; its class {name} is a plugin: append :{name} to the reference" for name in _plugins_in(plugin)
+        )
+        found = [f"no hooks found: it has no @ftcore.hookimpl and is not a recipe{inside}"]
     return found
 
 
@@ -87,7 +89,7 @@ def _problems_of(name: str, function: Callable[..., Any]) -> Iterator[str]:
         yield f"{hook}: no such hook {hook!r}{did_you_mean(hook, HOOK_ARGUMENTS)}"
         return
     if options.get("tryfirst") or options.get("trylast"):
-        yield f"{hook}: tryfirst and trylast are not used; the user orders plugins, in [hooks]"
+        yield f"{hook}: tryfirst and trylast are ignored; the user sets the order in [hooks]"
     if options.get("hookwrapper"):
         yield f"{hook}: hookwrapper=True is pluggy's old style; use wrapper=True"
     if options["wrapper"] and not inspect.isgeneratorfunction(inspect.unwrap(function)):
@@ -110,10 +112,10 @@ def _problems_of_arguments(hook: str, function: Callable[..., Any]) -> Iterator[
     for name, argument in inspect.signature(function).parameters.items():
         if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
             stars = "*" if argument.kind is argument.VAR_POSITIONAL else "**"
-            yield f"{hook}: {stars}{name} is never filled; name the arguments you need ({', '.join(takes)})"
+            yield f"{hook}: {stars}{name} is never passed; name the arguments you need ({', '.join(takes)})"
         elif argument.kind is argument.KEYWORD_ONLY:
             yield f"{hook}: {name} is keyword-only, which is never passed; remove the '*'"
         elif name not in takes:
-            yield f"{hook}: unknown argument {name!r}{did_you_mean(name, takes)}; it may take {', '.join(takes)}"
+            yield f"{hook}: unknown argument {name!r}{did_you_mean(name, takes)}; allowed: {', '.join(takes)}"
         elif argument.default is not argument.empty:
             yield f"{hook}: {name} has a default; whether pluggy overrides it depends on its version, remove it"

@@ -54,7 +54,7 @@ def check_recipe(named: PluginRef) -> None:
     if not callable(getattr(load(resolve(named, available)), "recipe", None)):
         recipes = format_names(plugin.name for plugin in available if static_facts(plugin.target).is_recipe)
         raise UserError(
-            f"--recipe {named.text}: it is a plugin, but no recipe (recipes: {recipes}); type --plugin {named.text}"
+            f"--recipe {named.text}: it is a plugin but not a recipe (recipes: {recipes}); type --plugin {named.text}"
         )
 
 

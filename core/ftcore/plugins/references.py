@@ -75,8 +75,8 @@ def resolve(named: PluginRef, available: tuple[InstalledPlugin, ...]) -> PluginR
     may_have_options = reference.attribute or reference.distribution
     if may_have_options and (not NAME.fullmatch(reference.name) or reference.name in configuration.RESERVED):
         raise UserError(
-            f"{reference.source} has a plugin called {reference.name!r}: a plugin's name is a-z, 0-9 and _, "
-            f"starts with a letter and is none of {', '.join(sorted(configuration.RESERVED))}"
+            f"{reference.source} has an invalid plugin name {reference.name!r}: use a-z, 0-9 and _, "
+            f"start with a letter, and use none of {', '.join(sorted(configuration.RESERVED))}"
         )
     return reference
 
@@ -110,7 +110,7 @@ def _file(path: Path, attribute: str, named: PluginRef) -> PluginReference:
         raise UserError(f"plugin file not found: {named.text} ({named.origin}; looked at {full})")
     full, stem = full.resolve(), path.stem
     if not stem.isidentifier():
-        raise UserError(f"plugin file {full} cannot be imported: {stem!r} is no Python name; rename the file")
+        raise UserError(f"plugin file {full} cannot be imported: {stem!r} is not a Python identifier; rename the file")
     written = f"{full}:{attribute}" if attribute else str(full)
     return PluginReference(_snake(attribute or stem), stem, attribute, str(full), written, file=full)
 

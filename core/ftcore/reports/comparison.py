@@ -1,4 +1,4 @@
-"""Runs side by side: what differs in them, and whether they say other things of the same images by more than chance."""
+"""Runs side by side: differences in settings, and whether their predictions on the same images differ significantly."""
 
 from __future__ import annotations
 
@@ -128,14 +128,15 @@ def compare(
         UserError: they cannot be compared.
     """
     if len(folders) < 2:
-        raise UserError("compare takes at least two runs")
+        raise UserError("compare needs at least two runs")
     found = [measure(folder, source, split) for folder in folders]
     (first, task), *others = found
     for measured, _ in others:
         if measured.images != first.images:
             raise UserError(
-                f"{measured.folder} was measured on other images than {first.folder}; --data SOURCE measures all on "
-                "the same"
+                f"{measured.folder} was evaluated on other images than {first.folder}; evaluate all on the same "
+                f"images with "
+                "--data SOURCE"
             )
     runs = [measured for measured, _ in found]
     against = [None, *(difference(first.scores, run.scores) for run in runs[1:])]
@@ -166,7 +167,7 @@ def _flat(manifest: Mapping[str, Any]) -> dict[str, str]:
     data = {f"data {key}": value for key, value in manifest["data"].items()}
     others = {"libraries": manifest["libraries"], "machine": manifest["machine"]}
     rest = {f"{part} {key}": value for part, values in others.items() for key, value in values.items()}
-    values = {**manifest["config"], **sources, **options, **data, "starting weights": manifest["weights"], **rest}
+    values = {**manifest["config"], **sources, **options, **data, "initial weights": manifest["weights"], **rest}
     return {key: str(value) for key, value in values.items()}
 
 
@@ -183,7 +184,9 @@ def _to_dict(run: RunScores, against: Difference | None) -> dict[str, Any]:
 
 def _settings_table(folders: Sequence[Path], settings: Mapping[str, Sequence[str]]) -> Table:
     rows = [(key, *(value[:40] for value in values)) for key, values in settings.items()]
-    return Table("what differs", ("", *map(str, folders)), tuple(rows) or (("nothing", *("" for _ in folders)),))
+    return Table(
+        "settings that differ", ("", *map(str, folders)), tuple(rows) or (("nothing", *("" for _ in folders)),)
+    )
 
 
 def _score_table(runs: Sequence[RunScores], against: Sequence[Difference | None], task: Scored) -> Table:

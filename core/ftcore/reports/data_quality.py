@@ -75,11 +75,11 @@ def check(config: RunConfig) -> DataReport:
     same, alike = _exact_duplicates(found), _near_duplicates(found)
     tables = {
         "unreadable": Table("cannot be read", ("split", "reason"), data.skipped),
-        "labels": _pairs("the same picture with another label", [p for p in same if p[0].label != p[1].label]),
-        "across": _pairs("the same picture in two splits", [p for p in same if p[0].split != p[1].split]),
-        "within": _pairs("the same picture twice in a split", [p for p in same if p[0].split == p[1].split]),
-        "alike": _pairs("look alike, across splits", [p for p in alike if p[0].split != p[1].split]),
-        "alike_within": _pairs("look alike, within a split", [p for p in alike if p[0].split == p[1].split]),
+        "labels": _pairs("identical images with different labels", [p for p in same if p[0].label != p[1].label]),
+        "across": _pairs("identical images in two splits", [p for p in same if p[0].split != p[1].split]),
+        "within": _pairs("identical images in one split", [p for p in same if p[0].split == p[1].split]),
+        "alike": _pairs("near-duplicates across splits", [p for p in alike if p[0].split != p[1].split]),
+        "alike_within": _pairs("near-duplicates within a split", [p for p in alike if p[0].split == p[1].split]),
         "unusual": _unusual(found),
         "absent": _names_missing_in(_image_split(data, "val"), data.task),
     }
@@ -122,7 +122,7 @@ def _near_duplicates(found: Sequence[ScannedSample]) -> list[tuple[ScannedSample
 
 def _pairs(title: str, pairs: Iterable[tuple[ScannedSample, ScannedSample]]) -> Table:
     rows = tuple((f"{a.split} {a.name}", a.label, f"{b.split} {b.name}", b.label) for a, b in pairs)
-    return Table(title, ("picture", "label", "and", "label of it"), rows)
+    return Table(title, ("picture", "label", "and", "its label"), rows)
 
 
 def _unusual(found: Iterable[ScannedSample]) -> Table:
@@ -141,7 +141,7 @@ def _names_missing_in(split: ImageSplit, task: Task) -> Table:
         return Table("", (), ())
     counts = zip(task.names, task.count(split.targets), strict=True)
     rows = tuple((name,) for name, number in counts if not number)
-    return Table("not in validation, so never measured", ("name",), rows)
+    return Table("not in validation, so never evaluated", ("name",), rows)
 
 
 def _sizes(found: Sequence[ScannedSample]) -> Table:
@@ -149,9 +149,9 @@ def _sizes(found: Sequence[ScannedSample]) -> Table:
     for name in ("width", "height"):
         values = sorted(getattr(item.seen, name) for item in found)
         rows.append((name, str(values[0]), str(values[len(values) // 2]), str(values[-1])))
-    return Table("sizes in pixels", ("", "least", "median", "most"), tuple(rows))
+    return Table("size in pixels", ("", "least", "median", "most"), tuple(rows))
 
 
 def _summary(found: Sequence[ScannedSample], tables: Iterable[Table]) -> Table:
-    rows = [("images that can be read", str(len(found)))]
+    rows = [("readable images", str(len(found)))]
     return Table("summary", ("what", "number"), (*rows, *((t.title, str(len(t.rows))) for t in tables if t.title)))

@@ -52,7 +52,7 @@ def explain(config: RunConfig, devices: int | None = None) -> tuple[list[Table],
 
 
 def explain_without_building(config: RunConfig) -> list[Table]:
-    """Describe who would be asked, from names and options alone: no data, no network, no torch."""
+    """List the plugins of each hook, from names and options alone: no data, no network, no torch."""
     from ftcore.plugins.startup import activate
 
     host = activate(config)
@@ -60,11 +60,11 @@ def explain_without_building(config: RunConfig) -> list[Table]:
         (hook, _kind(hook), ", ".join(p.name for p, _ in host.implementers(hook)), _names(host.wrappers(hook)))
         for hook in HOOK_ARGUMENTS
     ]
-    return [Table("who would be asked, in this order", ("hook", "takes", "asked", "wrapped by"), tuple(rows))]
+    return [Table("plugins in call order", ("hook", "uses", "plugins", "wrapped by"), tuple(rows))]
 
 
 def _kind(hook: str) -> str:
-    return "all answers" if hook in hooks.COLLECT_HOOKS else "first answer"
+    return "all results" if hook in hooks.COLLECT_HOOKS else "first result"
 
 
 def _names(found: list[tuple[Plugin, Any]]) -> str:
@@ -77,8 +77,8 @@ def _answers(host: Host) -> Table:
         places = {p.name: impl.where for p, impl in host.implementers(hook)}
         others = [", ".join(p.name for p in who) for who in (record.wrapped, record.passed, record.not_asked)]
         rows += [(hook, p.name, p.reference.source, p.origin, places[p.name], *others) for p in record.answered]
-    columns = ("hook", "plugin", "from", "named by", "code", "wrapped by", "declined", "not needed")
-    return Table("who answers", columns, tuple(rows))
+    columns = ("hook", "plugin", "from", "enabled by", "code", "wrapped by", "declined", "not needed")
+    return Table("plugins", columns, tuple(rows))
 
 
 def _options(host: Host) -> Table:

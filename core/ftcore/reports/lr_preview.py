@@ -80,9 +80,9 @@ def _change_description(parts: TrainingParts) -> str:
     schedule = parts.optimization.schedule
     if schedule.interval == "metric":
         rising = "after the warm-up, " if schedule.warmup else ""
-        return f"{rising}with the monitored metric ({parts.evaluation.monitor}), which nobody knows before the run"
+        return f"{rising}with the monitored metric ({parts.evaluation.monitor}), which is unknown before the run"
     return (
-        "each epoch, beside a warm-up"
+        "each epoch, in addition to a warm-up"
         if schedule.interval == "epoch" and schedule.warmup
         else f"each {schedule.interval}"
     )

@@ -63,9 +63,9 @@ class MemoryEstimate:
             "parameters": -(self.parameters // parts),
             "buffers": self.buffers,
             "gradients": -(self.gradients // parts),
-            "state of the optimizer": -(self.optimizer // parts),
+            "optimizer state": -(self.optimizer // parts),
             "average": -(self.average // parts),
-            "activations, about": self.activations * self.share(devices),
+            "activations (estimate)": self.activations * self.share(devices),
         }
 
     def share(self, devices: int) -> int:

@@ -62,9 +62,9 @@ def _facts(network: Network, config: RunConfig) -> Table:
     heads = ", ".join(f"{slot.path} ({slot.in_features} features)" for slot in network.backbone.heads)
     rows = (
         ("input", f"{spec.preprocessing}{_normalised(spec)}"),
-        ("parameters", f"{total:,}, of which {learning:,} learn in the first epoch"),
+        ("parameters", f"{total:,}, of which {learning:,} are trainable in the first epoch"),
         ("head", heads),
-        ("stages", f"{max(stages.values(), default=0)} behind the stem"),
+        ("stages", f"{max(stages.values(), default=0)} after the stem"),
     )
     return Table(str(config.model.name), ("property", "value"), rows)
 
@@ -143,7 +143,7 @@ class _ModuleTable:
         if not starts:
             return "eval" if held else ""
         words = [
-            "frozen" if start is None else "learns" if not start else f"learns after {start} epochs"
+            "frozen" if start is None else "trainable" if not start else f"trainable after {start} epochs"
             for start in sorted(starts, key=lambda start: (start is None, start))
         ]
         return ", ".join(words) + (", eval" if held else "")

@@ -43,7 +43,7 @@ def rewrite_reports(run: Path, *, why: bool = False) -> list[Path]:
     heat = _heatmap_function(run, calls.build_data(host.config.data.source)) if why else None
     pages = [owner.redraw(run, heat) for owner in owners if hasattr(owner, "redraw")]
     if not pages:
-        raise UserError(f"no plugin of {run} writes a report; the run was made without it")
+        raise UserError(f"the run {run} was made without a plugin that writes a report")
     return pages
 
 
@@ -56,7 +56,7 @@ def _heatmap_function(run: Path, data: Data) -> Callable[[int, str, str], Image]
 
     def heat(index: int, name: str, seen: str) -> Image:
         if not (index < len(samples) and samples.name(index) == name):
-            raise UserError(f"the data of {run} has changed: {name} is not where it was in the validation split")
+            raise UserError(f"the data of {run} has changed: {name} is at another position in the validation split")
         return explain_prediction(model, samples[index][0], seen).overlay()
 
     return heat

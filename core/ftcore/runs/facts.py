@@ -90,7 +90,7 @@ def run_summary(ready: PreparedRun) -> dict[str, str]:
         f"input {network.spec.preprocessing}",
         "trainable parameters": "{:,} / {:,}".format(*_parameter_counts(parts)),
         **_precompute_fact(ready.assembly),
-        "plugins": ", ".join(f"{p.name} ({p.reference.source})" for p in named) or "none named, all defaults",
+        "plugins": ", ".join(f"{p.name} ({p.reference.source})" for p in named) or "none enabled, only defaults",
         "hooks": ", ".join(f"{hook}={_join(answer)}" for hook, answer in summary(ready.host).items()),
         **_wrappers(ready.host),
         **_added_terms_fact(parts),
@@ -105,7 +105,7 @@ def run_summary(ready: PreparedRun) -> dict[str, str]:
 
 def _kept(data: Data) -> str:
     """Say how many samples neither teach nor choose."""
-    return f", {len(data.test)} kept for testing" if data.test is not None else ""
+    return f", {len(data.test)} test images" if data.test is not None else ""
 
 
 def _unchecked(data: Data, config: RunConfig) -> str:
@@ -113,7 +113,7 @@ def _unchecked(data: Data, config: RunConfig) -> str:
     from ftcore.data.files import ImageFiles
 
     unseen = isinstance(getattr(data.train, "images", None), ImageFiles) and config.data.on_corrupt == "fail"
-    return f"; headers read, `ftcore check {config.data.source}` decodes all" if unseen else ""
+    return f"; only headers were checked, `ftcore check {config.data.source}` decodes all images" if unseen else ""
 
 
 def _skipped(data: Data) -> dict[str, str]:

@@ -33,8 +33,8 @@ def explain_failure(
     if parts.placement.sharding and not is_connection_error(error) and _is_dtensor_error(error):
         first = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
         return UserError(
-            f"{_outside_torch(error)} computes with parameters in a way in which torch does not where they are spread "
-            f"over processes; {load_defaults().ADVICE['sharding']}\n{first}"
+            f"{_outside_torch(error)} uses an operation that torch does not support on sharded "
+            f"parameters; {load_defaults().ADVICE['sharding']}\n{first}"
         )
     if not isinstance(error, UserError):
         _name_plugin(error, ready.host)
@@ -42,7 +42,9 @@ def explain_failure(
         return error
     ready.ranks.claim_error_report(2)  # before the others do, for all of them see it
     kept = nonfinite.save_failing_step(folder.path, parts, progress, error)
-    return UserError(f"{error}\nthe state before it is in {kept}: `ftcore replay {folder.path}` does the step again")
+    return UserError(
+        f"{error}\nthe state before the step is in {kept}: replay the step with: ftcore replay {folder.path}"
+    )
 
 
 def _name_plugin(error: BaseException, host: Host) -> None:

@@ -120,8 +120,9 @@ class RunFolder:
     def _check_finite(self, progress: Progress) -> None:
         if wrong := resume_state.nonfinite_parameters(self.assembly.parts):
             raise UserError(
-                f"weights are not finite after step {progress.step}: {', '.join(wrong[:5])}; they are not saved, and "
-                f"the checkpoints in {self.checkpoints} stay; a lower learning rate or train.clip_norm usually helps"
+                f"weights are not finite after step {progress.step}: {', '.join(wrong[:5])}; they are not saved and "
+                f"the "
+                f"checkpoints in {self.checkpoints} are kept; a lower learning rate or train.clip_norm usually helps"
             )
 
     def resume(self) -> Progress:
@@ -147,7 +148,7 @@ class RunFolder:
         found = self.checkpoints / name
         if name and not found.is_dir():
             raise UserError(
-                f"{found} is not seen from here; the run folder must be on storage that all processes share"
+                f"{found} does not exist on this host; the run folder must be on storage shared by all processes"
             )
         return resume_state.restore_state(self.assembly.parts, found) if name else Progress()
 

@@ -94,13 +94,14 @@ def _make_marker(marker: Path, held: str) -> None:
         descriptor = os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
         raise UserError(
-            f"{marker.parent} is in use by {_holder(marker)}; its file system has no locks, so if that process has "
-            f"ended, remove {marker}"
+            f"{marker.parent} is in use by {_holder(marker)}; its file system does not support locks, so if that "
+            f"process "
+            f"has ended, remove {marker}"
         ) from None
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(held)
     warn(
-        "the file system has no locks; a file stands for one, and is left behind by a process that is killed",
+        "the file system does not support locks; a lock file is used instead, which a killed process does not remove",
         file=str(marker),
     )
 

@@ -109,5 +109,5 @@ def read_lines(path: Path, convert: Callable[[dict[str, Any]], T], having: tuple
                 damaged += 1
     if damaged and path not in _damaged:
         _damaged.add(path)
-        warn("damaged lines are left out", file=str(path), lines=damaged)
+        warn("damaged lines are ignored", file=str(path), lines=damaged)
     return found

@@ -131,7 +131,7 @@ def read_manifest(run: Path) -> dict[str, Any]:
         found: dict[str, Any] = read_json(file)
         written = found["format"]
     except FileNotFoundError:
-        raise UserError(f"{run} is no run folder: there is no {file}") from None
+        raise UserError(f"{run} is not a run folder: it has no {file}") from None
     except (KeyError, TypeError) as error:
         raise UserError(f"cannot read {file}: {type(error).__name__}: {error}") from None
     if written != checkpoints_manifest.RUN_FORMAT:
@@ -158,7 +158,7 @@ def validated_on_test(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     lengths = [(record["train"], record["val"]) for record in (old, new)]
     if "test" in old or not new["test"] or lengths[0] == lengths[1]:
         return ""
-    return "it validated on its test split, as ftcore did before, and learnt what is held out of training now"
+    return "an older ftcore validated it on its test split and trained it on images that are now held out"
 
 
 def drop_run_folder(config: RunConfig, run: Path) -> RunConfig:

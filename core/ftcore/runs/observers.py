@@ -49,7 +49,7 @@ class GuardedObservers:
             for place, times in self.failures.items():
                 if times > 1:
                     self._log(
-                        "warning", f"an observer failed {times} times in all; {self.origin(self.observers[place])}"
+                        "warning", f"an observer failed {times} times in total; {self.origin(self.observers[place])}"
                     )
 
     def raise_error(self) -> None:
@@ -68,9 +68,9 @@ class GuardedObservers:
         text = f"an observer failed at {type(event).__name__}: {what}; {self.origin(self.observers[place])}"
         stops = self.stops and not isinstance(event, RunFailed | RunStopped)  # why those are matters more
         if stops and self.error is None:
-            self.error = UserError(f"{text}; observers.on_error = 'stop' ends the run, and what was trained is saved")
+            self.error = UserError(f"{text}; observers.on_error = 'stop' stops the run after saving a checkpoint")
         if self.failures[place] == 1:
-            self._log("info" if stops else "warning", text if stops else f"{text}; the run goes on", exc_info=error)
+            self._log("info" if stops else "warning", text if stops else f"{text}; the run continues", exc_info=error)
 
     @staticmethod
     def _log(level: str, text: str, **more: object) -> None:

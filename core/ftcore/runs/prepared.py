@@ -58,7 +58,7 @@ def choose_folder(config: RunConfig) -> Path:
 
 def _check_empty(folder: Path, config: RunConfig) -> None:
     if folder.exists() and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())):
-        resume = f", or go on with it: ftcore resume {folder}" if (folder / "manifest.json").is_file() else ""
+        resume = f", or resume it: ftcore resume {folder}" if (folder / "manifest.json").is_file() else ""
         raise UserError(
             f"run.folder {folder} exists and is not empty ({config.origin('run.folder')}); choose another{resume}"
         )

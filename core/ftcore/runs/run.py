@@ -124,7 +124,7 @@ def _again(ranks: ProcessInfo, stack: ExitStack) -> _Session | None:
     begun = Path(ranks.previous_run_folder() or "nowhere")
     if not (begun / "manifest.json").is_file():
         return None
-    structlog.get_logger().warning("a process failed, and all were started again", folder=str(begun))
+    structlog.get_logger().warning("a process failed; all processes were restarted", folder=str(begun))
     return _reopen(begun, (), ranks, stack)
 
 
@@ -147,7 +147,7 @@ def _begin(
     if expected_manifest:
         _raise_if_changed(
             manifest.version_changes(expected_manifest, versions),
-            "this would not repeat that run; --allow-drift runs it all the same",
+            "configuration or environment differ from the original run; --allow-drift repeats it anyway",
         )
     folder = runs_folder.open_run_folder(ready)
     if ranks.is_main:
@@ -182,8 +182,10 @@ def _reopen(
     _check_ranks(ready, versions)
     changes, machine = manifest.config_changes(like, versions), manifest.machine_changes(like, versions)
     if not allow_drift:
-        _raise_if_changed(changes, "this is not the run that was begun; --allow-drift goes on all the same")
-    for what, differences in (("what the checkpoint holds stays", changes), ("bits may differ", machine)):
+        _raise_if_changed(
+            changes, "configuration or environment differ from the original run; --allow-drift resumes anyway"
+        )
+    for what, differences in (("the state in the checkpoint is used", changes), ("the last bits may differ", machine)):
         if differences:
             structlog.get_logger().warning(f"resumed with changes, {what}", changes=differences)
     digests = freezing.tensor_digests(ready.assembly.parts.frozen_at(0))
@@ -248,7 +250,7 @@ def _guard(handed: Sequence[Observer], ready: PreparedRun) -> GuardedObservers:
 
     def origin(observe: Observer) -> str:
         if any(observe is other for other in handed):
-            return f"{getattr(observe, '__qualname__', type(observe).__name__)}, which was handed to the run"
+            return f"{getattr(observe, '__qualname__', type(observe).__name__)}, which was passed to the run"
         return ready.host.origin_of("make_observers", observe)
 
     observers = (*handed, *ready.assembly.parts.observers) if ready.ranks.is_main else ()
@@ -267,14 +269,14 @@ def _check_ranks(ready: PreparedRun, versions: Mapping[str, Any]) -> None:
     if ranks.world_size != placement.world_size:
         who = ", ".join(plugin.name for plugin in ready.host.contributors("wrap_devices"))
         raise UserError(
-            f"{ranks.world_size} processes were started, and wrap_devices of {who} is for {placement.world_size}; "
+            f"{ranks.world_size} processes were started, but wrap_devices of {who} is for {placement.world_size}; "
             f"{load_defaults().ADVICE['processes']}"
         )
     here = to_json({name: value for name, value in versions.items() if name not in {"machine", "git_commit"}})
     first, *others = ranks.gather("manifest", here) or [here]
     for rank, there in enumerate(others, start=1):
         changes = manifest.config_changes(json.loads(first), json.loads(there))
-        _raise_if_changed(changes, f"rank {rank} would not train what rank 0 trains (then: rank 0, now: rank {rank})")
+        _raise_if_changed(changes, f"rank {rank} differs from rank 0 (then: rank 0, now: rank {rank})")
     ranks.broadcast("agreed", str)
 
 

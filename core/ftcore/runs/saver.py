@@ -122,7 +122,7 @@ class CheckpointSaver:
         if ending and self.progress.epoch < self.parts.train_config.epochs:
             raise StoppedBySignal(
                 f"stopped by {signal.Signals(ending).name} after step {self.progress.step}, in epoch "
-                f"{self.progress.epoch + 1}; `ftcore resume {self.folder.path}` goes on",
+                f"{self.progress.epoch + 1}; resume with: ftcore resume {self.folder.path}",
                 ending,
             )
 

@@ -56,7 +56,7 @@ def open_regular(file: Path, flags: int = os.O_RDONLY, mode: int = 0o666, *, fol
         raise
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
-        raise OSError(f"{file} is no regular file")
+        raise OSError(f"{file} is not a regular file")
     if flags & os.O_TRUNC:
         os.ftruncate(opened, 0)
     return opened
@@ -92,8 +92,8 @@ def refuse_links(folder: Path) -> None:
         elif not entry.is_file(follow_symlinks=False):
             what = "a symbolic link" if entry.is_symlink() else "no regular file"
             raise UserError(
-                f"{folder / entry.name} is {what}: nothing is written to a run folder with one, for it may end "
-                "elsewhere; replace it by what it points to"
+                f"{folder / entry.name} is {what}: a run folder must not contain one, because writes could end "
+                "elsewhere; replace it by its target"
             )
 
 
@@ -187,5 +187,5 @@ def _integer(text: str) -> int:
 def _float(text: str) -> float:
     number = float(text)
     if number - number != 0:  # NaN or infinite
-        raise ValueError(f"{text[:20]} is no finite number")
+        raise ValueError(f"{text[:20]} is not a finite number")
     return number

@@ -88,7 +88,7 @@ def open_private(file: Path, flags: int = os.O_RDONLY) -> int:
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
     if status.st_uid != os.geteuid():
-        raise PermissionError(f"{path} belongs to user {status.st_uid}, not to {os.geteuid()}; nothing in it is used")
+        raise PermissionError(f"{path} belongs to user {status.st_uid}, not to {os.geteuid()}; it is not used")
 
 
 def _check_regular(file: Path, status: os.stat_result) -> None:
@@ -101,7 +101,11 @@ def warn_unusable(what: Path, error: Exception) -> None:
     """Say once what is not used as a cache, and why."""
     if str(what) not in _warned:
         _warned.add(str(what))
-        warn("this cache is not used; it costs time, and changes no result", cache=str(what), reason=str(error))
+        warn(
+            "this cache is not used; the command is slower, but its result is the same",
+            cache=str(what),
+            reason=str(error),
+        )
 
 
 def write_all(file: Path, content: bytes) -> None:
@@ -175,5 +179,5 @@ def _key(file: Path) -> bytes:
             write_all(file, secrets.token_bytes(KEY_BYTES))
         return read_all(file, KEY_BYTES)
     except OSError as error:
-        warn("what is in caches is not used, for there is no key for it", key=str(file), reason=str(error))
+        warn("cached entries are not used because their key is missing", key=str(file), reason=str(error))
         return secrets.token_bytes(KEY_BYTES)

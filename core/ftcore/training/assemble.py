@@ -124,7 +124,7 @@ def _check_parts(calls: HookCalls, network: Network, parts: TrainingParts) -> No
     _check_oom_policy(config, parts.placement)
     if changes and isinstance(network.spec, TokenSpec):
         mixing = ", ".join(plugin.name for plugin in calls.host.contributors("batch_transforms"))
-        raise UserError(f"{mixing} changes images, and {config.model.name} reads texts")
+        raise UserError(f"{mixing} changes images, but {config.model.name} takes texts")
     mixes = not all(isinstance(change, BatchImageTransform) for change in changes)
     if mixes and _mixed(calls, parts.data.task).hard:
         _check_soft_targets(calls, "make_loss", taken=objective.loss.soft_targets)
@@ -188,7 +188,7 @@ def _check_oom_policy(config: RunConfig, placement: Placement) -> None:
     if config.train.on_oom == "halve" and waits:
         raise UserError(
             f"train.on_oom = 'halve' does not work with batch norm over processes ({config.origin('train.on_oom')}); "
-            "a smaller train.batch_size with a larger train.accumulate does what it does"
+            "use a smaller train.batch_size with a larger train.accumulate instead"
         )
 
 
@@ -197,8 +197,8 @@ def _check_soft_targets(calls: HookCalls, hook: str, *, taken: bool) -> None:
     if not taken:
         mixing, making = (", ".join(p.name for p in calls.host.contributors(h)) for h in ("batch_transforms", hook))
         raise UserError(
-            f"{mixing} makes soft targets, but {hook} of {making} takes class indices only; leave one out, "
-            "or let it return soft_targets=True if it can take them"
+            f"{mixing} makes soft targets, but {hook} of {making} takes class indices only; disable one of them, "
+            "or return soft_targets=True if the loss supports them"
         )
 
 
@@ -208,7 +208,7 @@ def _check_terms(calls: HookCalls, names: Sequence[str]) -> None:
     if twice:
         makers = {p.name for hook in ("make_step", "make_regularizers") for p in calls.host.contributors(hook)}
         raise UserError(
-            f"what is added to the loss needs names that differ, from each other and from 'loss'; twice: "
+            f"loss terms need unique names other than 'loss'; duplicated: "
             f"{', '.join(sorted(twice))} (of {', '.join(sorted(makers))})"
         )
 
@@ -222,8 +222,8 @@ def select_monitor(config: RunConfig, metrics: dict[str, Any]) -> str:
     if name not in scalars:
         origin = config.origin("train.monitor")
         raise UserError(
-            f"train.monitor = {name!r} is no metric of this run{did_you_mean(name, scalars)}; "
-            f"there are {', '.join(scalars)} ({origin})"
+            f"train.monitor = {name!r} is not a metric of this run{did_you_mean(name, scalars)}; "
+            f"available: {', '.join(scalars)} ({origin})"
         )
     return name
 
@@ -246,7 +246,7 @@ def _collect_stateful(calls: HookCalls, loss: Loss, observers: Sequence[Observer
     for name, owner in owners.items():
         has = [callable(getattr(owner, method, None)) for method in ("state_dict", "load_state_dict")]
         if any(has) and not all(has):
-            raise UserError(f"{name} has one of state_dict and load_state_dict, and not the other")
+            raise UserError(f"{name} has only one of state_dict and load_state_dict")
         if all(has) and not any(owner is other for other in found.values()):
             found[name] = owner
     return found
@@ -265,8 +265,9 @@ def _check_unused_options(plugin: Plugin, config: RunConfig) -> None:
     if unread:
         origin = config.origin(f"plugin.{plugin.name}.{unread[0]}")
         raise UserError(
-            f"{plugin.name}.{unread[0]} was set, but nothing in this run reads it ({origin}); if {plugin.name} would "
-            "read it later, while it trains, let it read its options in its hooks"
+            f"{plugin.name}.{unread[0]} was set, but nothing in this run reads it ({origin}); if {plugin.name} reads "
+            f"it "
+            "during training, let it read its options in its hooks"
         )
 
 
@@ -281,8 +282,8 @@ def _check_used(calls: HookCalls) -> None:
         values = calls.host.config.options.get(plugin.name, {})
         if not plugin.is_default:
             raise UserError(
-                f"plugin {plugin} was named but answers nothing in this run; of its hooks, {hooks}, none fits"
+                f"plugin {plugin} was enabled but supplies nothing in this run: it declined its hooks, {hooks}"
             )
         if values:
             origin = calls.host.config.origin(f"plugin.{plugin.name}.{next(iter(values))}")
-            raise UserError(f"plugin {plugin.name!r} has options but answers nothing in this run ({origin})")
+            raise UserError(f"plugin {plugin.name!r} has options but supplies nothing in this run ({origin})")

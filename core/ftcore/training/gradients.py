@@ -111,8 +111,8 @@ def all_finite(
     shown = ", ".join(f"{name} is {float(term)}" for name, term in terms.items())
     message = (
         f"the {shown} and the norm of the gradient {float(norm)} in step {progress.step + 1} "
-        f"(epoch {progress.epoch + 1}); the update was not made"
-        f"{f', nor were {progress.skipped} before it' if progress.skipped else ''}\n"
+        f"(epoch {progress.epoch + 1}); the update was skipped"
+        f"{f', as were {progress.skipped} before it' if progress.skipped else ''}\n"
         f"precision {parts.precision.name}, learning rates "
         f"{[g['lr'] for g in parts.optimization.optimizer.param_groups]}, "
         f"samples {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}\n"
@@ -153,8 +153,9 @@ def optimizer_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimize
         progress.current.skipped += 1
     if not made and before < MIN_LOSS_SCALE:
         raise UserError(
-            f"the gradient is not finite in float16, nor is it with the loss scaled down to {before}; no update is "
-            f"made any more; {load_defaults().ADVICE['float16']} usually helps"
+            f"the gradient is not finite in float16, even with the loss scale reduced to {before}, so no more updates "
+            f"are "
+            f"possible; {load_defaults().ADVICE['float16']} usually helps"
         )
     return made
 
@@ -178,8 +179,8 @@ def warn_of_skipped(progress: Progress) -> None:
     was_notable = skipped - current.skipped > SKIPPED_SHARE * (progress.step - current.step)
     if skipped > SKIPPED_SHARE * progress.step and not was_notable:
         structlog.get_logger().warning(
-            f"{skipped} of {progress.step} optimizer steps so far made no update, nor did the schedule of the learning "
-            f"rate step: {_why_skipped(progress)}"
+            f"{skipped} of {progress.step} optimizer steps so far were skipped, as were their learning-rate "
+            f"steps: {_why_skipped(progress)}"
         )
 
 
@@ -191,8 +192,8 @@ def check_updates(progress: Progress) -> None:
     """
     if progress.step and not progress.updates:
         raise UserError(
-            f"none of the {progress.step} optimizer steps of this run made an update, so the network is the one it "
-            f"began with: {_why_skipped(progress)}"
+            f"all {progress.step} optimizer steps of this run were skipped, so the network is "
+            f"unchanged: {_why_skipped(progress)}"
         )
 
 
@@ -204,4 +205,4 @@ def _why_skipped(progress: Progress) -> str:
     )
     scales = f"; the scale was last {progress.scale_history[-1][1]:g}" if progress.scale_history else ""
     said = ", ".join(text for number, text in reasons if number)
-    return f"{said}{scales}; more steps, a lower learning rate, or {load_defaults().ADVICE['float16']} helps"
+    return f"{said}{scales}; try more steps, a lower learning rate, or {load_defaults().ADVICE['float16']}"

@@ -36,12 +36,12 @@ def update_best(parts: TrainingParts, progress: Progress, metrics: dict[str, Any
     """Remember the metrics of an epoch, and return whether it is the best so far; say once that it cannot be.
 
     Raises:
-        UserError: the monitored metric is no single number.
+        UserError: the monitored metric is not a single number.
     """
     monitor, up = parts.evaluation.monitor, parts.higher_is_better
     progress.last, value = metrics, metrics[monitor]
     if not isinstance(value, float):
-        raise UserError(f"train.monitor = {monitor!r} is no single number: {value!r:.80}")
+        raise UserError(f"train.monitor = {monitor!r} is not a single number: {value!r:.80}")
     signed, best, mark = (
         comparable(one, higher_is_better=up) for one in (value, progress.best.get(monitor), progress.best_value)
     )
@@ -71,8 +71,8 @@ def _cause(parts: TrainingParts, progress: Progress, metrics: Mapping[str, Any])
         return f"the loss of the validation split is {metrics['loss']}{where}"
     metric = type(parts.evaluation.metrics[parts.evaluation.monitor]).__name__
     return (
-        f"the outputs have a finite loss, so it is {metric} that has no value for the {len(parts.data.val.samples)} "
-        "images of the validation split; train.monitor names another metric"
+        f"the loss is finite, but {metric} has no value for the {len(parts.data.val.samples)} "
+        "images of the validation split; set another metric with train.monitor"
     )
 
 
@@ -85,8 +85,9 @@ def warn_without_best(parts: TrainingParts, progress: Progress) -> None:
     """Say it where a run ends without a best epoch."""
     if progress.epoch and not progress.best:
         structlog.get_logger().warning(
-            f"no epoch is the best, for {parts.evaluation.monitor} was a finite number in none of {progress.epoch}; "
-            "the network of the last one is in model/"
+            f"no epoch is the best, because {parts.evaluation.monitor} was not finite in any of {progress.epoch} "
+            f"epochs; model/ "
+            "has the network of the last epoch"
         )
 
 
@@ -111,7 +112,7 @@ def check_metrics_are_defined(metrics: Mapping[str, Any], monitor: str, val: Sam
         if len(places) == task.outputs and monitor in names:
             others = [n for n, metric in metrics.items() if n not in names and metric.higher_is_better is not None]
             raise UserError(
-                f"{monitor}, which decides which epoch is best, cannot be computed {where}; hold out other images "
+                f"{monitor}, which selects the best epoch, cannot be computed {where}; hold out other images "
                 f"(data.val_fraction, data.split_seed), or monitor {' or '.join(['loss', *others])}: "
                 "--set train.monitor=loss"
             )

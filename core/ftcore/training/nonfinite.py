@@ -63,7 +63,7 @@ class ReplayResult:
         bad_weights: names of the parameters and buffers that are not finite.
         module: path of the first module whose output is not finite; empty if all are.
         gradients: names of the parameters whose gradient is not finite, in the order of the network.
-        scales: (step, scale of the loss behind it), of the last steps that changed it.
+        scales: (step, loss scale after it), of the last steps that changed it.
     """
 
     step: int
@@ -90,7 +90,7 @@ def replay(parts: TrainingParts, folder: Path) -> ReplayResult:
         UserError: there is no black box, or it is damaged, or of another run.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder.parent} has no {folder.name}/: no step of it was stopped for not being finite")
+        raise UserError(f"{folder.parent} has no {folder.name}/: the run had no step with NaN or Inf")
     reason = manifest.find_damage(folder)
     if reason:
         raise UserError(f"{folder} is damaged: {reason}")
@@ -162,14 +162,14 @@ def table(found: ReplayResult) -> Table:
     rows = [
         ("then", _terms(found.terms)),
         ("now", f"{_terms(found.again)} ({'the same' if found.reproduced else 'NOT the same'})"),
-        ("not finite in the loss", ", ".join(wrong) or "nothing"),
+        ("non-finite loss terms", ", ".join(wrong) or "nothing"),
         ("samples", _some(found.samples)),
-        ("samples that are not finite", _some(found.bad_samples)),
-        ("weights that are not finite", _some(found.bad_weights)),
-        ("first module with such an output", found.module or "none"),
-        ("parameters with such a gradient", _some(found.gradients)),
+        ("non-finite samples", _some(found.bad_samples)),
+        ("non-finite weights", _some(found.bad_weights)),
+        ("first module with a non-finite output", found.module or "none"),
+        ("parameters with a non-finite gradient", _some(found.gradients)),
         (
-            "scale of the loss",
+            "loss scale",
             ", ".join(f"{scale:g} from step {step + 1}" for step, scale in found.scales) or "constant",
         ),
     ]

@@ -121,9 +121,9 @@ def all_reduce_gradients(parts: TrainingParts) -> None:
 
 def _warn(progress: Progress, reason: str) -> None:
     structlog.get_logger().warning(
-        f"out of memory in step {progress.step + 1}: each micro-batch goes through the network in "
-        f"{progress.micro_batch_splits} "
-        "pieces from here on; the gradient is that of the whole, but batch norm sees a piece at a time",
+        f"out of memory in step {progress.step + 1}: each micro-batch is split into "
+        f"{progress.micro_batch_splits} pieces from now on; the gradient is that of the full batch, but batch norm "
+        f"sees one piece at a time",
         reason=reason,
     )
 
@@ -136,8 +136,9 @@ def explain_resource_error(error: BaseException, parts: TrainingParts, progress:
         ranks = parts.placement.world_size
         among = f" among {ranks} processes" if ranks > 1 else ""
         return UserError(
-            f"train.batch_size = {parts.train_config.batch_size}{among}: batch norm needs mean and variance over the "
-            f"images of a batch, and one has none ({error})\n"
+            f"train.batch_size = {parts.train_config.batch_size}{among}: batch norm cannot be trained on a batch of "
+            f"one "
+            f"image ({error})\n"
             f"train.batch_size={2 * ranks}, {load_defaults().ADVICE['batch norm']} or a network without batch norm "
             "helps, train.accumulate not"
         )
@@ -147,16 +148,16 @@ def explain_resource_error(error: BaseException, parts: TrainingParts, progress:
 def _out_of_memory(error: RuntimeError, parts: TrainingParts, progress: Progress) -> UserError:
     settings = parts.train_config
     if progress.current.trained:
-        doing, images = "in the validation", settings.effective_eval_batch_size
+        doing, images = "in validation", settings.effective_eval_batch_size
         ways = [f"train.eval_batch_size={max(1, images // 2)}"]
     else:
         doing, images = f"in step {progress.step + 1}", settings.batch_size
         ways = [
             f"train.batch_size={max(1, images // 2)} with train.accumulate={2 * settings.accumulate} (the same steps)"
         ]
-        ways += ['train.on_oom="halve" (does that by itself)'] if settings.on_oom == "stop" else []
+        ways += ['train.on_oom="halve" (does that automatically)'] if settings.on_oom == "stop" else []
     return UserError(
-        f"out of memory {doing} (epoch {progress.epoch + 1}), with {images} images a micro-batch"
+        f"out of memory {doing} (epoch {progress.epoch + 1}), with {images} images per micro-batch"
         f"{f' in {progress.micro_batch_splits} pieces' if progress.micro_batch_splits > 1 else ''}: "
         f"{_first_line(error)}\n"
         f"{', '.join([*ways, load_defaults().ADVICE['memory']])} or a smaller model.image_size help; "

@@ -132,10 +132,10 @@ def _is_saved(attribute: Attribute[Any], _value: object) -> bool:
 
 
 def _check_learning(then: Mapping[str, list[str]], now: Mapping[str, list[str]], folder: Path) -> None:
-    for key, what in (("learns", "parameters learn"), ("held", "modules are held in eval mode")):
+    for key, what in (("learns", "trainable parameters"), ("held", "modules kept in eval mode")):
         other = sorted(set(then[key]) ^ set(now[key]))
         if other:
-            raise UserError(f"in {folder} other {what} than in this run: {', '.join(other[:5])}")
+            raise UserError(f"{folder} has other {what} than this run: {', '.join(other[:5])}")
 
 
 def restore_network(parts: TrainingParts, network: nn.Module, folder: Path, name: str) -> None:
@@ -223,7 +223,7 @@ def _load_scheduler(scheduler: Any, saved: Mapping[str, Any]) -> None:
 def _load_plugins(owners: Mapping[str, Any], saved: Mapping[str, Any], folder: Path) -> None:
     other = sorted(owners.keys() ^ saved.keys())
     if other:
-        raise UserError(f"in {folder} other plugins have a state than in this run: {', '.join(other)}")
+        raise UserError(f"{folder} has states of other plugins than this run: {', '.join(other)}")
     for name, owner in owners.items():
         owner.load_state_dict(saved[name])
 

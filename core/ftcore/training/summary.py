@@ -22,7 +22,7 @@ def trainable_tables(assembly: Assembly) -> tuple[Table, ...]:
     """Say what learns, what will later, and at which rate."""
     parts = assembly.parts
     later = tuple((str(epoch + 1), ", ".join(sorted(names))) for epoch, names in sorted(parts.plan.unfreeze_at.items()))
-    released = (Table("what is released later", ("from epoch", "names"), later),) if later else ()
+    released = (Table("unfrozen later", ("from epoch", "names"), later),) if later else ()
     return _child_table(parts), *released, groups_table(parts.optimization.optimizer, assembly.groups)
 
 
@@ -35,10 +35,10 @@ def _child_table(parts: TrainingParts) -> Table:
         released = freezing.unfrozen_names(parts.plan, 0)
         inside = [f"{name}.{path}" if path else name for path, _ in child.named_modules()]
         held = sum(freezing.stays_in_eval(parts.plan, path, released) for path in inside)
-        state = "learns" if learns == total else "frozen" if not learns else "partly frozen"
+        state = "trainable" if learns == total else "frozen" if not learns else "partly frozen"
         rows.append((name, state if total else "no parameters", f"{total:,}", f"{learns:,}", str(held)))
     columns = ("module", "state", "parameters", "trainable", "modules kept in eval mode")
-    return Table("what learns", columns, tuple(rows))
+    return Table("trainable parameters", columns, tuple(rows))
 
 
 def groups_table(optimizer: Optimizer, groups: Sequence[ParamGroup]) -> Table:

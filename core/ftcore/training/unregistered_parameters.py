@@ -38,9 +38,10 @@ def check_all_registered(calls: HookCalls, parts: TrainingParts) -> None:
             numbers = sum(parameter.numel() for parameter in found.values())
             raise calls.make_error(
                 hook,
-                f": {what} has parameters that would never learn, for only the network's go to the optimizer: "
+                f": {what} has parameters that would not be trained, because the optimizer only gets those of the "
+                f"network: "
                 f"{', '.join(list(found)[:5])} ({numbers:,} numbers); let build_head of the plugin return a head that "
-                "registers them as its own and uses them in its forward pass, where they learn and are saved, or share "
+                "registers them and uses them in its forward pass, so that they are trained and saved, or share "
                 "that head's parameter; what is not to learn is requires_grad_(False)",
             )
 

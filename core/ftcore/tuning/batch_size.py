@@ -71,7 +71,7 @@ def max_batch_size(parts: TrainingParts, most: int | None) -> int:
     """
     images = len(parts.data.train.samples)
     if most is not None and not 1 <= most <= images:
-        raise UserError(f"--max {most}: a batch has from 1 to {images} images, which is all of the training split")
+        raise UserError(f"--max {most}: the batch size must be from 1 to {images}, the size of the training split")
     return images if most is None else most
 
 
@@ -82,7 +82,7 @@ def memory_budget(memory: DeviceMemory, share: float) -> int:
         UserError: `share` is not in (0, 1].
     """
     if not 0 < share <= 1:
-        raise UserError(f"--memory {share:g} is a share of what is free, above 0 and at most 1")
+        raise UserError(f"--memory {share:g} is a fraction of the free memory, > 0 and <= 1")
     return int(share * memory.total())
 
 
@@ -99,7 +99,7 @@ def find_batch_size(assembly: Assembly, most: int | None = None, share: float = 
         share: of the memory that this process has or could have, in (0, 1].
 
     Raises:
-        UserError: an option is out of range, not even one image fits, or the first loss is not finite.
+        UserError: an option is out of range, not even a batch of one image fits, or the first loss is not finite.
     """
     parts, memory = assembly.parts, DeviceMemory(assembly.parts.placement.device)
     at_most, usable = max_batch_size(parts, most), memory_budget(memory, share)
@@ -136,7 +136,7 @@ def try_batch_size(bench: TrialContext, size: int, fitting: list[BatchTrial]) ->
     foreseen = extrapolate_memory([(0, bench.base), *((trial.batch, trial.peak) for trial in fitting)], size)
     if foreseen > bench.budget and not bench.memory.oom_is_recoverable:
         return BatchTrial(
-            size, peak=foreseen, note=f"not tried: expected to take more than {format_bytes(bench.budget)}"
+            size, peak=foreseen, note=f"not tried: expected to need more than {format_bytes(bench.budget)}"
         )
     return run_trial(bench, size)
 
@@ -160,9 +160,9 @@ def verify_largest(bench: TrialContext, trials: list[BatchTrial]) -> int:
         if not trial.note and not run_trial(bench, trial.batch, VERIFY_STEPS, math.inf).note:
             return trial.batch
     raise UserError(
-        f"not even one image fits: a batch of {trials[0].batch} {trials[0].note}; before the first step "
-        f"{format_bytes(bench.base)} of {format_bytes(bench.budget)} were taken. "
-        f"{load_defaults().ADVICE['memory']}, a smaller network or model.image_size help"
+        f"not even a batch of one image fits: a batch of {trials[0].batch} {trials[0].note}; before the first step "
+        f"{format_bytes(bench.base)} of {format_bytes(bench.budget)} were in use. Try "
+        f"{load_defaults().ADVICE['memory']}, a smaller network or a smaller model.image_size"
     )
 
 
@@ -174,7 +174,7 @@ def tables(search: BatchSizeSearch) -> list[Table]:
     ]
     suggested = {f"the largest that fits, verified by {VERIFY_STEPS} steps": search.largest}
     suggested |= (
-        {"from here on less than 5 % faster": search.smallest_fast_batch}
+        {"larger batches are less than 5 % faster": search.smallest_fast_batch}
         if search.smallest_fast_batch < search.largest
         else {}
     )
@@ -182,7 +182,7 @@ def tables(search: BatchSizeSearch) -> list[Table]:
         Table("batches", ("batch", "images/s", "peak memory", "does not fit"), tuple(rows)),
         Table(
             "suggested batch",
-            ("batch", "which is", "to copy"),
+            ("batch", "which is", "use"),
             tuple((str(batch), name, cli_flag(batch)) for name, batch in suggested.items()),
         ),
     ]
@@ -196,13 +196,11 @@ def cli_flag(batch: int) -> str:
 def accumulation_hint(search: BatchSizeSearch, settings: TrainConfig) -> str:
     """Say what goes with another size of batch."""
     now, batch = settings.batch_size * settings.accumulate, search.largest
-    said = (
-        f"A step has {now} images now; another number wants another learning rate: ftcore find lr ... {cli_flag(batch)}"
-    )
+    said = f"Another number of images per step (now {now}) needs another rate: ftcore find lr ... {cli_flag(batch)}"
     times = now // batch
     if times > 1 and now % batch == 0:
-        return f"{said}\ntrain.accumulate keeps it: {cli_flag(batch)} --set train.accumulate={times}"
-    return f"{said}\ntrain.accumulate keeps it where the batch is smaller: it multiplies the images of a step"
+        return f"{said}\nKeep {now} with train.accumulate: {cli_flag(batch)} --set train.accumulate={times}"
+    return f"{said}\nWith a smaller batch, train.accumulate keeps the number of images per step"
 
 
 def to_dict(search: BatchSizeSearch) -> dict[str, Any]:

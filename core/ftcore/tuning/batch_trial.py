@@ -93,7 +93,7 @@ def run_trial(bench: TrialContext, size: int, most: int = 1 + _STEPS, seconds: f
         gc.collect()  # only here, for the error held on to the tensors of the step
     bench.memory.empty()
     if not full and peak.bytes > bench.budget:
-        full = f"takes more than {format_bytes(bench.budget)}"
+        full = f"needs more than {format_bytes(bench.budget)}"
     images = size * bench.parts.train_config.accumulate
     return BatchTrial(size, images / min(times[1:]) if times[1:] else 0.0, peak.bytes, full)
 

@@ -126,14 +126,15 @@ def lr_range_test(
             if not terms and not test.rates:
                 raise nonfinite_first_loss_error(parts)
             if not terms:
-                return evolve(test, stop_reason=f"the loss or its gradient was not finite at a rate of {rate:.3g}")
+                return evolve(test, stop_reason=f"the loss or its gradient was not finite at learning rate {rate:.3g}")
             loss = float(sum_terms(terms))
             mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
             test = _append_step(test, rate, loss, mean / (1 - SMOOTHING**progress.step))
             if test.smoothed[-1] > DIVERGENCE_FACTOR * min(test.smoothed):
                 return evolve(
                     test,
-                    stop_reason=f"the smoothed loss was {DIVERGENCE_FACTOR:g} times its best at a rate of {rate:.3g}",
+                    stop_reason=f"stopped: the smoothed loss exceeded {DIVERGENCE_FACTOR:g} times its minimum at "
+                    f"learning rate {rate:.3g}",
                 )
     return test
 
@@ -184,7 +185,7 @@ def table(ready: PreparedRun, test: LRFinderResult) -> Table:
         (name, f"{test.rates[step]:.3g}", f"{test.smoothed[step]:.4f}", cli_flag(ready, test.rates[step]))
         for name, step in test.suggestions().items()
     )
-    return Table("suggested learning rates", ("by", "rate", "smoothed loss", "to copy"), rows)
+    return Table("suggested learning rates", ("by", "rate", "smoothed loss", "use"), rows)
 
 
 def plot(test: LRFinderResult) -> Plot:
@@ -215,4 +216,8 @@ def summary(ready: PreparedRun, test: LRFinderResult) -> str:
     said = f"{len(test.rates)} of {test.requested_steps} steps of {images} images" + (
         f"; {test.stop_reason}" if test.stop_reason else ""
     )
-    return said if test.suggestions() else f"{said}\nthe curve does not fall, so nothing is suggested; try other bounds"
+    return (
+        said
+        if test.suggestions()
+        else f"{said}\nthe loss does not fall, so no learning rate is suggested; try other bounds"
+    )

@@ -63,7 +63,7 @@ class Trial:
 
     Attributes:
         setting: that was tried.
-        before: images/s without it, the median of the rounds.
+        before: images/s before it, the median of the rounds.
         after: with it.
         ratios: of each round, in rising order.
         note: why it could not be tried; empty if it could.
@@ -187,7 +187,7 @@ def compare_throughput(current: TimedRun, other: TimedRun, setting: SpeedOption,
 
 def table(trials: Sequence[Trial]) -> Table:
     """Show what was tried, in the order in which it was."""
-    columns = ("setting", "images/s without", "with", "times as fast", "", "also")
+    columns = ("setting", "images/s before", "with", "speed-up", "", "also")
     return Table("faster or not", columns, tuple(_row(trial) for trial in trials))
 
 

@@ -37,8 +37,8 @@ def check_split(parts: TrainingParts) -> None:
     images, batch = len(parts.data.train.samples), parts.train_config.batch_size
     if images < batch:
         raise UserError(
-            f"train.batch_size = {batch} is more than the {images} images of the training split; "
-            f"a range test needs whole batches: --set train.batch_size={images} or less"
+            f"train.batch_size = {batch} is more than the {images} images of the training split; a range "
+            f"test needs full batches: --set train.batch_size={images} or less"
         )
 
 
@@ -63,7 +63,7 @@ def nonfinite_first_loss_error(parts: TrainingParts) -> UserError:
     """Return the error for a network whose first loss is not finite."""
     precision = f"; {load_defaults().ADVICE['float16']} may help" if parts.precision.scaler.is_enabled() else ""
     return UserError(
-        f"the loss or its gradient is not finite in the very first step, whatever the learning rate; precision "
-        f"{parts.precision.name}, {parts.data.task.name}: look at the data with ftcore check, and at the weights"
+        f"the loss or its gradient is not finite in the first step at any learning rate; precision "
+        f"{parts.precision.name}, {parts.data.task.name}: check the data with ftcore check, and the weights"
         f"{precision}"
     )

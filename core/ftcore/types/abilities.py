@@ -1,4 +1,4 @@
-"""What a task can beside what every task can; a command that needs one says so of a task without it."""
+"""Optional abilities of a task; a command that needs one reports an error for a task without it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Averaged(ABC):
-    """A task whose outputs can be averaged, over networks or over a picture and its mirror image."""
+    """A task whose outputs can be averaged, over networks or over an image and its mirror image."""
 
     gives: ClassVar[str] = "a mean of several outputs"
 
@@ -38,10 +38,10 @@ class Averaged(ABC):
 
 
 class Counted(ABC):
-    """A task of names that an image has or has not.
+    """A task with names that an image has or does not have.
 
     Attributes:
-        counts: images with each, in the training split; empty where nobody counted.
+        counts: images with each, in the training split; empty if unknown.
     """
 
     gives: ClassVar[str] = "images to count of each name"

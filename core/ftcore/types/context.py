@@ -1,4 +1,4 @@
-"""What a hook may use of the run around it."""
+"""The parts of the run that a hook may use."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def _no_task(name: str) -> type[Task]:
 
 @frozen
 class Context:
-    """What a hook may use of the run around it.
+    """The parts of the run that a hook may use.
 
     Attributes:
         folder: the run folder; it exists once training starts, not before.
-        log: a structlog logger bound to the plugin and the hook; its events land in ``log.jsonl``.
+        log: a structlog logger bound to the plugin and the hook; its events are written to ``log.jsonl``.
         ranks: the processes of the run.
-        named: whether the user, or a recipe, named the plugin, in whatever form; False for one that answers by default.
+        named: whether the user or a recipe enabled the plugin; False for a default plugin.
         make_task: name of a task, as ``data.task`` has it -> its class, which a plugin gave.
-        on_boundary: for what takes long within one step: has the run saved or ended there if a signal wants that, the
-            latter by an exception. The weights must be those with which the step began.
+        on_boundary: call it regularly during a long step: it saves the run, or stops it with an exception, if a
+            signal was received. The weights must be those from the start of the step.
     """
 
     folder: Path

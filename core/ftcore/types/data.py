@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 class SampleDataset(Protocol):
     """A split of the data: any map-style dataset, picklable for worker processes.
 
-    An item is ``(image, target)``: a `PIL.Image.Image`, and what `Task.check` takes: an int class index, a tuple with 0
-    or 1 a label, or a float (a tuple of floats for several regression targets) in its own unit. An item that cannot be
-    read raises `DataError` naming its path. `ftcore.data.ImageSplit` is one; what needs all targets at once
-    (``data.on_corrupt``, ``data.cache``, `balanced_sampling`) asks for it.
+    An item is ``(image, target)``: a `PIL.Image.Image`, and what `Task.check` takes: an int class index, a tuple
+    with 0 or 1 per label, or a float (a tuple of floats for several regression targets) in the unit of the data. An
+    item that cannot be read raises `DataError` naming its path. `ftcore.data.ImageSplit` is one; features that need all
+    targets at once (``data.on_corrupt``, ``data.cache``, `balanced_sampling`) require it.
     """
 
     def __len__(self) -> int:
@@ -33,28 +33,28 @@ class SampleDataset(Protocol):
         ...
 
     def name(self, index: int, /) -> str:
-        """Return what a person calls this sample: its path, or its place in the source."""
+        """Return a name for users: its path, or its position in the source."""
         ...
 
 
 @frozen
 class Data:
-    """The answer of `build_data`.
+    """The result of `build_data`.
 
     Attributes:
-        train: samples to learn from.
-        val: samples to measure on after each epoch; they choose the best.
+        train: training samples.
+        val: validation samples, evaluated after each epoch; they select the best epoch.
         task: classes or targets, taken from `train` alone.
         fingerprint: SHA-256 in hex that changes when samples are added, removed, renamed, relabelled or change size.
         tables: shown at the start of the run.
-        skipped: ``(split, reason)`` of each image that cannot be read and was left out.
+        skipped: ``(split, reason)`` of each skipped image that cannot be read.
         weights: (N,) float64 > 0: each epoch draws N training samples with replacement, in proportion; None visits
             each once.
-        test: samples that neither teach nor choose, to measure on at the end; None where there are none.
-        has_splits: whether the source says which samples are in which split; where it does not and
-            `RunConfig.measuring` is set, all are in `test`.
-        total: number of samples in the source, with those of other splits and those that were left out; None: of the
-            three splits.
+        test: test samples, not used for training or selection; None if there are none.
+        has_splits: whether the source has splits; if not and `RunConfig.measuring` is set, all samples
+            are in `test`.
+        total: number of samples in the source, including other splits and skipped samples; None: that of the three
+            splits.
     """
 
     train: SampleDataset
@@ -87,8 +87,8 @@ class TwoStageTransform:
     Attributes:
         resize: PIL image -> PIL image, L or RGB, deterministic; ``data.cache`` keeps its result.
         to_tensor: that image -> tensor.
-        min_decode_side: pixels; a picture may be decoded at a smaller scale while its shorter side is no smaller. None:
-            in full.
+        min_decode_side: pixels; an image may be decoded at a smaller scale if its shorter side is at least this. None:
+            decode in full.
     """
 
     resize: Callable[[Any], Any]
@@ -101,18 +101,18 @@ class TwoStageTransform:
 
 
 def to_two_stage(transform: Callable[[Any], Tensor]) -> TwoStageTransform:
-    """Return a transform in two steps, the first of which may do nothing."""
+    """Return a transform in two steps, the first of which may be the identity."""
     return transform if isinstance(transform, TwoStageTransform) else TwoStageTransform(identity, transform)
 
 
 @frozen
 class Transforms:
-    """The answer of `make_transforms`.
+    """The result of `make_transforms`.
 
     Attributes:
         train: PIL image -> tensor (C, H, W), uint8 or float32; `TwoStageTransform`, or any callable. May draw from
             torch's, numpy's and Python's global generators: they are seeded from (seed, epoch, index) before each call.
-        evaluate: the same, deterministic; `predict` uses it alone.
+        evaluate: the same, deterministic; the only one that `predict` uses.
         on_device: the tensors of a batch (N, C, H, W), on the network's device -> float32, normalised.
     """
 
@@ -130,7 +130,7 @@ Draws from torch's CPU generator, which is seeded for each step.
 
 @frozen
 class BatchImageTransform:
-    """A batch transform that leaves targets alone, so that classes stay classes and any loss can take them.
+    """A batch transform that does not change targets, so classes stay class indices and any loss can be used.
 
     Attributes:
         function: images (N, C, H, W) float32, normalised -> images of that shape; draws as a `BatchTransform` does.
@@ -147,7 +147,7 @@ class ImageSource(Protocol):
         ...
 
     def read(self, row: int, side: int | None) -> Image:
-        """Decode one; where that is cheaper, at a smaller scale whose shorter side is at least `side` pixels.
+        """Decode one image; if cheaper, at a smaller scale whose shorter side is at least `side` pixels.
 
         Raises:
             DataError: it cannot be read.
@@ -155,9 +155,9 @@ class ImageSource(Protocol):
         ...
 
     def name(self, row: int) -> str:
-        """Return what a person calls it: its path, or its place in the source."""
+        """Return a name for users: its path, or its position in the source."""
         ...
 
     def version(self, row: int) -> str:
-        """Return what changes when the image does, e.g. its size and time; decode nothing."""
+        """Return a version that changes with the image, e.g. its size and time, without decoding it."""
         ...

@@ -1,4 +1,4 @@
-"""Where a network runs, and how it is spread over processes."""
+"""Where a network runs, and how it is distributed over processes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 @frozen
 class Sharding:
-    """How the parameters of a network are spread over processes, as `torch.distributed.tensor.DTensor` by rows.
+    """How the parameters of a network are sharded over processes, as `torch.distributed.tensor.DTensor` by rows.
 
     Attributes:
-        checkpoints: ``full``, the files that one process would write; or ``sharded``, where each writes what it has.
+        checkpoints: ``full``, the files that one process would write; or ``sharded``, where each process writes its
+            shard.
         weights: `ftcore.model.state_digest` of the network before.
     """
 
@@ -29,23 +30,23 @@ class Sharding:
 
 @frozen
 class Placement:
-    """The answer of `wrap_devices`: where the network runs.
+    """The result of `wrap_devices`: where the network runs.
 
     Attributes:
         device: where batches go.
         model: the network, moved and perhaps wrapped.
-        unwrap: wrapped network -> the network as it was given, whose parameter names are saved.
+        unwrap: wrapped network -> the original network, whose parameter names are saved.
         rank: number of this process, from 0.
         world_size: number of processes.
         no_sync: entered for backward passes that need no gradient exchange.
         reduce: tensor or number -> its sum over all processes.
         gather: tensor, of the same shape and dtype in all processes -> (world_size, ...), those of all.
-        broadcast_buffers: gives every process the buffers that the network, or an average of it, has in the first.
-        rewrap: another module with the same parameters, e.g. what of the network still learns -> the placement of that,
-            in the same way; None where there is none but that of the network.
-        single_process_error: why a run may not go on in one process; empty if it may.
-        sharding: how the parameters are spread over the processes; None where each has all of them.
-        note: one line for the user, e.g. a warning that the wrapper deserves.
+        broadcast_buffers: copies the buffers of the network, or of an average, from rank 0 to all processes.
+        rewrap: another module with the same parameters, e.g. the trainable part of the network -> its placement,
+            made the same way; None if not supported.
+        single_process_error: why the run cannot continue in one process; empty if it can.
+        sharding: how the parameters are sharded over the processes; None if each has all of them.
+        note: one line for the user, e.g. a warning.
     """
 
     device: torch.device

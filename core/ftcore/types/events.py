@@ -1,12 +1,12 @@
-"""What observers are told. An observer is any callable that takes an event; it decides nothing.
+"""Events that observers receive. An observer is any callable that takes an event; it cannot change the run.
 
     def observe(event: Event) -> None:
         match event:
             case EpochEnded(epoch=epoch, val=val): ...
 
-New kinds of events may be added: an observer ignores what it does not know. What an observer raises is a warning, said
-once, with its plugin and its traceback in the log, and the run goes on; with ``observers.on_error = "stop"`` it ends
-the run, which is saved first. KeyboardInterrupt and SystemExit always do.
+New kinds of events may be added: an observer must ignore unknown ones. If an observer raises an exception, one warning
+names its plugin, the traceback is in the log, and the run continues; with ``observers.on_error = "stop"``, a
+checkpoint is saved and the run stops. KeyboardInterrupt and SystemExit always stop it.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ Metrics = Mapping[str, Any]
 
 @frozen
 class RunStarted:
-    """Everything is built and training begins.
+    """Everything is built and training starts.
 
     Attributes:
         folder: the run folder.
-        summary: what was decided, one short text each, in the order to show them.
+        summary: settings of the run, one short text each, in display order.
         tables: tables of the data and the loss.
         epochs: epochs to train.
         steps_per_epoch: optimizer steps in each.
-        step: optimizer steps that were done before: 0, or where a run is resumed.
-        epoch: epochs that were done before, with their evaluation.
-        trainable_tables: tables of what learns and of the parameter groups.
+        step: optimizer steps already done: 0 unless the run is resumed.
+        epoch: epochs already done, including their evaluation.
+        trainable_tables: tables of the trainable parameters and the parameter groups.
         groups: names of the parameter groups, in the order of `StepLogged.lr`.
-        task: what is learnt; not logged, nor is `val`.
-        val: the samples that `BatchEvaluated.indices` are places in.
-        trainable_parameters: how many numbers learn when training begins.
-        total_parameters: how many the network has.
+        task: the task; not logged, nor is `val`.
+        val: the samples that `BatchEvaluated.indices` refer to.
+        trainable_parameters: number of trainable parameters when training starts.
+        total_parameters: number of parameters of the network.
         heads: paths of the new heads.
-        releases: epoch (from 1) -> names of modules and parameters that start to learn there, in order; "" is all.
+        releases: epoch (from 1) -> names of modules and parameters that are unfrozen there, in order; "" is all.
         augmented: whether training samples are changed at random: by their transform, or in batches.
-        rebalanced: whether rare classes or labels count for more in the loss, or are drawn more often.
+        rebalanced: whether rare classes or labels are weighted more in the loss or sampled more often.
         chance_level: see `ftcore.Loss`.
         reads_text: whether the samples are texts.
     """
@@ -86,11 +86,12 @@ class StepLogged:
         step: optimizer steps in this epoch so far.
         loss: of this step, in the loss's own unit.
         lr: learning rate of each parameter group, as used in this step.
-        samples_per_second: since the epoch began.
+        samples_per_second: since the start of the epoch.
         loss_terms: what was added to the loss, by name.
-        gradient_norm: L2 norm of the whole gradient before it was clipped; None where it is not finite or not known.
-        data_wait: share of the time since the epoch began in which steps waited for their images, from 0 to 1.
-        skipped: of the steps in this epoch so far, those that made no update, for the gradient was not finite.
+        gradient_norm: L2 norm of the gradient before clipping; None if not finite or unknown.
+        data_wait: fraction of the time since the start of the epoch in which steps waited for their images, from 0
+            to 1.
+        skipped: number of steps in this epoch so far without an update, because the gradient was not finite.
     """
 
     epoch: int
@@ -106,14 +107,14 @@ class StepLogged:
 
 @frozen(eq=False)
 class BatchEvaluated:
-    """A batch of the validation split went through the network; not logged.
+    """A batch of the validation split was evaluated; not logged.
 
-    Told for every batch, in the order of the split, before the `EpochEnded` whose metrics are computed from it. The
-    tensors are those that the metrics are given, of all processes, and on the device: to read them is to wait for it.
+    Sent for every batch, in the order of the split, before the `EpochEnded` with their metrics. The tensors are those
+    passed to the metrics, of all processes, on the device: reading them synchronises with it.
 
     Attributes:
-        indices: (N,) int64 on the CPU, places in the validation split.
-        outputs: (N, K) float32, scores before softmax or sigmoid; or numbers in the targets' own unit.
+        indices: (N,) int64 on the CPU, indices in the validation split.
+        outputs: (N, K) float32, scores before softmax or sigmoid; or numbers in the unit of the targets.
         targets: (N,) int64 classes, (N, K) float32 in 0 and 1, or numbers in their own unit.
     """
 
@@ -124,12 +125,12 @@ class BatchEvaluated:
 
 @frozen
 class CheckpointSaved:
-    """The run can be gone on with from here, whatever happens.
+    """A complete checkpoint was written; the run can be resumed from it.
 
     Attributes:
         path: the checkpoint.
-        step: optimizer steps in the whole run so far.
-        seconds: that the run waited for it.
+        step: optimizer steps in the run so far.
+        seconds: time that the run waited for it.
     """
 
     path: Path
@@ -139,23 +140,23 @@ class CheckpointSaved:
 
 @frozen
 class EpochEnded:
-    """An epoch was trained and evaluated, and is written down; its checkpoint comes next.
+    """An epoch was trained, evaluated and recorded; its checkpoint is written next.
 
     Attributes:
         epoch: from 1.
-        step: optimizer steps in the whole run so far.
+        step: optimizer steps in the run so far.
         train: ``loss``, the mean over the epoch, and each term that was added to it, the mean over its steps.
         val: ``loss`` and every metric.
         best: whether the monitored metric is the best so far; a value that is not finite never is.
         monitor: name of the monitored metric.
-        seconds: training and evaluation of this epoch, with what was computed for it before its first step.
-        samples_per_second: samples that were trained on, by `training_seconds`.
-        data_wait: share of the training's time in which steps waited for their images, from 0 to 1.
-        training_seconds: of `seconds`, all but those of the evaluation.
-        initial_share: how much of the network that was evaluated is still that of an average's first update, from 0 to
-            1; 0 where no average was evaluated.
+        seconds: training and evaluation of this epoch, including feature caching before its first step.
+        samples_per_second: training samples per `training_seconds`.
+        data_wait: fraction of the training time in which steps waited for their images, from 0 to 1.
+        training_seconds: `seconds` without the evaluation.
+        initial_share: fraction of the evaluated average that is still from its first update, from 0 to 1; 0 if no
+            average was evaluated.
         updates: optimizer steps of this epoch that changed the network.
-        skipped: those that did not, for the gradient was not finite; in float16, also with its loss scaled up.
+        skipped: skipped steps, because the gradient was not finite or, in float16, the scaled gradient overflowed.
     """
 
     epoch: int
@@ -175,7 +176,7 @@ class EpochEnded:
 
 @frozen
 class RunEnded:
-    """Training is over.
+    """Training finished.
 
     Attributes:
         report: the object that ``ftcore run --json`` prints.
@@ -200,7 +201,7 @@ class RunStopped:
     """Training was ended by a signal, and can be resumed.
 
     Attributes:
-        message: which signal, and where.
+        message: the signal, and the step at which it stopped.
     """
 
     message: str

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 def _names(names: Iterable[str]) -> frozenset[str]:
     """Any collection of names -> a set of them; a text is no collection."""
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"a FreezePlan takes sets of names, not {names!r}")
+        raise UserError(f"FreezePlan needs sets of names, not {names!r}")
     return frozenset(names)
 
 
 def _releases(at: Mapping[int, Iterable[str]]) -> dict[int, frozenset[str]]:
     wrong = [epoch for epoch in at if type(epoch) is not int or epoch < 0]
     if wrong:
-        raise UserError(f"FreezePlan.unfreeze_at: an epoch is a whole number from 0, not {wrong[0]!r}")
+        raise UserError(f"FreezePlan.unfreeze_at: an epoch must be an integer >= 0, not {wrong[0]!r}")
     return {epoch: _names(names) for epoch, names in at.items()}
 
 
@@ -99,7 +99,7 @@ class InputSpec:
         return f"{self}, {self.interpolation}, {shown[self.crop_mode]}"
 
     def data_config(self) -> dict[str, Any]:
-        """Return the description in the terms of timm's ``create_transform``, which reads it as it is meant here."""
+        """Return the description in the terms of timm's ``create_transform``, with the same meaning."""
         floored = tuple(math.floor(side / self.crop_fraction) for side in self.size)
         exact = self.crop_fraction if floored == self.resize_size else self.crop_fraction / (1 + 2 * _ROUNDING)
         return {
@@ -116,13 +116,13 @@ class InputSpec:
         return f"{self.channels} x {height} x {width}"
 
     def zeros(self, count: int, device: Any) -> Tensor:
-        """Return so many black images (count, C, H, W) float32."""
+        """Return `count` black images (count, C, H, W) float32."""
         import torch
 
         return torch.zeros(count, self.channels, *self.size, device=device)
 
     def randn(self, count: int, device: Any) -> Tensor:
-        """Return so many images of noise (count, C, H, W) float32, from torch's global generator."""
+        """Return `count` images of noise (count, C, H, W) float32, from torch's global generator."""
         return self.zeros(count, device).normal_()
 
 
@@ -146,20 +146,20 @@ class TokenSpec(InputSpec):
         return str(self)
 
     def data_config(self) -> dict[str, Any]:
-        """Return nothing: a text is no image."""
+        """Return nothing, as a text is not an image."""
         return {}
 
     def __str__(self) -> str:
         return f"{self.length} tokens of {self.vocabulary}"
 
     def zeros(self, count: int, device: Any) -> Tensor:
-        """Return so many texts of the first token (count, length) int64."""
+        """Return `count` texts of the first token (count, length) int64."""
         import torch
 
         return torch.zeros(count, self.length, dtype=torch.int64, device=device)
 
     def randn(self, count: int, device: Any) -> Tensor:
-        """Return so many texts of random tokens (count, length) int64, from torch's global generator."""
+        """Return `count` texts of random tokens (count, length) int64, from torch's global generator."""
         return self.zeros(count, device).random_(0, self.vocabulary)
 
 
@@ -200,42 +200,41 @@ class HubExporter(Protocol):
         ...
 
     def write(self, network: nn.Module, folder: Path, task: Task, spec: InputSpec) -> None:
-        """Write the network, with its new head and what it is to see, into an empty folder."""
+        """Write the network, with its new head and input specification, to an empty folder."""
         ...
 
     def read(self, folder: Path) -> nn.Module:
-        """Build what a folder holds, as anybody does with the library, in eval mode.
+        """Load the network of a folder with the library alone, in eval mode.
 
         It takes and returns what `Backbone.module` does.
         """
         ...
 
     def usage_code(self, folder: str) -> Sequence[str]:
-        """Return lines of Python, imports first, that load the network of a folder and what it is fed with."""
+        """Return lines of Python, imports first, that load the network of a folder and its preprocessing."""
         ...
 
 
 @frozen
 class Backbone:
-    """The answer of `build_model`: a network with its old head still in place.
+    """The result of `build_model`: a network with its original head.
 
     Attributes:
         module: images (N, C, H, W) float32, normalised, or token ids (N, L) int64 -> outputs (N, K); in train mode
             perhaps a tuple of them.
-        heads: every place where a new head must go; most networks have one.
-        input: what the network wants to see.
-        aux_loss_weights: where the network returns a tuple in train mode, a factor on the loss of each output but the
+        heads: every head to replace; most networks have one.
+        input: the network's input specification.
+        aux_loss_weights: if the network returns a tuple in train mode, the weight of the loss of each output except the
             first.
-        stages: parameter or buffer name -> its stage as the architecture declares them, 0 (the stem) nearest the
-            input; what is missing lies behind the last. Empty: derived from the modules.
+        stages: parameter or buffer name -> its stage as the architecture defines them, 0 is the stem; parameters not
+            listed are after the last stage. Empty: derived from the modules.
         blocks: as `stages`, but every block counts, for layer-wise learning rates.
-        no_decay: names of parameters that the architecture exempts from weight decay, beside vectors.
-        architecture: what `build_model` needs to build the network again where the place that it came from is gone:
-            plain values, which a run keeps with its model, and `predict` hands over as ``config.architecture``.
-        hub: how the network becomes a folder for the Hugging Face hub, if it can.
-        builder_code: number of outputs -> lines of Python, imports first, that make `module` with so many, called
-            ``model``, with the library that it comes from and without ftcore; None where no such lines do. Export runs
-            them.
+        no_decay: names of parameters that the architecture exempts from weight decay, in addition to vectors.
+        architecture: what `build_model` needs to rebuild the network without its original source: plain values, which a
+            run saves with its model, and `predict` passes as ``config.architecture``.
+        hub: how to export the network as a folder for the Hugging Face hub, if supported.
+        builder_code: number of outputs -> lines of Python, imports first, that build `module` with that number of
+            outputs as ``model``, using its library and without ftcore; None if not possible. Export runs them.
     """
 
     module: nn.Module
@@ -251,7 +250,7 @@ class Backbone:
 
     @property
     def num_features(self) -> int:
-        """Features that the (first) head sees."""
+        """Number of input features of the (first) head."""
         return self.heads[0].in_features
 
 

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @frozen
 class Prediction:
-    """What the network says about one picture.
+    """The prediction for one image.
 
     Attributes:
-        path: the picture; None for one that came as pixels.
+        path: the image file; None for pixels.
         values: class or label -> probability, most probable first; or target name -> value in its own unit; plain data.
         labels: for a multi-label task, the labels whose probability reaches the threshold of the model.
     """
@@ -44,7 +44,7 @@ class SourceTargets:
         names: of labels or numbers, where the source names them; else empty.
         rows: places of the images of ``train``, ``val`` and ``test``, (N,) int64 each.
         recorded: names in the order of a run that is read back; empty of one that wrote none; None for a new run.
-        measuring: whether nothing is to be learnt: the task is what all of `rows` show, be it one class.
+        measuring: whether the data is only evaluated: the task covers all of `rows`, even a single class.
     """
 
     values: Sequence[Any] | Numbers
@@ -59,7 +59,7 @@ class Fitted:
     """The answer of `Task.fit`.
 
     Attributes:
-        task: what is learnt.
+        task: the task.
         targets: of each image of the source, (N, ...); of images in no split they mean nothing.
         rows: see `SourceTargets.rows`; without the images that the task cannot measure.
         tables: shown at the start of the run.
@@ -72,16 +72,15 @@ class Fitted:
 
 
 class Task(ABC):
-    """What is to be learnt; a frozen attrs class that hook `make_task` returns. Equal tasks are equal values.
+    """What the network predicts; a frozen attrs class that hook `make_task` returns. Equal tasks are equal values.
 
-    What only some commands need is in classes of their own, which a task may have beside this one: see
-    `ftcore.types.abilities`.
+    Optional abilities, which only some commands need, are separate base classes: see `ftcore.types.abilities`.
 
     Attributes:
         name: what ``data.task`` and ``model.json`` call it: lower case letters, digits and underscores.
         noun: what one of `names` is, and several are.
         ranked: whether the values of a prediction are in an order, so that ``--top`` means something.
-        crosses_zero: whether outputs must be able to be below zero, which a ReLU behind the head would cut off.
+        crosses_zero: whether outputs must be able to be below zero, which a ReLU after the head would cut off.
         output_name: what an exported file calls what `decode` returns.
         names: of classes, labels or numbers, in the order of the outputs; empty if there are none.
         images: in the training split.
@@ -158,7 +157,7 @@ class Task(ABC):
         return [Prediction(None, dict(zip(self.names, row, strict=True))) for row in decoded.tolist()]
 
     def columns(self) -> Sequence[str]:
-        """Return the header of a table of predictions, behind the picture."""
+        """Return the header of a table of predictions, after the image column."""
         return self.names
 
     def cells(self, prediction: Prediction) -> Sequence[str]:
@@ -179,7 +178,7 @@ class Task(ABC):
         return str(target)
 
     def describe(self) -> str:
-        """Say in a line what is learnt."""
+        """Describe the task in one line."""
         return f"{self.name}: {', '.join(self.names[:12])}{' ...' if len(self.names) > 12 else ''}"
 
     def meaning(self) -> dict[str, Any]:

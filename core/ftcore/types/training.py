@@ -40,17 +40,17 @@ def sample_count(targets: Tensor) -> float:
 
 @frozen
 class Loss:
-    """The answer of `make_loss`.
+    """The result of `make_loss`.
 
     Attributes:
         function: (outputs (N, K) float32, targets) -> scalar, a mean. Targets are (N,) int64 for classification, else
-            (N, K) float32: 0 or 1 a label, or standardised.
+            (N, K) float32: 0 or 1 per label, or standardised numbers.
         denominator: targets -> what that mean was divided by, a float or a scalar tensor. Means over several
             batches (accumulation, ranks, an epoch) are combined with it. Default: the number of samples.
         tables: shown at the start of the run.
         soft_targets: for classification, whether both functions also take probabilities (N, K) float32.
-        favours_rare: whether rare classes or labels count for more in it than frequent ones.
-        chance_level: its value where all answers are held for equally likely; None where that is not known.
+        favours_rare: whether it weights rare classes or labels more than frequent ones.
+        chance_level: its value for uniform predictions; None if unknown.
     """
 
     function: Callable[[Tensor, Tensor], Tensor]
@@ -63,12 +63,12 @@ class Loss:
 
 @frozen
 class Recipe:
-    """The answer of a plugin's `recipe`: other plugins' choices. What the user sets himself beats it.
+    """The result of a plugin's `recipe`: plugins to enable and their settings. Settings of the user take precedence.
 
     Attributes:
-        plugins: named as if by the user, behind his own; as in ``--plugin``.
+        plugins: plugins to enable after those of the user; as in ``--plugin``.
         settings: as in ``--set``: ``train.epochs`` or ``sgd.lr`` -> value.
-        derived: of those, ones that follow from an option of the recipe -> that option, for messages.
+        derived: settings that follow from an option of the recipe -> that option, for messages.
     """
 
     plugins: tuple[str, ...] = ()
@@ -78,10 +78,10 @@ class Recipe:
 
 @frozen(eq=False)
 class ForwardPass:
-    """One forward pass in training, as the terms of a `Step` see it.
+    """One forward pass in training, as the terms of a `Step` receive it.
 
     Attributes:
-        images: (N, C, H, W) float32, normalised, as the network saw them.
+        images: (N, C, H, W) float32, normalised, as given to the network.
         targets: as the loss takes them.
         outputs: (N, K) float32, of the network's first output.
         forward: such images -> such outputs, in another pass; of this network, with its precision and devices.
@@ -95,13 +95,13 @@ class ForwardPass:
 
 @frozen
 class Step:
-    """The answer of `make_step`: what an optimizer step does beside the loss.
+    """The result of `make_step`: how an optimizer step extends the plain one.
 
     Attributes:
-        terms: name -> what is added to the loss, a scalar mean over the samples of a pass; shown beside the loss.
-        wrap_backward: called once a step with a function that adds the gradient of the whole window to the parameters
-            (there is none before) and returns its terms; returns what that returns. Sharpness-aware minimisation calls
-            it twice. None calls it once.
+        terms: name -> loss term, a scalar mean over the samples of a pass; reported separately.
+        wrap_backward: called once per step with a function that adds the gradient of all micro-batches to the
+            parameters (there is none before) and returns its terms; returns what that returns. Sharpness-aware
+            minimisation calls it twice. None calls it once.
         soft_targets: for classification, whether every term also takes targets (N, K) float32.
     """
 
@@ -110,7 +110,7 @@ class Step:
     soft_targets: bool = True
 
     def run_backward(self, backward: Callable[[], Any]) -> Any:
-        """Call such a function as this step does: for what goes round the step of another plugin."""
+        """Call such a function as this step does; for wrappers of another plugin's step."""
         return self.wrap_backward(backward) if self.wrap_backward else backward()
 
 
@@ -119,7 +119,7 @@ class Regularizer:
     """A penalty on the parameters, added once per optimizer step.
 
     Attributes:
-        name: shown beside the loss; unique.
+        name: shown next to the loss term; unique.
         penalty: () -> scalar float32, differentiable.
     """
 
@@ -129,18 +129,18 @@ class Regularizer:
 
 @frozen(eq=False)
 class WeightAverage:
-    """The answer of `make_average`: a second network that follows the first; it is evaluated and saved in its place.
+    """The result of `make_average`: a second network that follows the first; it is evaluated and saved instead.
 
     Attributes:
-        name: for people: ``ema``.
+        name: shown to users, e.g. ``ema``.
         network: on the network's device, with the same names of parameters and buffers.
-        update: (the network that learns, number of updates before this one) -> None.
+        update: (the trained network, number of updates before this one) -> None.
         interval: whether it is updated after each optimizer step or after each epoch.
         start: first epoch, from 0, that updates it; before it is done the network itself is evaluated and saved.
-        recompute_bn: whether the running statistics of norm layers that learn are measured anew, in one pass over the
-            training images, before each evaluation.
-        initial_share: number of updates so far -> how much of `network` is still that of the first one, from 0 to 1;
-            None where that is no question.
+        recompute_bn: whether to recompute the running statistics of trainable norm layers in one pass over the training
+            images before each evaluation.
+        initial_share: number of updates so far -> fraction of `network` that is still from the first one, from 0 to 1;
+            None if not applicable.
     """
 
     name: str
@@ -154,7 +154,7 @@ class WeightAverage:
 
 @frozen
 class Precision:
-    """The answer of `precision_context`.
+    """The result of `precision_context`.
 
     Attributes:
         name: ``fp32``, ``bf16``, ...
@@ -169,14 +169,14 @@ class Precision:
 
 @frozen
 class Schedule:
-    """The answer of `make_schedule`.
+    """The result of `make_schedule`.
 
     Attributes:
         scheduler: any scheduler of `torch.optim.lr_scheduler`.
         interval: whether it steps after each optimizer step, after each epoch, or after each epoch with the monitored
             metric (`ReduceLROnPlateau`).
-        warmup: a chainable scheduler (`LinearLR`) that steps after each optimizer step beside one that does not; None
-            for none.
+        warmup: a chainable scheduler (`LinearLR`) that steps after each optimizer step, for a scheduler that does not;
+            None for none.
     """
 
     scheduler: torch.optim.lr_scheduler.LRScheduler

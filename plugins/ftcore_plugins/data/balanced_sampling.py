@@ -23,7 +23,7 @@ class BalancedSamplingConfig:
 
     Attributes:
         power: a class with n images is drawn in proportion to n ** (1 - power), in (0, 1]: 1 gives every class the same
-            share, 0.5 the root of its share (Mikolov et al. 2013, arXiv:1310.4546; Mahajan et al. 2018,
+            frequency, 0.5 the square root of its frequency (Mikolov et al. 2013, arXiv:1310.4546; Mahajan et al. 2018,
             arXiv:1805.00932).
     """
 
@@ -43,7 +43,7 @@ class BalancedSampling:
         """Look at whatever loss is made, and leave it as it is."""
         loss = yield
         if getattr(loss, "favours_rare", False):  # a bare callable says nothing of it
-            ctx.log.warning("rare classes count twice: they are drawn more often, and the loss weighs them more")
+            ctx.log.warning("rare classes count twice: they are sampled more often and weighted more in the loss")
         return loss
 
     @hookimpl(wrapper=True)
@@ -54,12 +54,12 @@ class BalancedSampling:
             return data
         if not isinstance(data.task, Classification) or not isinstance(data.train, ImageSplit):
             raise UserError(
-                f"balanced_sampling needs classes, of samples that are an ftcore.data.ImageSplit; this is "
+                f"balanced_sampling needs classification data of type ftcore.data.ImageSplit; this is "
                 f"{data.task.name} with {type(data.train).__name__}"
             )
         counts = np.array(data.task.counts, dtype=np.float64)
         weights = counts**-self.config.power
         shares = counts * weights / (counts * weights).sum()
         rows = tuple((name, f"{share:.1%}") for name, share in zip(data.task.names, shares, strict=True))
-        table = Table("balanced_sampling", ("class", "share of an epoch"), rows)
+        table = Table("balanced_sampling", ("class", "fraction of an epoch"), rows)
         return evolve(data, weights=weights[data.train.targets], tables=(*data.tables, table))

@@ -50,7 +50,7 @@ class Folder:
                 left_out += len(folder.pictures)
         _check_filled(root, classes, config, has_splits=has_splits)
         if left_out:
-            ctx.log.warning("files that are no pictures of a class are left out", folder=source, files=left_out)
+            ctx.log.warning("files that are not images of a class are ignored", folder=source, files=left_out)
         return make_data(_labelled(root, classes, config, ctx, has_splits=has_splits), config, ctx)
 
 
@@ -71,7 +71,7 @@ def _check_filled(root: Path, folders: list[ScannedFolder], config: RunConfig, *
         raise UserError(f"data folder {root} has no class folders; expected {expected}")
     empty = [name for name, count in pictures.items() if not count]
     if empty and not (config.measuring and any(pictures.values())):
-        raise UserError(f"class folder {root / empty[0]} has no pictures")
+        raise UserError(f"class folder {root / empty[0]} has no images")
     garbled = [name for name in pictures if name.encode(errors="replace").decode() != name]
     if garbled:
         raise UserError(f"the name of class folder {str(root / garbled[0])!a} is not UTF-8; rename it")
@@ -83,7 +83,7 @@ def _labelled(
     """Take the class, and the split, of each picture from its path."""
     if config.data.task == "multilabel":
         raise UserError(
-            f"a folder gives each picture one class, so data.task cannot be multilabel ({config.origin('data.task')})"
+            f"a folder has one class per image, so data.task cannot be multilabel ({config.origin('data.task')})"
         )
     paths, splits, labels, sizes = [], [], [], []
     for folder in folders:

@@ -40,13 +40,13 @@ class TableConfig:
     """Options of `table`.
 
     Attributes:
-        path: column with each picture's path, relative to `root`.
-        target: column, or list of columns, to learn; by default the one that is left.
-        split: column with each picture's split (train, val, ...); by default ``split`` where there is one, empty for
+        path: column with each image's path, relative to `root`.
+        target: column, or list of columns, to predict; by default the only remaining column.
+        split: column with each image's split (train, val, ...); by default ``split`` if it exists, empty for
             none.
-        group: column with what no split may cut, e.g. the patient.
-        root: folder of the pictures, relative to the working folder; by default the table's own.
-        separator: between columns; by default a comma, a tab in a file that ends with .tsv.
+        group: column with the group of each image (e.g. the patient); a group is never in two splits.
+        root: folder of the images, relative to the working directory; by default the folder of the table.
+        separator: column separator; by default a comma, or a tab for .tsv files.
         labels: separator between several labels in one cell, e.g. ``"|"``; makes the task multi-label.
     """
 
@@ -134,13 +134,13 @@ class Table:
         twice = [name for name, count in Counter([*taken, *names]).items() if count > 1]
         if twice:
             raise UserError(
-                f"column {twice[0]!r} is meant to be two things; options of the plugin table: path, target, group, and "
+                f"column {twice[0]!r} is used twice; options of the plugin table: path, target, group, and "
                 "split, which takes a column of that name unless it is empty"
             )
         if len(names) != 1 and not self.config.target:
             raise UserError(
                 f"{rows.file} has {len(names)} columns that could be the target ({', '.join(names) or 'none'}); "
-                "say which: table.target=COLUMN, or a list of columns"
+                "choose: table.target=COLUMN, or a list of columns"
             )
         return names
 
@@ -170,17 +170,17 @@ def _size(root: Path, path: str) -> int:
         raise ValueError(problem)
     status = (root / path).stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError("is no file")
+        raise ValueError("is not a file")
     return status.st_size
 
 
 _PATH_CHECKS: dict[str, Callable[[str], bool]] = {
     "is empty": lambda path: not path,
-    "holds a NUL byte": lambda path: "\0" in path,
-    "is an address, and only files can be read": lambda path: "://" in path,
+    "contains a NUL byte": lambda path: "\0" in path,
+    "is a URL, but only files can be read": lambda path: "://" in path,
     "is absolute; write it relative to table.root": lambda path: Path(path).is_absolute(),
-    "leads out of the folder; set table.root to the folder that holds all pictures": lambda p: ".." in Path(p).parts,
-    "holds a backslash; write / between folder and file": lambda path: "\\" in path,
+    "is outside the folder; set table.root to the folder that contains all images": lambda p: ".." in Path(p).parts,
+    "contains a backslash; write / between folder and file": lambda path: "\\" in path,
 }
 """What is wrong with a path -> how that is seen."""
 
@@ -191,7 +191,7 @@ def _check_once(rows: TableRows, paths: list[str]) -> None:
     for place, path in enumerate(paths):
         other = first.setdefault(Path(path), place)
         if other != place:
-            raise DataError(f"{rows.where(place)}: {path!r:.200} is there already, in {rows.where(other)}")
+            raise DataError(f"{rows.where(place)}: {path!r:.200} occurs twice, first in {rows.where(other)}")
 
 
 def _infer_task(rows: TableRows, names: tuple[str, ...], cells: list[list[str]]) -> str:
@@ -207,7 +207,7 @@ def _infer_task(rows: TableRows, names: tuple[str, ...], cells: list[list[str]])
             return "regression"
     shown = ", ".join(dict.fromkeys(cells[0][:100]))
     raise UserError(
-        f"{rows.file}: what {', '.join(names)} means is not certain (values such as {shown:.60}); say "
+        f"{rows.file}: what {', '.join(names)} means is ambiguous (values such as {shown:.60}); set "
         "data.task=classification, multilabel or regression"
     )
 
@@ -225,7 +225,7 @@ def _numbers(rows: TableRows, name: str, column: list[str], read: Callable[[str]
 def _check_filled(rows: TableRows, name: str, column: Iterable[str]) -> None:
     for place, cell in enumerate(column):
         if is_missing(cell):
-            raise DataError(f"{rows.where(place)}: {name} is missing, got {cell!r}; a class cannot be called that")
+            raise DataError(f"{rows.where(place)}: {name} is missing, got {cell!r}; which cannot be a class name")
 
 
 def _parse_label_lists(
@@ -234,7 +234,7 @@ def _parse_label_lists(
     """Read cells with several labels; an empty one has none."""
     if config.data.task not in {None, "multilabel"}:
         raise UserError(
-            f"table.labels makes the task multi-label, and data.task says {config.data.task} "
+            f"table.labels makes the task multi-label, but data.task is {config.data.task} "
             f"({config.origin('data.task')})"
         )
     if len(names) > 1 or not separator:
@@ -242,5 +242,7 @@ def _parse_label_lists(
     found = [[label.strip() for label in cell.split(separator) if label.strip()] for cell in cells[0]]
     for place, labels in enumerate(found):
         if any(map(is_missing, labels)):
-            raise DataError(f"{rows.where(place)}: {names[0]} {cells[0][place]!r:.80} holds no label, or one called so")
+            raise DataError(
+                f"{rows.where(place)}: {names[0]} {cells[0][place]!r:.80} has no label, or a label that is not allowed"
+            )
     return found

@@ -77,7 +77,7 @@ def read_rows(file: Path, separator: str | None) -> TableRows:
     lines, cells = [], []
     for line, row in rows:
         if len(row) != len(header):
-            raise DataError(f"{file}:{line}: {len(row)} cells, and the header has {len(header)} ({', '.join(header)})")
+            raise DataError(f"{file}:{line}: {len(row)} cells, but the header has {len(header)} ({', '.join(header)})")
         lines.append(line)
         cells.append(row)
     if not cells:
@@ -114,7 +114,7 @@ def _text(file: Path) -> str:
         raise DataError(f"{file}:{line}: not UTF-8 at byte {error.start} of the file; save it as UTF-8") from None
     if "\0" in text:
         line = _line(text.partition("\0")[0].encode() + b"\0")
-        raise DataError(f"{file}:{line}: holds a NUL byte; save it as UTF-8, if it is text at all")
+        raise DataError(f"{file}:{line}: contains a NUL byte; save it as UTF-8 text")
     return text
 
 
@@ -130,7 +130,7 @@ def _check_header(where: str, header: list[str], separator: str) -> None:
         other = next((name for mark, name in _SEPARATORS.items() if mark != separator and mark in header[0]), None)
         hint = f"; it looks separated by {other}: table.separator" if other else ""
         raise DataError(
-            f"{where}: one column, {header[0]!r:.100}, when cut at {_SEPARATORS.get(separator, separator)}{hint}"
+            f"{where}: only one column, {header[0]!r:.100}, when split at {_SEPARATORS.get(separator, separator)}{hint}"
         )
     _check_names(where, header)
 
@@ -140,7 +140,7 @@ def _check_names(where: str, header: list[str]) -> None:
         raise DataError(f"{where}: column {header.index('') + 1} of {len(header)} has no name")
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
-        raise DataError(f"{where}: two columns are called {twice!r:.100}")
+        raise DataError(f"{where}: two columns are named {twice!r:.100}")
 
 
 def _parquet(file: Path, separator: str | None) -> TableRows:
@@ -149,7 +149,7 @@ def _parquet(file: Path, separator: str | None) -> TableRows:
     except ModuleNotFoundError:
         raise UserError(f"{file}: Parquet needs pyarrow: pip install 'ftcore[parquet]'") from None
     if separator is not None:
-        raise UserError(f"table.separator = {separator!r} does nothing: {file} is a Parquet file")
+        raise UserError(f"table.separator = {separator!r} has no effect: {file} is a Parquet file")
     try:
         table = parquet.ParquetFile(file).read()
     except (OSError, ValueError, ArrowException) as error:

@@ -21,13 +21,13 @@ class DdpConfig:
     """Options of `ddp`.
 
     Attributes:
-        device: ``cuda``, of which each process of a machine takes that of its own number, or ``cpu``; by default cuda
-            where it is there.
+        device: ``cuda`` (each process uses the GPU of its local rank) or ``cpu``; by default cuda if
+            available.
         backend: of `torch.distributed`; by default nccl on CUDA and gloo on a CPU.
-        timeout: seconds that an exchange between processes may take.
-        find_unused_parameters: whether parts of the network that learn may have no part in its output, at the price of
-            a search in each step.
-        sync_batchnorm: whether batch norm sees the images of all processes; on CUDA alone.
+        timeout: timeout of collective operations in seconds.
+        find_unused_parameters: whether trainable parameters may be unused in the output; costs a graph
+            traversal in each step.
+        sync_batchnorm: whether batch norm uses the images of all processes; CUDA only.
     """
 
     device: Literal["cuda", "cpu"] | None = None
@@ -38,10 +38,10 @@ class DdpConfig:
 
 
 class Ddp:
-    """`torch.nn.parallel.DistributedDataParallel`: one process per device, which share each batch.
+    """`torch.nn.parallel.DistributedDataParallel`: one process per device, each batch split between them.
 
-    `train.batch_size` is that of all processes together, so an update is made of the same images whatever their number.
-    Running statistics of batch norm are those of the first process.
+    `train.batch_size` is the total over all processes, so an update uses the same images for any number of them.
+    Running statistics of batch norm are those of rank 0.
     """
 
     Config = DdpConfig
@@ -68,7 +68,7 @@ class Ddp:
 
         if self.config.sync_batchnorm:
             if device.type != "cuda":
-                raise UserError("ddp.sync_batchnorm needs CUDA: torch has no batch norm over processes for a CPU")
+                raise UserError("ddp.sync_batchnorm needs CUDA: torch has no SyncBatchNorm for CPUs")
             ddp_module.convert_sync_batchnorm(model)
 
         def placed(wrapped: ddp_module.RewrappingDDP) -> Placement:
@@ -83,7 +83,7 @@ class Ddp:
                 gather=ddp_module.all_gather,
                 broadcast_buffers=ddp_module.broadcast_buffers,
                 rewrap=lambda module: placed(wrapped.around(module)),
-                note=f"DDP over {ranks.world_size} processes ({backend}), which share each batch",
+                note=f"DDP over {ranks.world_size} processes ({backend}), each batch split between them",
             )
 
         return placed(

@@ -23,7 +23,7 @@ _KEEP_BUFFERS: dict[str, Any] = {
 
 
 class RewrappingDDP(nn.Module):
-    """A network that is wrapped anew whenever other parameters of it learn: a wrapper knows those it began with.
+    """A network that is wrapped again whenever its trainable parameters change, as a wrapper reads them only once.
 
     Attributes:
         network: the network.

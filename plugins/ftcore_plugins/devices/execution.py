@@ -33,7 +33,7 @@ class ChannelsLast:
         import torch
 
         if not any(parameter.ndim == 4 for parameter in model.parameters()):
-            raise UserError("channels_last: the network has no convolutions, so there is nothing to lay out anew")
+            raise UserError("channels_last: the network has no convolutions, so the memory format does not matter")
         model.to(memory_format=torch.channels_last)
         return (yield)
 
@@ -43,11 +43,11 @@ class CompileConfig:
     """Options of `compile`, as in `torch.compile`.
 
     Attributes:
-        mode: what `inductor` optimises for.
+        mode: as in `torch.compile`, for `inductor`.
         backend: e.g. ``inductor``, ``aot_eager``, ``eager``.
-        dynamic: whether batches of other sizes share one program; by default it is made for the first size, and made
-            anew, for all sizes, at the second.
-        fullgraph: whether a part that cannot be compiled is an error.
+        dynamic: whether to compile for any batch size; by default the network is compiled for the first size, and
+            recompiled for all sizes at the second.
+        fullgraph: whether code that cannot be compiled is an error.
     """
 
     mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = None
@@ -61,7 +61,7 @@ class CompileConfig:
 
 
 class Compile:
-    """Compiles the network with `torch.compile`; names of parameters stay as they are."""
+    """Compiles the network with `torch.compile`; parameter names stay the same."""
 
     Config = CompileConfig
 
@@ -76,13 +76,13 @@ class Compile:
         config = self.config
         backends = torch.compiler.list_backends(exclude_tags=())
         if config.backend not in backends:
-            raise UserError(f"compile.backend = {config.backend!r} is none of {', '.join(backends)}")
+            raise UserError(f"compile.backend = {config.backend!r} is not one of {', '.join(backends)}")
         # Programs are kept by class and not guarded on hooks: an earlier network would lend its own to this one.
         torch.compiler.reset()
         model.compile(mode=config.mode, backend=config.backend, dynamic=config.dynamic, fullgraph=config.fullgraph)
         placement = yield
         if isinstance(placement.model, torch.nn.DataParallel):
-            raise UserError("compile does not work with dp, which copies the network at each step; leave one out")
+            raise UserError("compile does not work with dp, which copies the network at each step; disable one of them")
         if config.backend == "eager" and any(isinstance(module, _Checkpointed) for module in model.modules()):
             raise UserError("compile.backend = 'eager' does not work with checkpointing; use aot_eager or inductor")
         return placement
@@ -91,7 +91,7 @@ class Compile:
 class Checkpointing:
     """Activation checkpointing: recomputes blocks in the backward pass; less memory, about a third more time.
 
-    Same gradient, same dropout, and running statistics move once (Chen et al. 2016, arXiv:1604.06174).
+    Gradient and dropout are the same, and running statistics are updated once (Chen et al. 2016, arXiv:1604.06174).
     """
 
     @hookimpl(wrapper=True)

@@ -21,13 +21,13 @@ class FsdpConfig:
     """Options of `fsdp`.
 
     Attributes:
-        device: ``cuda``, of which each process of a machine takes that of its own number, or ``cpu``; by default cuda
-            where it is there.
+        device: ``cuda`` (each process uses the GPU of its local rank) or ``cpu``; by default cuda if
+            available.
         backend: of `torch.distributed`; by default nccl on CUDA and gloo on a CPU.
-        timeout: seconds that an exchange between processes may take.
-        checkpoints: ``full``, as one process would write them; or ``sharded``, where each process writes what it has
-            into the run folder, on storage that all share. Any number of processes goes on with either.
-        dtype: in which the parameters are gathered for a pass, and its inputs given; gradients are added up in float32.
+        timeout: timeout of collective operations in seconds.
+        checkpoints: ``full``, as a single process would write them; or ``sharded``: each process writes its shard
+            to the run folder, on shared storage. Any number of processes can resume either kind.
+        dtype: dtype of gathered parameters and inputs in a forward pass; gradients are reduced in float32.
     """
 
     device: Literal["cuda", "cpu"] | None = None
@@ -40,8 +40,8 @@ class FsdpConfig:
 class Fsdp:
     """`torch.distributed.fsdp.fully_shard`: parameters, gradients and optimizer state are sharded over the processes.
 
-    Each block of the architecture is gathered when it is needed, and let go behind it. `train.batch_size` is that of
-    all processes together. Running statistics of batch norm are those of the first process.
+    Each block's parameters are all-gathered before use and freed afterwards. `train.batch_size` is the total over
+    all processes. Running statistics of batch norm are those of rank 0.
     """
 
     Config = FsdpConfig
@@ -83,7 +83,7 @@ class Fsdp:
             gather=ddp_module.all_gather,
             broadcast_buffers=ddp_module.broadcast_buffers,
             sharding=Sharding(self.config.checkpoints, digest),
-            note=f"FSDP over {ranks.world_size} processes ({backend}), which share each batch and the network: "
+            note=f"FSDP over {ranks.world_size} processes ({backend}), each batch and the network split between them: "
             f"{len(blocks)} blocks, {self.config.checkpoints} checkpoints",
         )
 
@@ -92,12 +92,13 @@ def _check_settings(config: RunConfig) -> None:
     """Refuse what waits for one process while the others go on."""
     if config.train.on_oom == "halve":
         raise UserError(
-            f"train.on_oom = 'halve' does not work with fsdp, whose passes wait for all processes "
-            f"({config.origin('train.on_oom')}); a smaller train.batch_size with a larger train.accumulate does what "
-            "it does"
+            f"train.on_oom = 'halve' does not work with fsdp, whose forward passes synchronise all "
+            f"processes ({config.origin('train.on_oom')}); use a smaller train.batch_size with a larger "
+            f"train.accumulate "
+            "instead"
         )
     if config.run.async_save:
         raise UserError(
-            f"run.async_save does not work with fsdp, whose processes write a checkpoint together "
-            f"({config.origin('run.async_save')})"
+            f"run.async_save does not work with fsdp, which writes a checkpoint from all processes "
+            f"together ({config.origin('run.async_save')})"
         )

@@ -50,7 +50,7 @@ def _is_list(module: nn.Module) -> bool:
 
 
 class FSDPModule(nn.Module):
-    """A network of which each process holds a share, by rows of each parameter.
+    """A network that is sharded over processes, by rows of each parameter.
 
     Attributes:
         network: the network; a copy of it is spread in the same way.
@@ -89,7 +89,7 @@ class FSDPModule(nn.Module):
         try:
             spread(network.to(device))
         except (ValueError, NotImplementedError) as error:
-            raise UserError(f"fsdp cannot spread this network: {error}") from error
+            raise UserError(f"fsdp cannot shard this network: {error}") from error
         let_copy(network)
         self.network = network
 
@@ -112,7 +112,7 @@ def _check_shared(network: nn.Module) -> None:
     """Refuse a parameter that has several places, which would be spread apart."""
     names = {name for name, _ in network.named_parameters(remove_duplicate=False)}
     if twice := sorted(names - named_tensors(network).keys()):
-        raise UserError(f"fsdp cannot spread a network in which parameters are shared: {', '.join(twice[:5])}; ddp can")
+        raise UserError(f"fsdp cannot shard a network with shared parameters: {', '.join(twice[:5])}; ddp can")
 
 
 @torch.no_grad()

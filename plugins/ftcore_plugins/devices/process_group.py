@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def single_process_message(plugin: str) -> str:
     """Return why a run of such a plugin may not go on in one process."""
-    return f"{plugin} needs processes that share the work: ftcore run --nproc 2, or torchrun, srun, a PyTorchJob"
+    return f"{plugin} needs several processes: start with ftcore run --nproc 2, torchrun, srun or a PyTorchJob"
 
 
 def local_device(name: str | None, ranks: ProcessInfo, plugin: str) -> torch.device:
@@ -34,8 +34,8 @@ def local_device(name: str | None, ranks: ProcessInfo, plugin: str) -> torch.dev
     count = torch.cuda.device_count()
     if ranks.local_rank >= count:
         raise UserError(
-            f"process {ranks.local_rank} of this machine has no GPU: there are {count}, and each process takes "
-            f'one; fewer processes, or {plugin}.device = "cpu"'
+            f"process {ranks.local_rank} of this machine has no GPU: there are {count} GPUs and each process needs "
+            f'one; start fewer processes, or set {plugin}.device = "cpu"'
         )
     torch.cuda.set_device(ranks.local_rank)
     return torch.device("cuda", ranks.local_rank)
@@ -51,7 +51,9 @@ def init_process_group(device: torch.device, ranks: ProcessInfo, backend: str | 
 
     backend = backend or {"cuda": "nccl", "cpu": "gloo"}[device.type]
     if backend == "nccl" and device.type != "cuda":
-        raise UserError(f'{plugin}.backend = "nccl" is for CUDA, and this run is on {device.type}; there, it is "gloo"')
+        raise UserError(
+            f'{plugin}.backend = "nccl" is for CUDA, and this run is on {device.type}, where it must be "gloo"'
+        )
     if not distributed.is_initialized():
         distributed.init_process_group(
             backend,
@@ -67,6 +69,6 @@ def check_batch_size(config: RunConfig, ranks: ProcessInfo) -> None:
     """Refuse batches of fewer images than there are processes."""
     if config.train.batch_size < ranks.world_size:
         raise UserError(
-            f"train.batch_size = {config.train.batch_size} is the number of images of all processes together, and "
-            f"there are {ranks.world_size} processes ({config.origin('train.batch_size')})"
+            f"train.batch_size = {config.train.batch_size} is the total over all processes, but there are "
+            f"{ranks.world_size} processes ({config.origin('train.batch_size')})"
         )

@@ -18,14 +18,14 @@ class OneDeviceConfig:
     """Options of `one_device`.
 
     Attributes:
-        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; by default the first of cuda, mps and cpu that is there.
+        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; by default the first available of cuda, mps and cpu.
     """
 
     device: str | None = None
 
 
 class SingleDevice:
-    """The whole network on one device: cuda, mps or cpu."""
+    """The network on one device: cuda, mps or cpu."""
 
     Config = OneDeviceConfig
 
@@ -51,13 +51,15 @@ class DataParallel:
         device = resolve_device(None, "")
         wrapped = nn.DataParallel(model.to(device))
         count = torch.cuda.device_count()
-        split = f"each batch is split over {count} GPUs" if count > 1 else "there are not two GPUs, so nothing is split"
-        note = f"DataParallel: {split}; one process, copied anew at each step, slower than one process a GPU"
+        split = (
+            f"each batch is split over {count} GPUs" if count > 1 else "fewer than two GPUs, so batches are not split"
+        )
+        note = f"DataParallel: {split}; slower than one process per GPU (ddp)"
         return Placement(device=device, model=wrapped, unwrap=lambda _: model, note=note)
 
 
 def resolve_device(name: str | None, option: str) -> torch.device:
-    """Return the device of that name, which an option gave; by default the first of cuda, mps and cpu that is there.
+    """Return the device of that name, which an option gave; by default the first available of cuda, mps and cpu.
 
     Raises:
         UserError: there is none of that name.
@@ -70,8 +72,8 @@ def resolve_device(name: str | None, option: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"{option} = {name!r} is no device; write cuda, cuda:1, mps or cpu") from None
+        raise UserError(f"{option} = {name!r} is not a device; use cuda, cuda:1, mps or cpu") from None
     present = [kind for kind, is_there in there.items() if is_there]
     if device.type not in present or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise UserError(f"{option} = {name!r} is not on this machine; there is {', '.join(present)}")
+        raise UserError(f"{option} = {name!r} does not exist on this machine; available: {', '.join(present)}")
     return device

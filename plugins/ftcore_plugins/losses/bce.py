@@ -23,14 +23,14 @@ class BinaryCrossEntropyConfig:
     """Options of `bce`.
 
     Attributes:
-        positive: factor on the loss of a label that is there: ``"equal"`` (1), ``"balanced"`` (images without the label
-            / images with it, so that both sides weigh the same), or a table ``{rare = 10}`` where unnamed labels have
-            1; every factor > 0. For classes likewise: the class of the image is there, the others are not.
-        label_smoothing: share of each target that is spread evenly, in [0, 1): of a label over there and not there, of
+        positive: weight of positive labels (``pos_weight``): ``"equal"`` (1), ``"balanced"`` (images without the label
+            / images with it, so that both sides weigh the same), or a table ``{rare = 10}`` where other labels have
+            1; every weight > 0. For classes, the class of the image is the positive label.
+        label_smoothing: fraction of each target to spread evenly, in [0, 1): for labels over present and absent, for
             a class over all classes.
-        smoothing_weights: whose factor the spread share has: ``"true_class"``, that of what the image is, so that what
-            is absent cannot win by it; or ``"torch"``, `positive` wherever the smoothed target is above 0, as
-            `torch.nn.BCEWithLogitsLoss(pos_weight=...)` of smoothed targets.
+        smoothing_weights: weight of the smoothed part: ``"true_class"``, that of the true label, so that an absent
+            label cannot win by smoothing; or ``"torch"``, `positive` wherever the smoothed target is above 0, as
+            `torch.nn.BCEWithLogitsLoss(pos_weight=...)` on smoothed targets.
     """
 
     positive: Literal["equal", "balanced"] | dict[str, float] = "equal"
@@ -42,10 +42,10 @@ class BinaryCrossEntropyConfig:
 
 
 class BinaryCrossEntropy:
-    """`torch.nn.BCEWithLogitsLoss`, the mean over images and labels; of classes too, if named, each against the rest.
+    """`torch.nn.BCEWithLogitsLoss`, the mean over images and labels; for classes one-vs-rest, if enabled.
 
-    Wightman et al. 2021 (arXiv:2110.00476) train ImageNet with it. Probabilities of classes that `predict` shows are
-    those of a softmax all the same, so they are no estimates of how often each is right.
+    Wightman et al. 2021 (arXiv:2110.00476) train ImageNet with it. `predict` shows softmax
+    probabilities for classes all the same, which are not calibrated.
     """
 
     Config = BinaryCrossEntropyConfig
@@ -91,7 +91,8 @@ def how_smoothing_inverts(names: Sequence[str], factors: Sequence[float], smooth
     if most * low <= 1 - low:
         return ""
     return (
-        f"with factors and label smoothing by torch's rule an image without {names[factors.index(most)]!r} costs least "
-        f"where it is answered: f e/{among} = {most:g} x {smoothing:g} / {among} = {most * low:.4g} > "
-        f'1 - e/{among} = {1 - low:.4g}; bce.smoothing_weights = "true_class" has no such case'
+        f"with these weights and label smoothing by torch's rule, an image without {names[factors.index(most)]!r} has "
+        f"the lowest loss "
+        f"if it is predicted: f e/{among} = {most:g} x {smoothing:g} / {among} = {most * low:.4g} > "
+        f'1 - e/{among} = {1 - low:.4g}; bce.smoothing_weights = "true_class" avoids this'
     )

@@ -25,7 +25,7 @@ class CrossEntropyConfig:
     """Options of `cross_entropy`.
 
     Attributes:
-        label_smoothing: share of each target that is spread evenly over all classes, in [0, 1).
+        label_smoothing: fraction of each target to spread evenly over all classes, in [0, 1).
     """
 
     label_smoothing: float = field(default=0.0, validator=SHARE)
@@ -56,16 +56,16 @@ class WeightedCrossEntropyConfig:
 
     Attributes:
         weights: ``"balanced"`` (images / (classes x images of the class), as in scikit-learn), ``"effective"`` (see
-            `beta`), a list with one weight a class in the order of the class names, or a table ``{tumor = 10}`` where
-            unnamed classes have 1; every weight > 0.
-        beta: for ``"effective"`` alone, by default 0.999: a class of n images weighs (1 - beta) / (1 - beta ** n),
-            scaled so that the weights add up to the number of classes; in [0, 1), 0 is no weighting (Cui et al. 2019,
-            arXiv:1901.05555, eq. 4).
+            `beta`), a list with one weight per class in the order of the class names, or a table ``{tumor = 10}`` where
+            other classes have 1; every weight > 0.
+        beta: only for ``"effective"``, by default 0.999: a class of n images weighs (1 - beta) / (1 - beta ** n),
+            scaled so that the weights add up to the number of classes; in [0, 1), 0 disables weighting (Cui et al.
+            2019, arXiv:1901.05555, eq. 4).
         divide_by: ``"weights"``, the sum of the targets' weights, as `torch.nn.CrossEntropyLoss(weight=...)` does; or
             ``"samples"``, the plain mean over the batch.
-        label_smoothing: share of each target that is spread evenly over all classes, in [0, 1).
-        smoothing_weights: whose weight the spread share has: ``"true_class"``, that of the image's own class, so that
-            no other class can win by it; or ``"torch"``, that of each class itself, as in
+        label_smoothing: fraction of each target to spread evenly over all classes, in [0, 1).
+        smoothing_weights: weight of the smoothed part: ``"true_class"``, that of the true class, so that
+            no other class can win by smoothing; or ``"torch"``, that of each class, as in
             `torch.nn.CrossEntropyLoss(weight=..., label_smoothing=...)`.
     """
 
@@ -135,10 +135,11 @@ def how_smoothing_inverts(names: Sequence[str], weights: Sequence[float], smooth
     if wrong <= right:
         return ""
     return (
-        f"with class weights and label smoothing by torch's rule an image of {names[light]!r} costs least where "
-        f"{names[heavy]!r} is answered: w[c] e/K = {weights[heavy]:g} x {smoothing:g} / {len(weights)} = {wrong:.4g} > "
+        f"with class weights and label smoothing by torch's rule, an image of {names[light]!r} has the lowest loss if "
+        f"{names[heavy]!r} is predicted: w[c] e/K = {weights[heavy]:g} x {smoothing:g} / {len(weights)} = {wrong:.4g} "
+        f"> "
         f"w[y] (1 - e + e/K) = {weights[light]:g} x {1 - smoothing + each:.4g} = {right:.4g}; "
-        'weighted_ce.smoothing_weights = "true_class" has no such case'
+        'weighted_ce.smoothing_weights = "true_class" avoids this'
     )
 
 
@@ -164,7 +165,7 @@ class LogitAdjustmentConfig:
     """Options of `logit_adjustment`.
 
     Attributes:
-        tau: factor on the logarithm of each class's share of the training images, >= 0; 0 is plain cross-entropy.
+        tau: factor on the logarithm of each class's frequency in the training images, >= 0; 0 is plain cross-entropy.
     """
 
     tau: float = field(default=1.0, validator=validators.ge(0.0))
@@ -173,8 +174,8 @@ class LogitAdjustmentConfig:
 class LogitAdjustment:
     """Cross-entropy of outputs + tau log(prior), so that rare classes win by a margin (Menon et al. 2021, eq. 10).
 
-    The prior is the class's share of the training images. Metrics and predictions use the outputs as they are; the
-    validation loss is the adjusted one. With `balanced_sampling` rare classes would count twice.
+    The prior is the class frequency in the training images. Metrics and predictions use the unadjusted outputs; the
+    validation loss is adjusted. Do not combine it with `balanced_sampling`, or rare classes count twice.
     """
 
     Config = LogitAdjustmentConfig
@@ -204,7 +205,7 @@ def class_counts(option: str, task: Classification | Multilabel) -> tuple[int, .
     """Return the number of training images of each class or with each label, all > 0."""
     if len(task.counts) != task.outputs or min(task.counts) <= 0:
         raise UserError(
-            f"{option} needs the number of training images of each of {', '.join(task.names)}; the data gives "
+            f"{option} needs the number of training images of each class {', '.join(task.names)}; the data has "
             f"{', '.join(map(str, task.counts)) or 'none'}"
         )
     return task.counts
@@ -226,7 +227,7 @@ def per_class_values(option: str, given: tuple[float, ...] | dict[str, float], t
         if name not in task.names:
             raise UserError(f"{option}: no {kind} {name!r}{did_you_mean(name, task.names)}; there are: {known}")
         if not (number > 0 and math.isfinite(number)):
-            raise UserError(f"{option}: that of {name!r} must be a positive number, got {number}")
+            raise UserError(f"{option}: the value of {name!r} must be a positive number, got {number}")
     return [given.get(name, 1.0) for name in task.names]
 
 

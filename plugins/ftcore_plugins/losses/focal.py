@@ -20,10 +20,10 @@ class FocalConfig:
     """Options of `focal`.
 
     Attributes:
-        gamma: how strongly easy images are played down, >= 0; 0 is plain cross-entropy.
-        alpha: factor on the loss of each class, or of a label that is there: a list with one number a class, in the
-            order of the class names, or a table ``{tumor = 10}`` where unnamed ones have 1; every number > 0. For
-            labels also one number in (0, 1), the paper's: alpha where a label is there, 1 - alpha where it is not.
+        gamma: how strongly easy images are down-weighted, >= 0; 0 is plain cross-entropy.
+        alpha: weight of each class, or of each positive label: a list with one number per class, in the
+            order of the class names, or a table ``{tumor = 10}`` where others have 1; every number > 0. For
+            labels also one number in (0, 1), as in the paper: alpha for positive labels, 1 - alpha for negative ones.
             None: 1 for all.
     """
 
@@ -34,7 +34,7 @@ class FocalConfig:
 class Focal:
     """Focal loss (Lin et al. 2017, arXiv:1708.02002, eq. 5): cross-entropy x (1 - p_t)^gamma.
 
-    Of a softmax for classes, a mean over images; of sigmoids for labels, a mean over images and labels.
+    For classes (softmax) a mean over images; for labels (sigmoid) a mean over images and labels.
     """
 
     Config = FocalConfig
@@ -65,7 +65,7 @@ class Focal:
         if not isinstance(alpha, int | float):
             return per_class_values("focal.alpha", alpha, task), ones
         if isinstance(task, Classification) or not 0 < alpha < 1:
-            allowed = "in (0, 1) for labels, and for classes a list or a table with one each"
+            allowed = "in (0, 1) for labels; for classes a list or table with one value each"
             raise UserError(f"focal.alpha must be {allowed}; got {alpha} for {task.name} of {', '.join(task.names)}")
         return [alpha] * task.outputs, [1 - alpha] * task.outputs
 
@@ -78,12 +78,12 @@ class AsymmetricConfig:
     """Options of `asymmetric`; the defaults are those of the paper.
 
     Attributes:
-        gamma_pos: how strongly a class or label that is there is played down when it is known, >= 0.
-        gamma_neg: the same of one that is not there, >= 0; by default 4. For classes these count by `label_smoothing`
-            alone.
-        clip: for labels alone: probability up to which a label that is not there counts nothing, in [0, 1); by default
+        gamma_pos: how strongly easy positives are down-weighted, >= 0.
+        gamma_neg: the same for negatives, >= 0; by default 4. For classes it only matters with
+            `label_smoothing`.
+        clip: only for labels: negatives below this probability are ignored, in [0, 1); by default
             0.05.
-        label_smoothing: for classes alone: share of each target that is spread evenly over all classes, in [0, 1); by
+        label_smoothing: only for classes: fraction of each target to spread evenly over all classes, in [0, 1); by
             default 0.1.
     """
 
@@ -96,8 +96,8 @@ class AsymmetricConfig:
 class Asymmetric:
     """Asymmetric loss (Ridnik et al. 2021, arXiv:2009.14119): down-weights easy negatives more than positives.
 
-    For labels it is the mean over images and labels, where the authors' code takes the sum: that is larger by their
-    number, and so is its learning rate. For classes it is the mean over images.
+    For labels it is the mean over images and labels, while the authors' code sums over them and therefore needs another
+    learning rate. For classes it is the mean over images.
     """
 
     Config = AsymmetricConfig
@@ -126,8 +126,8 @@ class Asymmetric:
             raise UserError(f"asymmetric.{idle} is for {kind}; this is {task.name} of {', '.join(task.names)}")
         if self.config.label_smoothing == 0 and self.config.gamma_neg is not None:
             raise UserError(
-                f"asymmetric.gamma_neg = {self.config.gamma_neg} has nothing to act on in classification with "
-                "asymmetric.label_smoothing = 0; let that be > 0, or leave gamma_neg out"
+                f"asymmetric.gamma_neg = {self.config.gamma_neg} has no effect in classification with "
+                "asymmetric.label_smoothing = 0; set that > 0, or remove gamma_neg"
             )
 
 

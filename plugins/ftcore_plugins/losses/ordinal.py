@@ -19,15 +19,15 @@ class OrdinalConfig:
     """Options of `ordinal`.
 
     Attributes:
-        order: names of all classes from low to high, e.g. ``["none", "mild", "severe"]``; None: as classes are sorted
-            everywhere, by their value where all are numbers, else as texts.
+        order: names of all classes from low to high, e.g. ``["none", "mild", "severe"]``; None: the usual
+            order of classes, by value if all are numbers, else as strings.
     """
 
     order: tuple[str, ...] | None = None
 
 
 class Ordinal:
-    """Squared Earth Mover's Distance for ordered classes: an error counts by how many ranks it is off.
+    """Squared Earth Mover's Distance for ordered classes: errors are weighted by their distance in rank.
 
     sum_k (CDF_k(p) - CDF_k(y))^2, a mean over images (Hou, Yu and Samaras 2016, arXiv:1611.05916).
     """
@@ -47,7 +47,9 @@ class Ordinal:
         order = task.names if self.config.order is None else self.config.order
         check_order(order, task)
         if self.config.order is None and list(order) != sorted(order, key=_natural_key):
-            ctx.log.warning("classes are in the order of texts; ordinal.order names another", order=", ".join(order))
+            ctx.log.warning(
+                "classes are sorted as strings; set another order with ordinal.order", order=", ".join(order)
+            )
         rows = tuple((str(place), name) for place, name in enumerate(order, start=1))
         loss = SquaredEarthMoversDistance([order.index(name) for name in task.names])
         return Loss(loss, tables=(Table("ordinal, from low to high", ("place", "class"), rows),), soft_targets=True)
@@ -64,7 +66,7 @@ def check_order(order: tuple[str, ...], task: Task) -> None:
     Raises:
         UserError: a name that is no class, is missing, or is there twice.
     """
-    known = f"it names each class once, from low to high: {', '.join(task.names)}"
+    known = f"list each class once, from low to high: {', '.join(task.names)}"
     for name in order:
         if name not in task.names:
             raise UserError(f"ordinal.order: no class {name!r}{did_you_mean(name, task.names)}; {known}")
@@ -72,4 +74,4 @@ def check_order(order: tuple[str, ...], task: Task) -> None:
             raise UserError(f"ordinal.order has {name!r} {order.count(name)} times; {known}")
     missing = [name for name in task.names if name not in order]
     if missing:
-        raise UserError(f"ordinal.order leaves out {', '.join(map(repr, missing))}; {known}")
+        raise UserError(f"ordinal.order lacks {', '.join(map(repr, missing))}; {known}")

@@ -27,7 +27,7 @@ class MeanSquaredError:
 
 
 class MeanAbsoluteError:
-    """`torch.nn.L1Loss` on standardised targets: leads to the median, so it is robust to outliers."""
+    """`torch.nn.L1Loss` on standardised targets: predicts the median, so it is robust to outliers."""
 
     @hookimpl
     def make_loss(self, task: Task) -> Loss | None:
@@ -44,7 +44,7 @@ class HuberConfig:
     """Options of `huber`.
 
     Attributes:
-        delta: errors up to here count squared, larger ones in proportion; > 0, in standard deviations of the target
+        delta: threshold between squared and absolute error; > 0, in standard deviations of the target
             over the training split.
     """
 

@@ -18,10 +18,10 @@ class OverlapConfig:
     """Options of `soft_f1` and `soft_dice`.
 
     Attributes:
-        average: ``"macro"``, the mean of the classes' or labels' scores; or ``"micro"``, the score of all of them
-            counted together.
-        eps: added to numerator and denominator, > 0, in images: a class of which a batch has none, and which is not
-            predicted, scores 1. Larger values smooth.
+        average: ``"macro"``, the mean of the scores per class or label; or ``"micro"``, one score over all of
+            them.
+        eps: added to numerator and denominator, > 0: a class that is neither present in a batch nor predicted
+            scores 1. Larger values smooth.
     """
 
     average: Literal["macro", "micro"] = "macro"
@@ -31,8 +31,8 @@ class OverlapConfig:
 class SoftF1:
     """1 - F1, counted in probabilities, with F1 = 2 TP / (2 TP + FP + FN) of each class or label over the batch.
 
-    Benedict et al. 2021 (arXiv:2108.10566), without the steeper sigmoid. This is no mean over images: its value is that
-    of a batch, so a small batch, or `train.accumulate`, changes it; over an epoch the batches' values are averaged.
+    Benedict et al. 2021 (arXiv:2108.10566), without the steeper sigmoid. It is computed per batch, not per image,
+    so a small batch or `train.accumulate` changes it; over an epoch, the values of the batches are averaged.
     """
 
     Config = OverlapConfig
@@ -50,7 +50,8 @@ class SoftF1:
 
         if config.train.accumulate > 1:
             ctx.log.warning(
-                "the loss is taken of each micro-batch and averaged, which is not its value over all their images",
+                "the loss is computed per micro-batch and averaged, which differs from its value over all images of a "
+                "step",
                 accumulate=config.train.accumulate,
                 batch_size=config.train.batch_size,
             )

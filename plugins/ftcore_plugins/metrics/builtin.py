@@ -20,7 +20,7 @@ MAX_CONFUSION_CLASSES = 200
 class ClassMetrics:
     """Accuracy over all images, F1 as the mean over classes, confusion matrix (rows: true, columns: predicted).
 
-    The matrix of up to 200 classes: each epoch writes it down.
+    The matrix is recorded for up to 200 classes.
     """
 
     @hookimpl
@@ -54,7 +54,7 @@ def _with_named(metrics: Mapping[str, Any], task: Task, config: RunConfig) -> Ma
 
 
 class MultilabelMetrics:
-    """Average precision and F1 (at 0.5), each also label by label; the thresholds with which F1 is best.
+    """Average precision and F1 (at 0.5), each also per label; thresholds with the best F1.
 
     The first two are means over the labels. `predict` uses the thresholds.
     """
@@ -78,7 +78,7 @@ class MultilabelMetrics:
 
 
 class RegressionMetrics:
-    """RMSE and MAE in the target's own unit, and R2; for several targets, R2 is their mean and comes first."""
+    """RMSE and MAE in the unit of the target, and R2; for several targets, R2 is their mean and comes first."""
 
     @hookimpl
     def make_metrics(self, task: Task, config: RunConfig) -> Mapping[str, Any] | None:

@@ -189,7 +189,7 @@ def _make(text: str, task: Task) -> tuple[str, Metric]:
     }[_kind(task)]
     score = build(name, task)
     if score is None:
-        raise UserError(f"metrics: {text!r} is no form of {name.base!r}; {_forms(name.base, task)}")
+        raise UserError(f"metrics: {text!r} is not a form of {name.base!r}; {_forms(name.base, task)}")
     if name.base == "top" and _count(text) > task.outputs:
         return f"{text} (of {task.outputs} classes: top{task.outputs})", _Unmonitored(score, task)
     down = name.base in _DOWN or name.base in number_scores.ERRORS or name.base == "pinball"
@@ -203,7 +203,7 @@ def _forms(base: str, task: Task) -> str:
     if base in _UNITS:
         return f"of several targets, name one: {base}[{task.names[0]}]"
     averages = ", ".join(f"{base}_{how}" for how in _AVERAGES)
-    return f"there may be {base}, {averages}, {base}[{task.names[0]}], or NAME@OTHER=VALUE of two classes or one"
+    return f"use {base}, {averages}, {base}[{task.names[0]}], or NAME@OTHER=VALUE of two classes or one"
 
 
 def _count(text: str) -> int:

@@ -27,8 +27,8 @@ class TimmConfig:
     """Options of `timm`.
 
     Attributes:
-        drop_path: probability that the last block is left out for a picture in training, rising to it from the first
-            (stochastic depth, Huang et al. 2016, arXiv:1603.09382), in [0, 1); for architectures that have it.
+        drop_path: probability to drop the last block for an image in training, rising linearly from the first block
+            (stochastic depth, Huang et al. 2016, arXiv:1603.09382), in [0, 1); for architectures that support it.
     """
 
     drop_path: float = field(default=0.0, validator=[validators.ge(0), validators.lt(1)])
@@ -102,7 +102,7 @@ def _check_name(network: str, models: list[str], pretrained: list[str], weights:
         )
     if weights not in {"default", "none"} and not is_weights_file(weights):
         raise UserError(
-            f"model.weights = {weights!r}: with timm the name carries the entry, --model timm/{base}.TAG; "
+            f"model.weights = {weights!r}: with timm, the entry is part of the name: --model timm/{base}.TAG; "
             f"it has {', '.join(tagged) or 'none'}"
         )
 
@@ -178,7 +178,7 @@ def _build(build: partial[nn.Module], weights: str, network: str) -> nn.Module:
     except Exception as error:  # whatever the hub's client raises
         raise UserError(
             f"cannot get the pre-trained weights of timm/{network}: {type(error).__name__}: {error}\n"
-            "give a file, --set model.weights=FILE.safetensors, or start from random ones, --set model.weights=none"
+            "use a file (--set model.weights=FILE.safetensors) or random weights (--set model.weights=none)"
         ) from error
 
 

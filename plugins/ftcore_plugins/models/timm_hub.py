@@ -50,7 +50,7 @@ class TimmHub:
             network: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         except Exception as error:  # whatever another head or another block makes timm say
             reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"timm does not build this network again: {reason[:300]}; nothing was written") from error
+            raise UserError(f"timm cannot rebuild this network: {reason[:300]}; nothing was written") from error
         return network
 
     def usage_code(self, folder: str) -> list[str]:

@@ -43,9 +43,9 @@ class TorchvisionConfig:
     """Options of `torchvision`.
 
     Attributes:
-        drop_path: probability that the last block is left out for a picture in training, rising to it from the first
-            (stochastic depth, Huang et al. 2016, arXiv:1603.09382), in [0, 1); for architectures that have it; by
-            default torchvision's own.
+        drop_path: probability to drop the last block for an image in training, rising linearly from the first block
+            (stochastic depth, Huang et al. 2016, arXiv:1603.09382), in [0, 1); for architectures that support it; by
+            default that of torchvision.
     """
 
     drop_path: float | None = field(default=None, validator=validators.optional([validators.ge(0), validators.lt(1)]))
@@ -194,7 +194,7 @@ def _download(network: str, entry: Any) -> nn.Module:
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"cannot get the pre-trained weights of torchvision/{network}: {type(error).__name__}: {error}\n"
-            "give a file, --set model.weights=FILE.pth, or start from random ones, --set model.weights=none"
+            "use a file (--set model.weights=FILE.pth) or random weights (--set model.weights=none)"
         ) from error
 
 

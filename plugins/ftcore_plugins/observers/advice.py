@@ -50,8 +50,8 @@ SHOWN = 5
 class Advice:
     """Warns about chance-level loss, slow data loading, overfitting and classes that are never predicted.
 
-    A class that is never predicted, an accuracy that one class always said would have, and an average that has hardly
-    moved. In the log, and so in ``report.html``, too.
+    Also warns about an accuracy at the majority-class baseline, and a weight average that hardly changed. The warnings
+    are in the log and in ``report.html``.
     """
 
     @hookimpl
@@ -68,8 +68,8 @@ class TrainingAdvisor:
         log: where to warn.
         config: of the run.
         started: the run.
-        epochs: that ended, since it began or went on; of the validation only the loss.
-        said: names of the warnings that were said.
+        epochs: completed since the start or resume; of the validation only the loss.
+        said: names of the warnings already given.
     """
 
     log: structlog.typing.FilteringBoundLogger
@@ -124,11 +124,11 @@ def check_chance(started: RunStarted, epochs: Sequence[EpochEnded]) -> Iterator[
     losses = [epoch.train["loss"] for epoch in last]
     stays = all(abs(loss - guess) < CHANCE_TOLERANCE * guess for loss in losses)
     if stays and min(epoch.val["loss"] for epoch in last) > (1 - CHANCE_TOLERANCE) * guess:  # mixtures are hard to fit
-        frozen = ", `ftcore inspect` says what is frozen" if _freezes(started) else ""
+        frozen = ", `ftcore inspect` shows what is frozen" if _freezes(started) else ""
         yield (
             "guessing",
-            f"the training loss, {losses[-1]:.4f}, stays at {guess:.4f}, that of guessing: nothing is learnt; "
-            f"`ftcore find lr` looks for a learning rate{frozen}, `ftcore check` says what is wrong with the data",
+            f"the training loss, {losses[-1]:.4f}, stays at {guess:.4f}, chance level: the model is not learning; "
+            f"`ftcore find lr` suggests a learning rate{frozen}, `ftcore check` checks the data",
         )
 
 
@@ -142,16 +142,16 @@ def check_overfitting(
     lowest, now = best.val["loss"], last.val["loss"]
     if now > OVERFIT_RATIO * lowest > 0 and last.train["loss"] < best.train["loss"] and last.epoch > best.epoch + 1:
         help_by = {
-            "train.patience=3 stops there": not config.train.patience,
-            "`augment` shows other views": not started.augmented and not started.reads_text,
-            "`freeze_backbone` lets less learn": not _freezes(started) and config.model.weights != "none",
+            "train.patience=3 stops early": not config.train.patience,
+            "`augment` adds augmentation": not started.augmented and not started.reads_text,
+            "`freeze_backbone` trains fewer parameters": not _freezes(started) and config.model.weights != "none",
         }
-        ways = [way for way, unused in help_by.items() if unused] or ["more samples or a smaller network help"]
+        ways = [way for way, unused in help_by.items() if unused] or ["use more samples or a smaller network"]
         yield (
-            "by heart",
+            "overfitting",
             f"the validation loss, {now:.4f}, is {now / lowest:.1f} times that of epoch {best.epoch}, {lowest:.4f}, "
-            f"while the training loss went from {best.train['loss']:.4f} to {last.train['loss']:.4f}: samples are "
-            f"learnt by heart; {', '.join(ways)}",
+            f"while the training loss went from {best.train['loss']:.4f} to {last.train['loss']:.4f}: the model is "
+            f"overfitting; {', '.join(ways)}",
         )
 
 
@@ -165,13 +165,13 @@ def check_waiting(started: RunStarted, config: RunConfig, epochs: Sequence[Epoch
     last = epochs[-1]
     if len(epochs) > 1 and last.data_wait > MAX_DATA_WAIT and last.seconds >= MIN_EPOCH_SECONDS:
         help_by = {
-            "more processes read them with train.workers": (config.train.workers or 0) < (os.cpu_count() or 1),
-            "data.cache=ram or disk reads them once": not config.data.cache and isinstance(started.val, ImageSplit),
+            "increase train.workers": (config.train.workers or 0) < (os.cpu_count() or 1),
+            "set data.cache=ram or disk": not config.data.cache and isinstance(started.val, ImageSplit),
         }
-        ways = [way for way, unused in help_by.items() if unused] or ["smaller files are read sooner"]
+        ways = [way for way, unused in help_by.items() if unused] or ["use smaller files"]
         yield (
             "waiting",
-            f"{last.data_wait:.0%} of the training of epoch {last.epoch} was spent waiting for samples: "
+            f"{last.data_wait:.0%} of the training time of epoch {last.epoch} was spent waiting for data: "
             + ", and ".join(ways),
         )
 
@@ -182,8 +182,8 @@ def check_average(epoch: EpochEnded) -> Iterator[tuple[str, str]]:
         yield (
             "average",
             f"{epoch.initial_share:.0%} of the average that was evaluated after epoch {epoch.epoch} is still the "
-            "network of its first step, so metrics say little of what is learnt: a lower decay follows sooner, as does "
-            "one that warms up (ema.warmup=true)",
+            f"initial "
+            "network, so its metrics do not show progress yet: lower ema.decay or set ema.warmup=true",
         )
 
 
@@ -206,8 +206,8 @@ def _for_rare_classes(started: RunStarted, task: Task, missing: Sequence[int]) -
     few = RARE * sum(counts) / task.outputs
     if started.rebalanced or not counts or any(counts[place] >= few for place in missing):
         return ""
-    sampled = ", `balanced_sampling` draws them more often" if isinstance(started.val, ImageSplit) else ""
-    return f"; as a loss `weighted_ce` weighs rare classes{sampled}"
+    sampled = ", `balanced_sampling` samples them more often" if isinstance(started.val, ImageSplit) else ""
+    return f"; the loss `weighted_ce` weights rare classes{sampled}"
 
 
 def check_accuracy(task: Task, best: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -219,7 +219,7 @@ def check_accuracy(task: Task, best: Mapping[str, Any]) -> Iterator[tuple[str, s
         yield (
             "accuracy",
             f"accuracy {right / sum(images):.4f} in the best epoch is no better than {max(images) / sum(images):.4f}, "
-            f"that of always saying {most!r}",
+            f"the majority-class baseline ({most!r}",
         )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ProgressBar:
-    """A line per epoch and, in a terminal, a progress bar, on standard error."""
+    """Prints one line per epoch and, in a terminal, a progress bar, to standard error."""
 
     @hookimpl
     def make_observers(self) -> Sequence[Observer]:
@@ -88,7 +88,7 @@ class _ConsoleObserver:
         best, monitor = report["best"], report["monitor"]
         if report["stopped_early"]:
             self.out.print(f"stopped: {monitor} has not improved for train.patience epochs")
-        found = f"{best[monitor]:.4f} in epoch {best['epoch']}" if best else "none, it was a finite number in none"
+        found = f"{best[monitor]:.4f} in epoch {best['epoch']}" if best else "none, it was never finite"
         self.out.print(
             f"best {monitor} {found} of {report['epochs']}, "
             f"{report['seconds']:.1f} s; results saved to {report['folder']}",
@@ -155,7 +155,7 @@ class _ProgressBars:
 def _step(event: StepLogged) -> str:
     rates = "/".join(f"{rate:.2g}" for rate in sorted(set(event.lr), reverse=True))
     terms = "".join(f" + {name} {value:.4f}" for name, value in event.loss_terms.items())
-    speed = f"{event.samples_per_second:.0f} images/s, {event.data_wait:.0%} of the time waiting for them"
+    speed = f"{event.samples_per_second:.0f} images/s, {event.data_wait:.0%} of the time waiting for data"
     return f"loss {event.loss:.4f}{terms}, lr {rates}, {speed}"
 
 
@@ -169,4 +169,4 @@ def _memory() -> str:
     if cuda.is_initialized():
         return f"{cuda.max_memory_allocated() / 1e9:.1f} GB peak GPU memory"
     kilobyte = 1 if sys.platform == "darwin" else 1024
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte / 1e9:.1f} GB at most"
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte / 1e9:.1f} GB peak memory"

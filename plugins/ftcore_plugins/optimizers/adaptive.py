@@ -17,8 +17,8 @@ class AdagradConfig:
         weight_decay: L2 penalty, >= 0, added to the gradient.
         initial_accumulator_value: of the sum of squares, >= 0.
         eps: > 0.
-        fused: one kernel for all parameters: the fastest, and in float32 the same arithmetic; by default where they
-            are real numbers on a CPU.
+        fused: use the fused kernel, which is the fastest and in float32 gives the same result; by default if all
+            parameters are real and on a CPU.
     """
 
     lr: float = field(default=0.01, validator=POSITIVE)
@@ -42,7 +42,7 @@ class AdadeltaConfig:
     """Options of `adadelta`, as in `torch.optim.Adadelta`.
 
     Attributes:
-        lr: factor on the step that the method finds by itself, > 0.
+        lr: factor on the step size, > 0.
         rho: decay of the two running means of squares, in [0, 1).
         eps: > 0.
         weight_decay: L2 penalty, >= 0, added to the gradient.
@@ -66,11 +66,11 @@ class AdafactorConfig:
     """Options of `adafactor`, as in `torch.optim.Adafactor`.
 
     Attributes:
-        lr: > 0; the k-th step has min(lr, 1 / sqrt(k)), times the size of the parameter (see `eps`).
-        beta2_decay: the k-th step's decay of the mean of squares is 1 - k ** beta2_decay, < 0.
-        eps: least mean of squares, > 0 (None: the parameter's machine epsilon), and least size of a parameter, its root
-            mean square, > 0.
-        d: largest root mean square of an update before the rate, >= 1; larger ones are scaled down.
+        lr: > 0; the step size of step k is min(lr, 1 / sqrt(k)) times the size of the parameter (see `eps`).
+        beta2_decay: decay of the mean of squares at step k is 1 - k ** beta2_decay, < 0.
+        eps: minimum mean of squares, > 0 (None: the machine epsilon), and minimum size (root mean square) of a
+            parameter, > 0.
+        d: maximum root mean square of an update before the learning rate, >= 1; larger ones are scaled down.
         weight_decay: decoupled, >= 0.
     """
 
@@ -84,7 +84,7 @@ class AdafactorConfig:
 
 
 class Adafactor(TorchOptimizer):
-    """`torch.optim.Adafactor`: means of squares by row and column alone (Shazeer and Stern 2018)."""
+    """`torch.optim.Adafactor`: means of squares per row and column only (Shazeer and Stern 2018)."""
 
     Config = AdafactorConfig
     torch_name = "Adafactor"
@@ -96,11 +96,11 @@ class AsgdConfig:
 
     Attributes:
         lr: learning rate, > 0.
-        lambd: the k-th step has lr / (1 + lambd * lr * k) ** alpha and draws the parameters to 0 by lambd times that,
-            >= 0.
+        lambd: decay, >= 0: the learning rate of step k is lr / (1 + lambd * lr * k) ** alpha, and parameters decay by
+            lambd times that.
         alpha: see `lambd`, >= 0.
-        t0: step at which averaging begins, >= 0. torch keeps the averages beside the network and does not use them:
-            `swa` and `ema` make averages that are evaluated and saved.
+        t0: step at which averaging starts, >= 0. torch stores these averages but does not use them; for averages
+            that are evaluated and saved, use `swa` or `ema`.
         weight_decay: L2 penalty, >= 0, added to the gradient.
     """
 

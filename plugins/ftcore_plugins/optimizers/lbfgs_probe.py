@@ -38,10 +38,10 @@ class ProbeSolverConfig:
     """Options of `probe_solver`.
 
     Attributes:
-        C: weight of the loss, added up over all images, against half the sum of the squared weights of the head, not of
-            its bias; > 0, as in `sklearn.linear_model.LogisticRegression`.
+        C: inverse regularisation strength, > 0, as in `sklearn.linear_model.LogisticRegression`: smaller values
+            penalise the head's weights more (not its bias).
         max_iter: iterations of L-BFGS, > 0.
-        tol: largest number of the gradient, > 0, below which the head counts as solved for; likewise.
+        tol: stop if the largest gradient element is below this, > 0; as in scikit-learn.
     """
 
     C: float = field(default=1.0, validator=validators.gt(0))
@@ -53,7 +53,7 @@ class ProbeSolver:
     """Linear probe fitted by L-BFGS on all training images at once, in one epoch, without a learning rate.
 
     Minimises the mean loss + |W|^2 / (2 C N) over N images (Liu and Nocedal 1989; strong Wolfe line search, as in
-    `torch.optim.LBFGS`); with the cross-entropy it is scikit-learn's logistic regression on what the head sees.
+    `torch.optim.LBFGS`); with the cross-entropy it is scikit-learn's logistic regression on the features.
     """
 
     Config = ProbeSolverConfig
@@ -99,7 +99,8 @@ class ProbeSolver:
             terms, steepest = step.run_backward(lambda: minimise_lbfgs(watched, model, decay, max_iter, tol))
             if steepest > tol:
                 ctx.log.warning(
-                    "the head is not solved for; more of probe_solver.max_iter, or a smaller C", gradient=steepest
+                    "the head fit did not converge; increase probe_solver.max_iter or lower probe_solver.C",
+                    gradient=steepest,
                 )
             return terms
 
@@ -110,11 +111,11 @@ def _check(model: nn.Module, heads: Sequence[str], precision: Precision, process
     """Refuse what L-BFGS does not work with: it wants the same loss for the same parameters, of all images."""
     others = [name for name, p in model.named_parameters() if p.requires_grad and not is_submodule_of(name, heads)]
     if others:
-        raise UserError(f"probe_solver solves for the head of a frozen network, and {', '.join(others[:3])} learns too")
+        raise UserError(f"probe_solver fits the head of a frozen network, but {', '.join(others[:3])} is trainable too")
     if processes > 1:
-        raise UserError(f"probe_solver works in one process, and there are {processes}")
+        raise UserError(f"probe_solver works in one process, but there are {processes}")
     if precision.scaler.is_enabled():
-        raise UserError(f"probe_solver takes a loss as it is, which {precision.name} scales; fp32 and bf16 do not")
+        raise UserError(f"probe_solver does not support the loss scaling of {precision.name}; use fp32 or bf16")
 
 
 def _check_settings(config: RunConfig, task: Task) -> None:
@@ -129,7 +130,7 @@ def _check_settings(config: RunConfig, task: Task) -> None:
     clipped = [name for name in ("clip_norm", "clip_value", "clip_adaptive") if getattr(train, name)]
     if clipped:
         raise UserError(
-            f"train.{clipped[0]} does nothing with probe_solver, which takes no step along a gradient "
+            f"train.{clipped[0]} has no effect with probe_solver, which does not take gradient steps "
             f"({config.origin(f'train.{clipped[0]}')})"
         )
 
@@ -148,7 +149,7 @@ def _watched(gradient: Callable[[], Any], params: Sequence[nn.Parameter], ctx: C
         terms, passes = gradient(), passes + 1
         if time.monotonic() - said >= PROGRESS_S:
             said = time.monotonic()
-            print_progress(f"solving for the head: {passes:,} passes over the images, loss {float(terms['loss']):.6f}")
+            print_progress(f"fitting the head: {passes:,} passes over the images, loss {float(terms['loss']):.6f}")
         return terms
 
     return watched

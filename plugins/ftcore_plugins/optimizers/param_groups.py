@@ -38,10 +38,10 @@ class GroupsConfig:
 
 
 class Groups:
-    """Parameter groups: rates of head and backbone, layer-wise rate decay, no weight decay on norms and biases.
+    """Parameter groups: learning rates of head and backbone, layer-wise decay, no weight decay on norms and biases.
 
     Weight decay leaves out vectors (biases, scales and shifts of norm layers) and what the architecture lists. Block i
-    of L gets ``layer_decay ** (L + 1 - i)``, the head and what lies beside it 1, as in BEiT (arXiv:2106.08254).
+    of L gets ``layer_decay ** (L + 1 - i)``, the head and modules outside of blocks 1, as in BEiT (arXiv:2106.08254).
     """
 
     Config = GroupsConfig
@@ -74,7 +74,7 @@ class Groups:
 
 @frozen
 class _Rules:
-    """What the options say about each parameter.
+    """The rules that the options define.
 
     Attributes:
         config: the options.
@@ -99,10 +99,10 @@ class _Rules:
         for option in ("backbone_lr", "layer_decay"):
             value = getattr(self.config, option)
             if value != 1 and option not in used:
-                raise UserError(f"groups.{option} = {value} changes nothing: no parameter below the head learns")
+                raise UserError(f"groups.{option} = {value} has no effect: no parameter before the head is trainable")
         for pattern, roots in self.matched.items():
             if not any(is_submodule_of(name, roots) for name in learning):
-                raise UserError(f"groups.lr: {pattern!r} matches only parameters that do not learn")
+                raise UserError(f"groups.lr: {pattern!r} matches only frozen parameters")
 
     def _rules(self, name: str) -> list[tuple[str, str, float]]:
         """Return option, label and factor of each rule that has something to say about a parameter."""

@@ -28,7 +28,7 @@ LEFT_OUT = frozenset(
 """No options: set otherwise, for other uses of an optimizer, chosen well by itself, deprecated, or only talk."""
 
 NOT_CHECKPOINTABLE = {
-    "Kron": "keeps lists of tensors, and a random generator of its own",
+    "Kron": "keeps lists of tensors and its own random generator",
     "AdafactorBigVision": "keeps a dtype among its settings",
 }
 """Class -> why no checkpoint, which holds tensors and plain values, can keep its state."""
@@ -39,12 +39,12 @@ class TimmOptimizerConfig:
     """Options of `timm_optim`.
 
     Attributes:
-        name: as `timm.optim.list_optimizers` has it, such as lamb, lion, muon, adopt, adan or mars; behind
-            ``lookahead_`` it goes half the way back every six steps (Zhang et al. 2019).
-        lr: learning rate, > 0; the optimizer's own default unless given.
-        weight_decay: >= 0; how it acts is the optimizer's.
-        options: anything else that the optimizer takes, ``{betas = [0.9, 0.99], caution = true}``; by default as
-            `timm.optim.create_optimizer_v2` has it, which gives a momentum of 0.9 to all that have one.
+        name: a name of `timm.optim.list_optimizers`, such as lamb, lion, muon, adopt, adan or mars; the prefix
+            ``lookahead_`` adds Lookahead (Zhang et al. 2019).
+        lr: learning rate, > 0; by default that of the optimizer.
+        weight_decay: >= 0; its form depends on the optimizer.
+        options: further options of the optimizer, ``{betas = [0.9, 0.99], caution = true}``; defaults as in
+            `timm.optim.create_optimizer_v2`, with a momentum of 0.9 where supported.
     """
 
     name: str
@@ -73,12 +73,12 @@ class TimmOptimizer:
         options = _options(config, takes)
         lr = takes["lr"].default if config.lr is None else config.lr
         if not isinstance(lr, float):
-            raise UserError(f"timm_optim.lr must be set: {config.name} has no rate of its own")
+            raise UserError(f"timm_optim.lr must be set: {config.name} has no default learning rate")
         groups = torch_groups(param_groups, lr, config.weight_decay)
         try:
             optimizer = create_optimizer_v2(groups, base, lr=lr, weight_decay=config.weight_decay, **options)
         except (AssertionError, TypeError, ValueError) as error:
-            raise UserError(f"timm_optim.options = {config.options}: {base} says: {error}") from None
+            raise UserError(f"timm_optim.options = {config.options}: {base} rejects them: {error}") from None
         return look_ahead(optimizer) if config.name.startswith(LOOKAHEAD) else optimizer
 
 
@@ -90,7 +90,7 @@ def check_name(name: str) -> None:
     if name.removeprefix(LOOKAHEAD) not in known:
         near = did_you_mean(name, [*known, *(LOOKAHEAD + each for each in known)])
         usable = format_names(each for each in known if not unusable(each))
-        raise UserError(f"timm_optim.name = {name!r} is no optimizer of timm{near} (there are {usable})")
+        raise UserError(f"timm_optim.name = {name!r} is not an optimizer of timm{near} (available: {usable})")
     reason = unusable(name.removeprefix(LOOKAHEAD))
     if reason:
         raise UserError(f"timm_optim.name = {name!r} cannot be used: it {reason}")
@@ -102,11 +102,11 @@ def unusable(name: str) -> str:
 
     info = get_optimizer_info(name)
     if isinstance(info.opt_class, str):
-        return f"needs {info.opt_class.partition('.')[0]}, which is no part of ftcore"
+        return f"needs {info.opt_class.partition('.')[0]}, which ftcore does not include"
     if info.second_order:
-        return "needs second derivatives, which the loop does not take"
+        return "needs second derivatives, which the training loop does not compute"
     reason = NOT_CHECKPOINTABLE.get(info.opt_class.__name__)
-    return f"{reason}, which no checkpoint can hold" if reason else ""
+    return f"{reason}, which a checkpoint cannot store" if reason else ""
 
 
 def _options(config: TimmOptimizerConfig, takes: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _mismatch(value: Any, takes: inspect.Parameter) -> str:
     numbers = isinstance(value, tuple) and len(value) == length and all(_is_number(each) for each in value)
     checks = {
         bool: (isinstance(value, bool), "true or false"),
-        int: (type(value) is int, "a whole number"),
+        int: (type(value) is int, "an integer"),
         float: (_is_number(value), "a finite number"),
         tuple: (numbers, f"{length} numbers"),
     }

@@ -86,7 +86,7 @@ class TorchOptimizer:
             where = sorted({f"{p.dtype} on {p.device.type}{', spread' * is_sharded(p)}" for p in params})
             raise UserError(
                 f"{type(self).__name__.lower()}.fused = true: the kernel takes real parameters on "
-                f"{' or '.join(self.fused_on)}, here are {', '.join(where)}; leave it out or set it to false"
+                f"{' or '.join(self.fused_on)}, not {', '.join(where)}; remove the option or set it to false"
             )
         return can if self.config.fused is None else bool(self.config.fused)
 
@@ -96,13 +96,13 @@ class SgdConfig:
     """Options of `sgd`, as in `torch.optim.SGD`.
 
     Attributes:
-        lr: learning rate, > 0; torch's 0.001 is low for plain gradients.
-        momentum: in [0, 1); torch's 0.0 is seldom used for networks.
-        dampening: share of the gradient that the momentum leaves out, in [0, 1); needs momentum, without nesterov.
+        lr: learning rate, > 0; torch's default 0.001 is low for plain SGD.
+        momentum: in [0, 1); torch's default is 0.0.
+        dampening: dampening of the momentum, in [0, 1); needs momentum, without nesterov.
         nesterov: needs momentum.
         weight_decay: L2 penalty, >= 0.
-        fused: one kernel for all parameters: the fastest, and in float32 the same arithmetic; by default where they
-            are real numbers on a CPU or a CUDA device.
+        fused: use the fused kernel, which is the fastest and in float32 gives the same result; by default if all
+            parameters are real and on a CPU or a CUDA device.
     """
 
     lr: float = field(default=0.01, validator=POSITIVE)
@@ -132,8 +132,9 @@ class Sgd(TorchOptimizer):
             return super().use_fused(groups)
         if self.config.fused:
             raise UserError(
-                f"sgd.fused = true: with momentum, the kernel takes no parameters that start to learn later, such as "
-                f"{later[0]}; leave it out or set it to false"
+                f"sgd.fused = true: with momentum, the kernel does not support parameters that are unfrozen later, "
+                f"such as "
+                f"{later[0]}; remove the option or set it to false"
             )
         return False
 
@@ -158,8 +159,8 @@ class AdamConfig(_Betas):
         eps: > 0.
         weight_decay: L2 penalty, >= 0, added to the gradient.
         amsgrad: divide by the largest mean of squares so far (Reddi et al. 2018, algorithm 2).
-        fused: one kernel for all parameters: the fastest, and in float32 the same arithmetic; by default where they
-            are real numbers on a CPU or a CUDA device.
+        fused: use the fused kernel, which is the fastest and in float32 gives the same result; by default if all
+            parameters are real and on a CPU or a CUDA device.
     """
 
     amsgrad: bool = False
@@ -181,7 +182,7 @@ class AdamWConfig(AdamConfig):
         lr: learning rate, > 0.
         betas: decay of the two running means, each in [0, 1).
         eps: > 0.
-        weight_decay: >= 0; a step takes lr * weight_decay of each parameter away.
+        weight_decay: >= 0; a step shrinks each parameter by lr * weight_decay.
         amsgrad: as in `adam`.
         fused: as in `adam`.
     """
@@ -205,7 +206,7 @@ class RAdamConfig(_Betas):
         betas: decay of the two running means, each in [0, 1).
         eps: > 0.
         weight_decay: L2 penalty, >= 0, added to the gradient.
-        decoupled_weight_decay: as in `adamw` instead; needs weight_decay > 0.
+        decoupled_weight_decay: use decoupled weight decay, as in `adamw`; needs weight_decay > 0.
     """
 
     decoupled_weight_decay: bool = False
@@ -231,7 +232,7 @@ class NAdamConfig(RAdamConfig):
         betas: decay of the two running means, each in [0, 1).
         eps: > 0.
         weight_decay: L2 penalty, >= 0, added to the gradient.
-        decoupled_weight_decay: as in `adamw` instead; needs weight_decay > 0.
+        decoupled_weight_decay: use decoupled weight decay, as in `adamw`; needs weight_decay > 0.
         momentum_decay: of the first of `betas`, >= 0.
     """
 
@@ -272,12 +273,12 @@ class RMSpropConfig:
     """Options of `rmsprop`, as in `torch.optim.RMSprop`.
 
     Attributes:
-        lr: learning rate, > 0; torch's 0.01 is high for a pre-trained network.
+        lr: learning rate, > 0; torch's default 0.01 is high for a pre-trained network.
         alpha: decay of the running mean of squares, in [0, 1).
         momentum: in [0, 1).
         eps: > 0.
         weight_decay: L2 penalty, >= 0.
-        centered: whether the mean is taken off the mean of squares.
+        centered: whether to normalise by the variance instead of the mean of squares.
     """
 
     lr: float = field(default=0.001, validator=POSITIVE)

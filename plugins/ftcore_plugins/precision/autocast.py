@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Fp32:
-    """Everything in float32, convolutions on a GPU too, where torch's own default is `tf32`."""
+    """Everything in float32, including convolutions on a GPU, where torch's default is `tf32`."""
 
     @hookimpl
     def precision_context(self, placement: Placement) -> Precision:
@@ -39,7 +39,7 @@ def _allow_tf32(device: torch.device, *, allowed: bool) -> None:
 class Tf32:
     """Everything in float32, but matrix products and convolutions with TensorFloat-32's 10 bits of mantissa.
 
-    For a CUDA device of compute capability 8.0 and above; faster than `fp32`, less exact than it says.
+    For CUDA devices of compute capability 8.0 and above; faster and less precise than `fp32`.
     """
 
     @hookimpl
@@ -76,8 +76,8 @@ class Fp16Config:
     """Options of `fp16`.
 
     Attributes:
-        init_scale: first factor on the loss, > 0.
-        growth_interval: steps without overflow after which the factor doubles, > 0.
+        init_scale: initial loss scale, > 0.
+        growth_interval: steps without overflow after which the scale doubles, > 0.
     """
 
     init_scale: float = field(default=65536.0, validator=validators.gt(0))

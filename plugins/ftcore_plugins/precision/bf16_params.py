@@ -25,9 +25,9 @@ class PureBf16Config:
     """Options of `bf16_pure`.
 
     Attributes:
-        update: an update is smaller than the last of eight bits can show, so ``"stochastic"`` rounds it up or down at
-            random, right on average and without more memory (Zamirai et al. 2021, arXiv:2010.06192); ``"master"`` keeps
-            a float32 copy of each parameter that learns.
+        update: updates are often too small for bfloat16, so ``"stochastic"`` rounds them up or down at
+            random, correct on average and without more memory (Zamirai et al. 2021, arXiv:2010.06192); ``"master"``
+            keeps a float32 copy of each trainable parameter.
     """
 
     update: Literal["stochastic", "master"] = "stochastic"
@@ -36,7 +36,7 @@ class PureBf16Config:
 class PureBf16:
     """Network, activations and gradients in bfloat16; the optimizer's arithmetic and its state in float32.
 
-    Running statistics are in bfloat16 too, and stop within about 3 % of where they would go.
+    Running statistics are in bfloat16 too, so they stop within about 3 % of their limit.
     """
 
     Config = PureBf16Config

@@ -28,7 +28,7 @@ class ScheduleProgress:
 
     Attributes:
         epochs: since its start.
-        share: of the steps behind the warm-up, in [0, 1].
+        share: of the steps after the warm-up, in [0, 1].
     """
 
     epochs: Fraction
@@ -86,7 +86,7 @@ def warmup_steps(steps: int, share: float) -> int:
     """Return how many of a run's steps warm up: a share of them, rounded."""
     rising = round(steps * share)
     if steps <= rising:
-        raise UserError(f"a warm-up of {rising} steps (warmup = {share}) leaves nothing of a run of {steps} steps")
+        raise UserError(f"a warm-up of {rising} steps (warmup = {share}) takes all of the {steps} steps of the run")
     return rising
 
 
@@ -101,7 +101,7 @@ class ConstantConfig:
     """Options of `constant`.
 
     Attributes:
-        warmup: share of all steps in which the rate rises linearly from 0, in [0, 1).
+        warmup: fraction of all steps for a linear warm-up from 0, in [0, 1).
     """
 
     warmup: float = field(default=0.0, validator=HALF_OPEN_UNIT_INTERVAL)
@@ -122,10 +122,10 @@ class CosineConfig:
     """Options of `cosine`.
 
     Attributes:
-        warmup: share of all steps in which the rate rises linearly from 0, in [0, 1).
-        final: last rate over first rate, in [0, 1].
-        cycles: times that the curve is run through, >= 1; each but the first restarts at the full rate.
-        per: whether the rate changes with every step, or between epochs alone (but for the warm-up).
+        warmup: fraction of all steps for a linear warm-up from 0, in [0, 1).
+        final: final learning rate relative to the initial one, in [0, 1].
+        cycles: number of cosine cycles, >= 1; each restarts at the full rate.
+        per: whether the rate changes every step or every epoch (the warm-up is always per step).
     """
 
     warmup: float = field(default=0.05, validator=HALF_OPEN_UNIT_INTERVAL)
@@ -135,7 +135,7 @@ class CosineConfig:
 
 
 class Cosine(_CurveSchedule):
-    """Cosine annealing from the optimizer's rate to `final` times that (Loshchilov and Hutter 2017, eq. 5)."""
+    """Cosine annealing from the optimizer's learning rate to `final` times that (Loshchilov and Hutter 2017, eq. 5)."""
 
     Config = CosineConfig
 
@@ -156,10 +156,10 @@ class PolynomialConfig:
     """Options of `polynomial`.
 
     Attributes:
-        power: of the share of steps that is left, > 0; 1 is a straight line.
-        warmup: share of all steps in which the rate rises linearly from 0, in [0, 1).
-        final: last rate over first rate, in [0, 1].
-        per: whether the rate changes with every step, or between epochs alone (but for the warm-up).
+        power: exponent of the remaining fraction of steps, > 0; 1 is linear.
+        warmup: fraction of all steps for a linear warm-up from 0, in [0, 1).
+        final: final learning rate relative to the initial one, in [0, 1].
+        per: whether the rate changes every step or every epoch (the warm-up is always per step).
     """
 
     power: float = field(default=1.0, validator=validators.gt(0.0))
@@ -169,7 +169,7 @@ class PolynomialConfig:
 
 
 class Polynomial(_CurveSchedule):
-    """Polynomial decay from the optimizer's rate to `final` times that."""
+    """Polynomial decay from the optimizer's learning rate to `final` times that."""
 
     Config = PolynomialConfig
 
@@ -183,9 +183,9 @@ class ExponentialConfig:
     """Options of `exponential`.
 
     Attributes:
-        gamma: factor on the rate an epoch, counted from the start of the run, in (0, 1].
-        warmup: share of all steps in which the rate rises linearly from 0, in [0, 1).
-        per: whether the rate changes with every step, or between epochs alone (but for the warm-up).
+        gamma: factor on the learning rate per epoch, counted from the start of the run, in (0, 1].
+        warmup: fraction of all steps for a linear warm-up from 0, in [0, 1).
+        per: whether the rate changes every step or every epoch (the warm-up is always per step).
     """
 
     gamma: float = field(validator=(validators.gt(0.0), validators.le(1.0)))
@@ -208,9 +208,9 @@ class StepConfig:
     """Options of `step`.
 
     Attributes:
-        size: epochs between two changes of the rate, counted from the start of the run, >= 1.
-        gamma: factor on the rate at each, in [0, 1].
-        warmup: share of all steps in which the rate rises linearly from 0, in [0, 1).
+        size: epochs between two changes of the learning rate, counted from the start of the run, >= 1.
+        gamma: factor on the learning rate at each change, in [0, 1].
+        warmup: fraction of all steps for a linear warm-up from 0, in [0, 1).
     """
 
     size: int = field(validator=validators.ge(1))
@@ -238,9 +238,9 @@ class MultiStepConfig:
     """Options of `multistep`.
 
     Attributes:
-        milestones: epochs after which the rate changes, counted from the start of the run; >= 1, each above the last.
-        gamma: factor on the rate at each, in [0, 1].
-        warmup: share of all steps in which the rate rises linearly from 0, in [0, 1).
+        milestones: epochs after which the rate changes, counted from the start of the run; >= 1, increasing.
+        gamma: factor on the learning rate at each change, in [0, 1].
+        warmup: fraction of all steps for a linear warm-up from 0, in [0, 1).
     """
 
     milestones: tuple[int, ...] = field(validator=(validators.min_len(1), validators.deep_iterable(validators.ge(1))))
@@ -249,7 +249,7 @@ class MultiStepConfig:
 
     def __attrs_post_init__(self) -> None:
         if sorted(set(self.milestones)) != list(self.milestones):
-            raise ValueError(f"milestones must rise, got {list(self.milestones)}")
+            raise ValueError(f"milestones must increase, got {list(self.milestones)}")
 
 
 class MultiStep(_CurveSchedule):

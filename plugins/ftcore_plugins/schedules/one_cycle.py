@@ -25,15 +25,16 @@ class OneCycleConfig:
     """Options of `onecycle`, as in `torch.optim.lr_scheduler.OneCycleLR`.
 
     Attributes:
-        pct_start: share of the steps in which the rate rises, in (0, 1); in three phases the first and the second.
+        pct_start: fraction of the steps in which the rate rises, in (0, 1); with `three_phase`, the lengths of
+            phases 1 and 2.
         anneal_strategy: shape of the rise and of the fall.
-        cycle_momentum: whether momentum, or the first of betas, falls where the rate rises; it takes the place of the
-            optimizer's own.
-        base_momentum: the lowest, in [0, 1); 0.85 unless given, and only with `cycle_momentum`.
-        max_momentum: the highest, in [0, 1); 0.95 unless given, and only with `cycle_momentum`.
-        div_factor: highest rate, which is the optimizer's, over first rate, >= 1.
-        final_div_factor: first rate over last rate, >= 1.
-        three_phase: fall to the first rate as fast as the rate rose, and then to the last.
+        cycle_momentum: whether momentum (or the first of betas) cycles inversely to the rate; it replaces the
+            optimizer's momentum.
+        base_momentum: lowest momentum, in [0, 1); by default 0.85; only with `cycle_momentum`.
+        max_momentum: highest momentum, in [0, 1); by default 0.95; only with `cycle_momentum`.
+        div_factor: ratio of the peak rate (the optimizer's) to the initial rate, >= 1.
+        final_div_factor: ratio of the initial rate to the final rate, >= 1.
+        three_phase: fall to the initial rate as fast as the rate rose, then to the final rate.
     """
 
     pct_start: float = field(default=0.3, validator=(validators.gt(0.0), validators.lt(1.0)))
@@ -64,7 +65,7 @@ class OneCycleConfig:
 
 
 class OneCycle:
-    """`torch.optim.lr_scheduler.OneCycleLR` up to each group's own rate (Smith and Topin 2018)."""
+    """`torch.optim.lr_scheduler.OneCycleLR` up to the learning rate of each group (Smith and Topin 2018)."""
 
     Config = OneCycleConfig
 
@@ -89,7 +90,7 @@ class OneCycle:
         if turns[0] <= 0 or turns[-2] >= turns[-1]:
             raise UserError(
                 f"onecycle.pct_start = {share} turns at step {', '.join(f'{turn:g}' for turn in turns[:-1])} of a run "
-                f"of {steps} steps, the first of which is step 0; every phase needs a part of the run"
+                f"of {steps} steps, counted from 0; every phase needs at least one step"
             )
         if self.config.cycle_momentum and not all(_has_momentum(group) for group in optimizer.param_groups):
             raise UserError(
@@ -110,11 +111,11 @@ class PhasesConfig:
     """Options of `phases`; the defaults are those of fastai's `fine_tune`: a probe of one epoch, then everything.
 
     Attributes:
-        epochs: lengths of all phases but the last, which takes what is left of the run; each >= 1.
-        peak: factor on the optimizer's rate at the top of each phase, > 0.
-        warmup: share of each phase that rises, in [0, 1].
-        div: top over first rate of each phase, >= 1.
-        final: last rate over top of each phase, in [0, 1].
+        epochs: lengths of all phases except the last, which takes the rest of the run; each >= 1.
+        peak: peak of each phase relative to the optimizer's learning rate, > 0.
+        warmup: fraction of each phase in which the rate rises, in [0, 1].
+        div: ratio of peak to initial rate of each phase, >= 1.
+        final: ratio of final rate to peak of each phase, in [0, 1].
     """
 
     epochs: tuple[int, ...] = field(
@@ -135,7 +136,7 @@ class PhasesConfig:
 
 
 class Phases:
-    """One-cycle schedules in sequence, as in fastai's `fine_tune`, without its cycle of momentum."""
+    """One-cycle schedules in sequence, as in fastai's `fine_tune`, without momentum cycling."""
 
     Config = PhasesConfig
 

@@ -22,14 +22,14 @@ class PlateauConfig:
     """Options of `plateau`, as in `torch.optim.lr_scheduler.ReduceLROnPlateau`; the monitored metric sets its mode.
 
     Attributes:
-        factor: on the rate, each time; in (0, 1).
-        patience: epochs in a row without a better metric that change nothing, >= 0; the next one lowers the rate.
-        threshold: by how much a better metric must be better, >= 0.
-        threshold_mode: whether `threshold` is a share of the best so far, or in the metric's own unit.
-        cooldown: epochs after a change that do not count as worse, >= 0.
-        min_lr: lowest rate of any group, >= 0.
-        eps: least change of a rate that is made, >= 0.
-        warmup: share of all steps in which the rate rises linearly from 0, in [0, 1).
+        factor: factor on the learning rate at each reduction, in (0, 1).
+        patience: epochs without improvement to tolerate, >= 0; the next one lowers the rate.
+        threshold: minimum improvement of the metric, >= 0.
+        threshold_mode: whether `threshold` is relative to the best value (``rel``) or absolute (``abs``).
+        cooldown: epochs to wait after a reduction, >= 0.
+        min_lr: minimum learning rate of any group, >= 0.
+        eps: minimum change of a learning rate, >= 0.
+        warmup: fraction of all steps for a linear warm-up from 0, in [0, 1).
     """
 
     factor: float = field(default=0.1, validator=(validators.gt(0.0), validators.lt(1.0)))
@@ -73,8 +73,8 @@ class Plateau:
         patience = self.config.patience
         if patience + 2 >= epochs:
             raise UserError(
-                f"plateau.patience = {patience} can lower no rate in train.epochs = {epochs}: that takes "
-                f"{patience + 2} epochs, and one that it serves; train for at least {patience + 3} or set it lower"
+                f"plateau.patience = {patience} cannot lower a rate within train.epochs = {epochs}: that takes "
+                f"{patience + 2} epochs, plus one to use it; train for at least {patience + 3} or lower the patience"
             )
         highest = max(group["lr"] for group in optimizer.param_groups)
         if self.config.min_lr >= highest:

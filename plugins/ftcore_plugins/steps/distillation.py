@@ -25,11 +25,11 @@ class DistillConfig:
     """Options of `distill`.
 
     Attributes:
-        teacher: a run folder (or that of an ensemble or a soup), or a network by name, ``timm/resnet50.a1_in1k``, whose
-            own classes must be those of the data, in their order.
-        strength: factor on the teacher's term, > 0.
-        temperature: both outputs are divided by it before they are compared, > 0; by default 2. Not for regression.
-        weights: for a network by name, as `model.weights`; by default its own.
+        teacher: a run folder (also of an ensemble or soup), or a network, ``timm/resnet50.a1_in1k``, whose
+            classes must be those of the data in the same order.
+        strength: factor on the distillation term, > 0.
+        temperature: softmax temperature of both outputs, > 0; by default 2. Not for regression.
+        weights: weights of a teacher given by name, like `model.weights`; by default its pre-trained ones.
     """
 
     teacher: str | None = None
@@ -41,7 +41,7 @@ class DistillConfig:
 class Distill:
     """Knowledge distillation: adds T^2 KL(teacher || student) (Hinton et al. 2015, arXiv:1503.02531, section 2).
 
-    The teacher sees the same pictures, augmentation and mixing included, at its own size and normalisation. Several
+    The teacher gets the same images, including augmentation and mixing, at its own size and normalisation. Several
     labels: the mean over labels of the two-sided KL; regression: the mean squared difference.
     """
 
@@ -59,7 +59,7 @@ class Distill:
         if self.config.teacher is None:
             raise UserError("distill needs a teacher: --set distill.teacher=runs/big, a run folder, or timm/NAME")
         if isinstance(backbone.input, TokenSpec):
-            raise UserError(f"distill teaches networks that see images, and {config.model.name} reads texts")
+            raise UserError(f"distill needs an image network, but {config.model.name} takes texts")
         ask = self._teacher(self.config.teacher, backbone.input, task, config, placement.device)
         _check(ask, backbone.input, placement.device)
         strength, temperature = self.config.strength, self.config.temperature or 2.0
@@ -67,7 +67,7 @@ class Distill:
         if not kind:
             raise UserError(f"distill compares probabilities or numbers, and a task {task.name!r} has neither")
         if kind == Regression.name and self.config.temperature is not None:
-            raise UserError("distill.temperature has no part in regression, where outputs are compared as they are")
+            raise UserError("distill.temperature has no effect in regression, where outputs are compared directly")
 
         def term(seen: ForwardPass) -> Tensor:
             import torch
@@ -85,7 +85,7 @@ class Distill:
         provider = _provider(name)
         if provider is None:
             if self.config.weights is not None:
-                raise UserError("distill.weights is for a network by name; a run folder holds its own")
+                raise UserError("distill.weights is for a network by name; a run folder has its own weights")
             return _from_folder(Path(name), spec, task, device)
         asked = evolve(config, model=ModelConfig(name=name))
         found = provider(provider.Config()).build_model(name, self.config.weights or "default", asked)
@@ -109,7 +109,7 @@ def _by_name(
         if outputs.shape[1] != task.outputs:
             raise UserError(
                 f"distill.teacher = {name!r} has {outputs.shape[1]} classes, the data has {task.outputs} "
-                f"({format_names(task.names)}); fine-tune it on this data first and give its run folder"
+                f"({format_names(task.names)}); fine-tune it on this data first and use its run folder"
             )
         return outputs
 

@@ -29,10 +29,10 @@ class RDropConfig:
 
 
 class RDrop:
-    """R-Drop: makes two passes with different dropout agree (Liang et al. 2021, arXiv:2106.14448, eq. 2).
+    """R-Drop: penalises different outputs of two dropout masks (Liang et al. 2021, arXiv:2106.14448, eq. 2).
 
-    The paper adds the cross-entropy of both passes up, the authors' code takes their mean; here it is that of the first
-    pass, whose expectation is that of the mean.
+    The paper sums the cross-entropies of both passes, the authors' code averages them; here that of the first pass is
+    used, which has the same expectation as the mean.
     """
 
     Config = RDropConfig
@@ -46,11 +46,11 @@ class RDrop:
         step = yield
         kind = built_in_name(task)
         if kind not in {Classification.name, Multilabel.name}:
-            raise UserError(f"r_drop compares probabilities, and a {task.name} task has none")
+            raise UserError(f"r_drop compares probabilities, but a {task.name} task has none")
         if not any(_is_random(module) for module in model.modules()):
             raise UserError(
-                "r_drop: the network has no dropout and no stochastic depth, so both passes would be the same; "
-                "use timm.drop_path or mlp_head.dropout, or leave r_drop out"
+                "r_drop: the network has no dropout and no stochastic depth, so both passes would be equal; set "
+                "timm.drop_path or mlp_head.dropout, or disable r_drop"
             )
         alpha = self.config.alpha
 

@@ -23,8 +23,8 @@ class SamConfig:
 
     Attributes:
         rho: radius of the neighbourhood, > 0.
-        adaptive: whether the neighbourhood is measured relative to each parameter's size (Kwon et al. 2021,
-            arXiv:2102.11600, eq. 3), where a larger `rho`, such as 0.5, is usual.
+        adaptive: whether the neighbourhood is scaled by each parameter's size (Kwon et al. 2021,
+            arXiv:2102.11600, eq. 3), which needs a larger `rho`, such as 0.5.
     """
 
     rho: float = field(default=0.05, validator=validators.gt(0))
@@ -34,8 +34,8 @@ class SamConfig:
 class Sam:
     """Sharpness-aware minimisation: the gradient at w + rho g / |g| (Foret et al. 2021, arXiv:2010.01412, eq. 2, 3).
 
-    Two passes a step, so twice the time. Both see the same dropout, and running statistics move once. It works with
-    every optimizer, precision and schedule, for it only changes the gradient.
+    Two passes per step, so twice the time. Both use the same dropout, and running statistics are updated once. It works
+    with every optimizer, precision and schedule because it only changes the gradient.
     """
 
     Config = SamConfig

@@ -33,9 +33,9 @@ class SupConConfig:
 class SupCon:
     """Supervised contrastive loss on the features, added to the loss (Gunel et al. 2021).
 
-    arXiv:2011.01403, on the features that the head sees, normalised; the term is that of Khosla et al. 2020
-    (arXiv:2004.11362, eq. 2). Pairs are those of one batch: batches must hold several images of a class, and
-    `train.accumulate` makes none.
+    arXiv:2011.01403, on normalised features; the term is that of Khosla et al. 2020
+    (arXiv:2004.11362, eq. 2). Pairs are formed within a micro-batch: it must contain several images of a class,
+    and `train.accumulate` adds no pairs.
     """
 
     Config = SupConConfig
@@ -48,7 +48,7 @@ class SupCon:
         """Watch what the head sees, and add the term."""
         step = yield
         if not isinstance(task, Classification):
-            raise UserError(f"supcon needs classes, and this is a {task.name} task")
+            raise UserError(f"supcon needs classes, but this is a {task.name} task")
         import torch
 
         slot, strength, temperature = backbone.heads[0], self.config.strength, self.config.temperature
@@ -72,8 +72,9 @@ def _take_features(watched: list[Tensor], seen: ForwardPass) -> Tensor:
     """Return the features of a pass; they are incomplete where a wrapper splits the batch."""
     if not watched or len(watched[0]) != len(seen.images):
         raise UserError(
-            f"supcon saw the features of {len(watched[0]) if watched else 0} of {len(seen.images)} images; it does not "
-            "work where one process splits a batch (dp)"
+            f"supcon received the features of {len(watched[0]) if watched else 0} of {len(seen.images)} images; it "
+            f"does not work "
+            "with dp, which splits a batch within a process"
         )
     return watched.pop()
 

@@ -104,7 +104,7 @@ class Classification(Task, Averaged, Counted, Invertible, Matched, Parsed, Score
         """Take a whole number."""
         if isinstance(target, int) and 0 <= target < self.outputs:
             return int(target)
-        raise ValueError(f"a class is a whole number from 0 to {self.outputs - 1}")
+        raise ValueError(f"a class must be an integer from 0 to {self.outputs - 1}")
 
     def collate(self, targets: Sequence[Any]) -> Tensor:
         """Places of classes -> (N,) int64."""

@@ -108,7 +108,7 @@ class Multilabel(Task, Averaged, Counted, Invertible, Matched, Parsed, Scored, S
         row = target if isinstance(target, list | tuple) else [target]
         if len(row) == self.outputs and all(isinstance(there, int | float) and there in {0, 1} for there in row):
             return tuple(row)
-        raise ValueError(f"labels are {self.outputs} numbers, each 0 or 1")
+        raise ValueError(f"labels must be {self.outputs} numbers, each 0 or 1")
 
     def collate(self, targets: Sequence[Any]) -> Tensor:
         """Rows of 0 and 1 -> (N, K) float32."""
@@ -200,7 +200,7 @@ class Multilabel(Task, Averaged, Counted, Invertible, Matched, Parsed, Scored, S
         """Say how many training images each label has, and from where it counts."""
         each = zip(self.names, self.counts, self.least, strict=True)
         rows = tuple((name, f"{count:,}", f"{least:.4g}") for name, count, least in each)
-        return Table("", ("name", f"training {things}", "counts from the probability"), rows)
+        return Table("", ("name", f"training {things}", "threshold"), rows)
 
 
 def _matrix(values: Sequence[Any] | Numbers, code: Mapping[str, int]) -> Numbers:

@@ -78,7 +78,7 @@ class Regression(Task, Averaged, Invertible, Matched, Parsed, Scored, Softened):
         if len(useless):
             at = useless[0]
             raise UserError(
-                f"regression needs targets that differ, within reason; {names[at]!r} is {low[at]:g} to {high[at]:g} in "
+                f"regression needs targets with a finite variance; {names[at]!r} is {low[at]:g} to {high[at]:g} in "
                 f"all {len(train)} training images"
             )
         return cls(names, images=len(train), mean=tuple(mean.tolist()), std=tuple(std.tolist()))
@@ -103,7 +103,7 @@ class Regression(Task, Averaged, Invertible, Matched, Parsed, Scored, Softened):
         names = read_names(state, "mean", "std")
         mean, std = read_numbers(state, "mean", names, -math.inf), read_numbers(state, "std", names, 0)
         if not (len(mean) == len(std) == len(names) and all(std)):
-            raise ValueError(f"each target has a mean and a standard deviation > 0, and not {std!r:.80}")
+            raise ValueError(f"each target must have a mean and a standard deviation > 0, not {std!r:.80}")
         return cls(names, read_count(state), mean, std)
 
     def state(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class Regression(Task, Averaged, Invertible, Matched, Parsed, Scored, Softened):
             isinstance(number, int | float) and math.isfinite(number) for number in row
         ):
             return row[0] if len(row) == 1 else tuple(row)
-        raise ValueError(f"a target is {self.outputs} finite number{'s' if self.outputs > 1 else ''}")
+        raise ValueError(f"a target must be {self.outputs} finite number{'s' if self.outputs > 1 else ''}")
 
     def collate(self, targets: Sequence[Any]) -> Tensor:
         """Numbers in their own unit -> (N, T) float32, standardised."""
@@ -192,7 +192,7 @@ class Regression(Task, Averaged, Invertible, Matched, Parsed, Scored, Softened):
         del things
         each = zip(self.names, self.mean, self.std, strict=True)
         rows = tuple((name, f"{mean:g}", f"{std:g}") for name, mean, std in each)
-        said = "A number is its output times the standard deviation, plus the mean."
+        said = "A prediction is the output times the standard deviation, plus the mean."
         return Table(said, ("name", "mean", "standard deviation"), rows)
 
 

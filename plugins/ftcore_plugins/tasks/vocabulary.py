@@ -58,11 +58,11 @@ def find_names(
         return order_names(set().union(*splits.values()), given.recorded), given.rows
     only = sorted(splits["val"] - splits["train"])
     if only:
-        raise UserError(f"{noun} {only[0]!r} is in validation but not in training, so it could not be learnt")
+        raise UserError(f"{noun} {only[0]!r} is in validation but not in training, so the model cannot learn it")
     names, rows = order_names(splits["train"], given.recorded), dict(given.rows)
     if unknown := splits.get("test", set()) - splits["train"]:
         structlog.get_logger().warning(
-            "the test split cannot be measured: it has classes that are not in training",
+            "the test split cannot be evaluated: it has classes that are not in training",
             classes=", ".join(sorted(unknown)),
         )
         rows["test"] = rows["test"][:0]
@@ -76,10 +76,10 @@ def check_learnable(name: str, needs: str, names: Sequence[str], counts: Numbers
         UserError: so it is.
     """
     if len(names) < 2:
-        raise UserError(f"{name} needs {needs}; there is {', '.join(names) or 'none'}")
+        raise UserError(f"{name} needs {needs}; the data has {', '.join(names) or 'none'}")
     absent = [name for name, number in zip(names, counts, strict=True) if not number]
     if absent:
-        raise UserError(f"no training image of {absent[0]!r}, so it could not be learnt")
+        raise UserError(f"no training image of {absent[0]!r}, so the model cannot learn it")
 
 
 def count_table(title: str, noun: str, names: Sequence[str], train: Numbers, val: Numbers) -> Table:
@@ -98,7 +98,7 @@ def read_names(state: Mapping[str, Any], *known: str) -> tuple[str, ...]:
     if strange:
         raise ValueError(f"a task has no {', '.join(strange)}")
     if not (names and all(isinstance(name, str) for name in names) and len(set(names)) == len(names)):
-        raise ValueError(f"names are different texts, one at least, and not {names!r:.80}")
+        raise ValueError(f"names must be unique strings, at least one, not {names!r:.80}")
     return tuple(names)
 
 
@@ -106,7 +106,7 @@ def read_count(state: Mapping[str, Any]) -> int:
     """Read the number of training images."""
     images = state.get("images", 0)
     if not isinstance(images, int) or images < 0:
-        raise ValueError(f"images is a number of images, and not {images!r:.80}")
+        raise ValueError(f"images must be a number of images, not {images!r:.80}")
     return images
 
 
@@ -118,9 +118,9 @@ def read_numbers(state: Mapping[str, Any], key: str, names: Sequence[str], least
     """
     given = state.get(key, [])
     if len(given) not in {0, len(names)} or not all(isinstance(n, int | float) and n >= least for n in given):
-        raise ValueError(f"{key} are {len(names)} numbers, and not {given!r:.80}")
+        raise ValueError(f"{key} are {len(names)} numbers, not {given!r:.80}")
     if any(abs(number) == float("inf") for number in given):
-        raise ValueError(f"{key} are finite numbers, and not {given!r:.80}")
+        raise ValueError(f"{key} are finite numbers, not {given!r:.80}")
     return tuple(given)
 
 

@@ -19,8 +19,9 @@ class MixConfig:
     """Options of `mixup` and `cutmix`.
 
     Attributes:
-        alpha: of the Beta(alpha, alpha) distribution of the mixing ratio, > 0; small values mix little.
-        probability: that a batch is mixed at all, in [0, 1]; where both plugins are named, each decides for itself.
+        alpha: parameter parameter of the Beta(alpha, alpha) distribution of the mixing ratio, > 0; small values mix
+            little.
+        probability: probability to mix a batch, in [0, 1]; with both plugins, each decides independently.
     """
 
     alpha: float = field(default=0.2, validator=validators.gt(0))

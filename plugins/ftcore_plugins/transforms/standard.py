@@ -22,7 +22,7 @@ DECODE_MARGIN = 2
 
 
 class PlainTransforms:
-    """Resize, crop or pad, and normalise, in training as in evaluation; nothing is random."""
+    """Resize, crop or pad, and normalise; the same in training and evaluation, without randomness."""
 
     @hookimpl
     def make_transforms(self, spec: InputSpec) -> Transforms:
@@ -35,12 +35,12 @@ def eval_transform(spec: InputSpec) -> TwoStageTransform:
     """Resize to size / crop_fraction as the crop mode says, and cut out the centre."""
     if isinstance(spec, TokenSpec):
         raise UserError(
-            f"plain_transforms and augment make images, and this network reads {spec}; "
-            "name the plugin that turns its texts into tokens"
+            f"plain_transforms and augment produce images, but this network takes {spec}; "
+            "enable a plugin that turns text into tokens"
         )
     if spec.channels not in _MODES:
         raise UserError(
-            f"plain_transforms and augment make 1 or 3 channels, not {spec.channels}; name another plugin for that"
+            f"plain_transforms and augment support 1 or 3 channels, not {spec.channels}; enable another plugin for that"
         )
     return TwoStageTransform(Resize(spec), to_uint8, min_decode_side=DECODE_MARGIN * max(spec.resize_size))
 
@@ -58,7 +58,7 @@ class Normalize:
     """Images (N, C, H, W) uint8 -> float32: values in [0, 1], minus mean, over std.
 
     Attributes:
-        spec: what the network wants to see.
+        spec: the input of the network.
     """
 
     spec: InputSpec
@@ -102,7 +102,7 @@ class Resize:
     """PIL image -> PIL image, L or RGB, of the size that the network wants.
 
     Attributes:
-        spec: what the network wants to see.
+        spec: the input of the network.
     """
 
     spec: InputSpec
@@ -144,11 +144,11 @@ class AugmentConfig:
 
     Attributes:
         preset: ``light`` (crops of at least 35 % of the area, mirrored), ``medium`` (20 %, and TrivialAugment) or
-            ``heavy`` (8 %, RandAugment, and a random part erased in one picture of four).
-        scale: smallest share of the picture's area that is cut out, in (0, 1]; by default the preset's.
-        mirror: whether half of the pictures are flipped left to right; not where left and right mean something.
-        upside_down: whether half of the pictures are flipped top to bottom, as suits aerial and microscope pictures.
-        erase: probability in [0, 1] that a part is erased; by default the preset's.
+            ``heavy`` (8 %, RandAugment, and random erasing of one image in four).
+        scale: minimum fraction of the image area in a random crop, in (0, 1]; by default that of the preset.
+        mirror: whether to flip half of the images left to right; turn it off if left and right have a meaning.
+        upside_down: whether to flip half of the images top to bottom, e.g. for aerial and microscope images.
+        erase: probability of random erasing, in [0, 1]; by default that of the preset.
     """
 
     preset: Literal["light", "medium", "heavy"] = "medium"
@@ -164,7 +164,7 @@ _ERASE = {"light": 0.0, "medium": 0.0, "heavy": 0.25}
 
 
 class Augment:
-    """Random crops, flips and colours in training, whatever the crop mode; evaluation as `plain_transforms`."""
+    """Random crops, flips and colours in training, for any crop mode; evaluation as in `plain_transforms`."""
 
     Config = AugmentConfig
 
@@ -185,7 +185,7 @@ class ResizeShorterSide:
     """PIL image -> PIL image, L or RGB, its shorter side no more than `side` pixels: crops need not be larger.
 
     Attributes:
-        spec: what the network wants to see.
+        spec: the input of the network.
         side: pixels.
     """
 
@@ -203,7 +203,7 @@ class RandomAugment:
     """PIL image -> (C, H, W) uint8, random.
 
     Attributes:
-        spec: what the network wants to see.
+        spec: the input of the network.
         config: the options of `augment`.
     """
 

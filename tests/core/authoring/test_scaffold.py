@@ -101,15 +101,15 @@ def test_no_placeholder_is_left_in_a_package(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("Acme", "cannot be a plugin's name: it is words of two or more of a-z and 0-9, which start with a letter"),
-        ("acme__focal", "cannot be a plugin's name"),
-        ("acme_", "cannot be a plugin's name"),
-        ("acme_2", "cannot be a plugin's name"),
-        ("model", "is no word of Python and none of data, hooks, model"),
-        ("lambda", "no word of Python"),
-        ("weighted_ce", "'weighted_ce' is taken, by ftcore "),
-        ("json", "'json' is taken, by a module of that name"),
-        ("torch", "'torch' is taken, by a module of that name"),
+        ("Acme", "cannot not a valid plugin name: use is words least two characters, starting with a letter"),
+        ("acme__focal", "is not a valid name"),
+        ("acme_", "is not a valid name"),
+        ("acme_2", "is not a valid name"),
+        ("model", "_, no Python keyword none of data, hooks, model"),
+        ("lambda", "no Python"),
+        ("weighted_ce", "'weighted_ce' is already used by ftcore "),
+        ("json", "'json' is already used by a module of that name"),
+        ("torch", "'torch' is already used by a module of that name"),
     ],
 )
 def test_a_name_that_a_plugin_cannot_have_is_refused(
@@ -139,7 +139,7 @@ def test_nothing_is_overwritten(flags: tuple[str, ...], tmp_path: Path, monkeypa
     again = invoke("plugins", "new", "acme_demo", "--hook", "make_loss", *flags)
 
     assert (first.code, again.code) == (0, 2)
-    assert "exists, and nothing is overwritten" in again.err
+    assert "already exists and will is overwritten" in again.err
 
 
 @pytest.mark.slow

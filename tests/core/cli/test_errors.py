@@ -12,7 +12,7 @@ from ftcore.testing import invoke
 if TYPE_CHECKING:
     from pathlib import Path
 
-HINT = "ftcore: the frames above the plugin's are left out; --traceback shows all\n"
+HINT = "ftcore: frames above the plugin's are hidden; show them with --traceback\n"
 
 RAISES = """
 from ftcore import hookimpl

@@ -113,7 +113,7 @@ def test_a_hooks_file_of_a_flag_is_relative_to_the_working_folder() -> None:
             "did you mean 'train'?; allowed: model, data, train, run, observers, hooks, plugin",
         ),
         ("[train]\nepoch = 3", "unknown option 'train.epoch'; did you mean 'epochs'?"),
-        ("[train]\nepochs = 0.9", "train.epochs: expected a whole number, got 0.9"),
+        ("[train]\nepochs = 0.9", "train.epochs: expected an integer, got 0.9"),
         ("[train]\nepochs = 0", "train.epochs: 'epochs' must be > 0: 0"),
         ("[data]\nval_fraction = 1.0", "data.val_fraction: 'val_fraction' must be < 1.0: 1.0"),
         ("[model]\nname = 3", "model.name: expected text, got 3"),

@@ -19,9 +19,13 @@ from ftcore.config.schema import (
 from ftcore.config.validators import SAVE_INTERVAL
 
 REFUSED: list[tuple[type, dict[str, Any], str]] = [
-    (TrainConfig, {"clip_norm": 1.0, "clip_value": 0.5}, "one way to clip at most, not clip_norm and clip_value"),
+    (
+        TrainConfig,
+        {"clip_norm": 1.0, "clip_value": 0.5},
+        "set at most one of clip_norm, clip_value and clip_adaptive, not clip_norm and clip_value",
+    ),
     (TrainConfig, {"max_nonfinite": 3}, 'max_nonfinite needs on_nonfinite = "skip"'),
-    (TrainConfig, {"views": 2, "precompute": "never"}, "views are computed once, which"),
+    (TrainConfig, {"views": 2, "precompute": "never"}, "views needs feature caching, which"),
     (TrainConfig, {"min_delta": 0.1}, "min_delta needs patience > 0"),
     (TrainConfig, {"epochs": 0}, "epochs' must be > 0"),
     (TrainConfig, {"epochs": 10**23}, "epochs' must be <= 1000000"),

@@ -43,9 +43,9 @@ def built(key: str, value: Any) -> Any:
     [
         ("switch", "false", "acme.switch: expected true or false, got 'false' (run.toml)"),
         ("switch", 1, "acme.switch: expected true or false, got 1"),
-        ("count", 0.9, "acme.count: expected a whole number, got 0.9"),
-        ("count", True, "acme.count: expected a whole number, got True"),
-        ("count", "3", "acme.count: expected a whole number, got '3'"),
+        ("count", 0.9, "acme.count: expected an integer, got 0.9"),
+        ("count", True, "acme.count: expected an integer, got True"),
+        ("count", "3", "acme.count: expected an integer, got '3'"),
         ("rate", float("inf"), "acme.rate: expected a finite number, got inf"),
         ("rate", float("nan"), "acme.rate: expected a finite number, got nan"),
         ("rate", True, "acme.rate: expected a finite number, got True"),
@@ -115,8 +115,8 @@ def test_a_flag_is_read_as_the_type_of_its_option(key: str, text: str, value: ob
     [
         ("switch", "yes", "expected true or false, got 'yes'"),
         ("switch", "'true'", "expected true or false, got \"'true'\""),
-        ("count", "0.9", "expected a whole number, got '0.9'"),
-        ("count", "many", "expected a whole number, got 'many'"),
+        ("count", "0.9", "expected an integer, got '0.9'"),
+        ("count", "many", "expected an integer, got 'many'"),
         ("rate", "'0.1'", "expected a finite number"),
         ("rates", "1, 2", "expected a list"),
         ("rates", "123", "expected a list"),
@@ -168,7 +168,7 @@ def test_every_problem_is_reported_at_once_with_its_own_origin() -> None:
         structure({"count": "3", "rate": CliValue("-1"), "extra": 1}, Options, "train", origins)
 
     count, rate, extra = str(caught.value).splitlines()
-    assert count == "train.count: expected a whole number, got '3' (run.toml)"
+    assert count == "train.count: expected an integer, got '3' (run.toml)"
     assert rate.startswith("train.rate: 'rate' must be >= 0.0")
     assert rate.endswith("(--set train.rate=-1)")
     assert extra.startswith("unknown option 'train.extra'")

@@ -159,16 +159,16 @@ def test_classes_are_sorted_and_those_of_training_alone() -> None:
     ("kind", "values", "message"),
     [
         ("classification", ["a", "b", "z"], "class 'z' is in validation but not in training"),
-        ("classification", ["a", "a", "a"], "classification needs at least two classes; there is a"),
+        ("classification", ["a", "a", "a"], "classification needs at least two classes; the data has a"),
         ("multilabel", [["a"], ["b"], ["z"]], "label 'z' is in validation but not in training"),
-        ("multilabel", [["a"], [], ["a"]], "multilabel needs two labels; there is a"),
-        ("multilabel", [[], [], []], "multilabel needs two labels; there is none"),
+        ("multilabel", [["a"], [], ["a"]], "multilabel needs two labels; the data has a"),
+        ("multilabel", [[], [], []], "multilabel needs two labels; the data has none"),
         (
             "regression",
             [[0.1], [0.1], [3.0]],
-            "needs targets that differ, within reason; 'x' is 0.1 to 0.1 in all 2 tr",
+            "needs targets with a finite variance; 'x' is 0.1 to 0.1 in all 2 tr",
         ),
-        ("regression", [[1e200], [-1e200], [3.0]], "needs targets that differ, within reason; 'x' is"),
+        ("regression", [[1e200], [-1e200], [3.0]], "needs targets with a finite variance; 'x' is"),
     ],
 )
 def test_targets_that_cannot_be_learnt_are_refused(kind: str, values: Any, message: str) -> None:
@@ -180,14 +180,14 @@ def test_targets_that_cannot_be_learnt_are_refused(kind: str, values: Any, messa
 
 def test_a_constant_is_one_although_its_standard_deviation_is_rounded() -> None:
     assert np.std([0.1, 0.1, 0.1]) > 0
-    with pytest.raises(UserError, match="needs targets that differ"):
+    with pytest.raises(UserError, match="needs targets with a finite variance"):
         made("regression", [[0.1]] * 4, names=("x",), splits=["train", "train", "train", "val"])
 
 
 def test_a_named_label_without_an_example_is_refused() -> None:
     flags = np.array([[1, 0], [0, 0], [1, 1]], dtype=np.uint8)
 
-    with pytest.raises(UserError, match="no training image of 'b', so it could not be learnt"):
+    with pytest.raises(UserError, match="no training image of 'b', so the model cannot learn it"):
         made("multilabel", flags, splits=["train", "train", "val"], names=("a", "b"))
 
 
@@ -206,7 +206,7 @@ def test_images_that_cannot_be_read_are_left_out_with_their_targets() -> None:
 
 
 def test_a_split_that_is_left_without_images_is_refused() -> None:
-    with pytest.raises(UserError, match="no image is left for training; the first of 2: cannot read image 0"):
+    with pytest.raises(UserError, match="no images left for training; the first of 2: cannot read image 0"):
         made(
             "classification", ["a", "b", "a"], "data.on_corrupt=skip", splits=["train", "train", "val"],
             broken=frozenset({0, 1}),

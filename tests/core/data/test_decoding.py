@@ -160,12 +160,12 @@ def test_hidden_files_are_not_found(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^no such picture or folder: .*nowhere \(looked at .*nowhere\)$"):
+    with pytest.raises(DataError, match=r"^no such image or folder: .*nowhere \(looked at .*nowhere\)$"):
         find_images(tmp_path / "nowhere")
 
 
 def test_a_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no pictures in folder .*; looked for .avif, .bmp"):
+    with pytest.raises(DataError, match=r"no images in folder .*; looked for .avif, .bmp"):
         find_images(tmp_path)
 
 
@@ -317,12 +317,12 @@ def test_an_asynchronous_upload_is_an_error_that_names_its_file() -> None:
         async def read(self) -> bytes:
             return b""
 
-    with pytest.raises(UserError, match=r"UploadFile\.read is asynchronous; give its \.file, or the bytes"):
+    with pytest.raises(UserError, match=r"UploadFile\.read is asynchronous; pass its \.file, or the bytes"):
         read_image(UploadFile())
 
 
 def test_another_order_of_channels_is_an_error_that_names_both() -> None:
-    with pytest.raises(UserError, match="channels = 'brg': the colours of an array are 'rgb', or 'bgr'"):
+    with pytest.raises(UserError, match="channels = 'brg': expected 'rgb', or 'bgr'"):
         read_image(np.zeros((4, 4, 3), np.uint8), channels="brg")  # type: ignore[arg-type]
 
 

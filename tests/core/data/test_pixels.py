@@ -69,7 +69,8 @@ def test_what_is_transparent_in_an_array_is_white() -> None:
         (torch.zeros(3, 4, 4), r"a tensor \(C, H, W\) of uint8 .* not Tensor \(3, 4, 4\) of float32; of values"),
         (
             None,
-            r"^a picture is a path, the bytes of a file or an open one, a PIL image, or an array .*not NoneType \(\)",
+            r"^an image must be a path, the bytes of a file, an open file, a PIL image, or an array .*not NoneType "
+            r"\(\)",
         ),
     ],
 )

@@ -201,24 +201,28 @@ def test_what_is_only_measured_is_not_split_whatever_its_classes_are() -> None:
 
     assert [part.tolist() for part in (whole.train, whole.val, whole.test)] == [[], [], [0, 1, 2]]
     assert [part.tolist() for part in (named.train, named.val, named.test)] == [[1], [], [0, 3]]
-    with pytest.raises(UserError, match=r"photos: no split to measure; expected one .*testing, found 'x' \(2\)"):
+    with pytest.raises(UserError, match=r"photos: no split to evaluate; expected one .*testing, found 'x' \(2\)"):
         split_indices(2, measuring, given=["x", "x"])
 
 
 @pytest.mark.parametrize(
     ("values", "splits", "message"),
     [
-        ({"fold": 1}, None, r"data\.fold does nothing without data\.folds \(--set data\.fold=1\)"),
-        ({"folds": 2, "val_fraction": 0.2}, None, r"val_fraction does nothing with data\.folds \(--set data\.val_frac"),
+        ({"fold": 1}, None, r"data\.fold has no effect without data\.folds \(--set data\.fold=1\)"),
+        (
+            {"folds": 2, "val_fraction": 0.2},
+            None,
+            r"val_fraction has no effect with data\.folds \(--set data\.val_frac",
+        ),
         (
             {"val_fraction": 0.2},
             ["train", "val"],
-            r"data\.val_fraction does nothing: photos has a validation split of",
+            r"data\.val_fraction has no effect: photos has its own validation split",
         ),
         (
             {"split_seed": 0},
             ["train", "val"],
-            r"data\.split_seed does nothing: photos has a validation split of",
+            r"data\.split_seed does nothing: photos has its own validation split\)\) of",
         ),
         (
             {"folds": 2},
@@ -236,15 +240,17 @@ def test_a_setting_that_cannot_act_is_refused(values: dict[str, float], splits: 
 
 
 def test_what_cannot_be_split_is_refused() -> None:
-    with pytest.raises(UserError, match="class 'b' has one image; it takes two"):
+    with pytest.raises(UserError, match="class 'b' has one image; at least two"):
         split(4, ["a", "a", "a", "b"])
     with pytest.raises(UserError, match=r"data\.folds = 3, but there are 2 of 'b'"):
         split(5, ["a", "a", "a", "b", "b"], folds=3)
-    with pytest.raises(UserError, match=r"photos: 2 groups \(x, y\), and no group may be cut; .* at least 3"):
+    with pytest.raises(UserError, match=r"photos: 2 groups \(x, y\), which may not be divided; .* at least 3"):
         split(6, groups=["x", "y"] * 3, folds=3)
-    with pytest.raises(UserError, match=r"data\.val_fraction = 0\.01 does not suit 35 images: .*--set data\.val_f"):
+    with pytest.raises(
+        UserError, match=r"data\.val_fraction = 0\.01 is not possible with 35 images: .*--set data\.val_f"
+    ):
         split(35, CLASSES, val_fraction=0.01)
-    with pytest.raises(UserError, match=r"data\.val_fraction = 0\.2 does not suit 1 images"):
+    with pytest.raises(UserError, match=r"data\.val_fraction = 0\.2 is not possible with 1 images"):
         split(1)
     with pytest.raises(UserError, match="photos: group 'x' is in training and in validation"):
         split(3, groups=["x", "y", "x"], splits=["train", "train", "val"])

@@ -46,11 +46,11 @@ def test_what_means_the_same_is_taken(target: Any, task: Task, plain: Any) -> No
 @pytest.mark.parametrize(
     ("target", "task", "message"),
     [
-        (0.5, CLASSES, r"0\.5, a float; a class is a whole number from 0 to 1"),
+        (0.5, CLASSES, r"0\.5, a float; a class is an integer from 0 to 1"),
         (1.0, CLASSES, r"1\.0, a float; a class is"),
         (torch.tensor(0.5), CLASSES, r"tensor\(0\.5.*, a Tensor; a class is"),
         (np.float64(1), CLASSES, r"a float64; a class is"),
-        (2, CLASSES, r"2, a int; a class is a whole number from 0 to 1"),
+        (2, CLASSES, r"2, a int; a class is an integer from 0 to 1"),
         (-1, CLASSES, "-1, a int; a class is"),
         ((1, 0.5), CLASSES, r"\(1, 0\.5\), a tuple; a class is"),
         ("odd", CLASSES, "'odd', a str; a class is"),

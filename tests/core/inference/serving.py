@@ -68,7 +68,7 @@ class Server:
 
 
 def port_in(line: str) -> int:
-    port = re.search(r"http://127\.0\.0\.1:(\d+); Ctrl-C ends it", line)
+    port = re.search(r"http://127\.0\.0\.1:(\d+); press Ctrl-C to stop", line)
     assert port, line
     return int(port[1])
 
@@ -122,7 +122,7 @@ def _serve(run: str, log: str, limits: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     listening = bind("127.0.0.1", 0)
     app = application(load(run), Limits(**limits), access=access_to("127.0.0.1"))
-    sys.stderr.write(f"http://127.0.0.1:{listening.getsockname()[1]}; Ctrl-C ends it: answers at\n")
+    sys.stderr.write(f"http://127.0.0.1:{listening.getsockname()[1]}; press Ctrl-C to stop: answers at\n")
     sys.stderr.flush()
     serve(app, listening)
 

@@ -222,7 +222,7 @@ def test_numbers_are_averaged_in_their_own_unit(tmp_path: Path) -> None:
     members = [answers(run, data.parent) for run in runs]
     found = answers(tmp_path / "out", data.parent)
     assert load(runs[0]).task != load(runs[1]).task
-    assert "trained on another split" in result.err
+    assert "used another split" in result.err
     assert_mean(found, members, [1, 1], within=1e-3)
     metrics = invoke("evaluate", tmp_path / "out", "--split", "all", "--json").report["metrics"]
     for place, name in enumerate(("age", "height")):
@@ -256,7 +256,7 @@ def test_labels_have_the_mean_of_their_thresholds(tmp_path: Path) -> None:
 
 
 def test_an_ensemble_has_no_single_network(joined: Path) -> None:
-    with pytest.raises(UserError, match="this takes one network, and an ensemble has 2"):
+    with pytest.raises(UserError, match="this needs one network, but an ensemble has 2"):
         load(joined).module  # noqa: B018 - to look is to ask
 
 
@@ -285,10 +285,10 @@ def test_another_task_is_an_error(colours: Path, tmp_path: Path) -> None:
     [
         ("1", "--weights has 1 weights for 2 runs"),
         ("1,2,3", "--weights has 3 weights for 2 runs"),
-        ("1,-2", "a weight must be a number > 0, got -2"),
-        ("0,1", "a weight must be a number > 0, got 0"),
-        ("1,nan", "a weight must be a number > 0, got nan"),
-        ("1;2", "expected numbers with commas between them"),
+        ("1,-2", "a weight must be > 0, got -2"),
+        ("0,1", "a weight must be > 0, got 0"),
+        ("1,nan", "a weight must be > 0, got nan"),
+        ("1;2", "expected comma-separated numbers"),
     ],
 )
 def test_weights_that_do_not_fit_are_an_error(colours: Path, tmp_path: Path, weights: str, message: str) -> None:
@@ -300,7 +300,7 @@ def test_weights_that_do_not_fit_are_an_error(colours: Path, tmp_path: Path, wei
 
 
 def test_one_run_is_no_ensemble(colours: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="an ensemble takes at least two runs, not"):
+    with pytest.raises(UserError, match="an ensemble needs at least two runs, not"):
         create_ensemble([colours / "a"], tmp_path / "out")
 
 
@@ -316,7 +316,7 @@ def test_a_folder_that_holds_something_is_not_written_to(colours: Path, tmp_path
 
 
 def test_a_folder_that_is_no_run_is_named(colours: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="data is no run folder with a model: there is no"):
+    with pytest.raises(UserError, match="data is not a run folder with a model: it has no"):
         create_ensemble([colours / "a", colours / "data"], tmp_path / "out")
 
 
@@ -324,6 +324,6 @@ def test_a_run_without_its_weights_is_named(colours: Path, tmp_path: Path) -> No
     shutil.copytree(colours / "b", tmp_path / "b")
     (tmp_path / "b" / "model" / "model.safetensors").unlink()
 
-    with pytest.raises(UserError, match=r"there is no .*b/model/model\.safetensors; the folder is not whole"):
+    with pytest.raises(UserError, match=r"there is no .*b/model/model\.safetensors; the folder is incomplete"):
         create_ensemble([colours / "a", tmp_path / "b"], tmp_path / "out")
     assert not (tmp_path / "out").exists()

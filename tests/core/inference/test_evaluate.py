@@ -313,7 +313,7 @@ def test_a_loss_that_cannot_be_made_is_left_out(tmp_path: Path) -> None:
 
     assert "loss" not in result.report["metrics"]
     assert_same({"loss": written(run)["loss"], **result.report["metrics"]}, written(run))
-    assert "the loss is left out (reason=factor.txt is gone)" in result.err
+    assert "the loss is not computed (reason=factor.txt is gone)" in result.err
 
 
 def test_a_picture_and_its_mirror_image_are_averaged(run: Path) -> None:
@@ -388,7 +388,9 @@ def test_a_folder_that_is_no_whole_run_is_an_error(run: Path, tmp_path: Path, mi
     result = invoke("evaluate", folder)
 
     assert result.code == 2
-    expected = f"config file not found: {folder}" if missing == "config" else f"{folder} is no run folder with a model"
+    expected = (
+        f"config file not found: {folder}" if missing == "config" else f"{folder} is not a run folder with a model"
+    )
     assert expected in result.err
 
 

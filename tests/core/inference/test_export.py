@@ -144,7 +144,7 @@ def test_a_file_that_exists_is_not_overwritten(digits: Path, tmp_path: Path) -> 
     result = invoke("export", digits, "--format", "onnx", "--out", tmp_path / "model.onnx")
 
     assert result.code == 2
-    assert f"{tmp_path / 'model.onnx'} exists, and nothing is overwritten" in result.err
+    assert f"{tmp_path / 'model.onnx'} already exists and will is overwritten" in result.err
     assert (tmp_path / "model.onnx").read_text() == "mine"
 
 
@@ -154,7 +154,7 @@ def test_a_file_that_says_something_else_is_not_written(
 ) -> None:
     monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
 
-    with pytest.raises(UserError, match="the exported model says other things than the run's, by up to "):
+    with pytest.raises(UserError, match="outputs of the exported model differ from the run's by up to "):
         exporting.export(digits, kind, tmp_path / "model")
 
     assert list(tmp_path.iterdir()) == []
@@ -175,4 +175,4 @@ def test_an_ensemble_is_refused(digits: Path, tmp_path: Path) -> None:
 
     result = invoke("export", tmp_path / "both", "--format", "torch", "--out", tmp_path / "model.pt2")
 
-    assert "export takes one network, and an ensemble has 2" in result.err
+    assert "export needs one network, but an ensemble has 2" in result.err

@@ -162,7 +162,7 @@ def test_pictures_of_one_name_are_drawn_beside_each_other_and_nothing_is_overwri
 
     assert sorted(path.name for path in (tmp_path / "why").iterdir()) == ["3-spot-2.png", "3-spot.png"]
     assert again.code == 2
-    assert again.err.endswith("why is not empty, and nothing is overwritten; --why takes a new folder\n")
+    assert again.err.endswith("why is not empty and will not be overwritten; choose a new folder with --why\n")
 
 
 def test_numbers_are_drawn_too(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_an_ensemble_is_asked_network_by_network(run: Path, tmp_path: Path) -> N
     said = invoke("predict", tmp_path / "both", run.parent / "pictures" / "spot" / "3.png", "--why", tmp_path / "why")
 
     assert said.code == 2
-    assert "why asks one network, and an ensemble has 2; name one of its runs" in said.err
+    assert "--why needs one network, but an ensemble has 2; export one of its runs" in said.err
 
 
 def test_the_colours_are_those_of_matplotlib() -> None:

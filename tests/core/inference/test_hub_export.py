@@ -103,9 +103,9 @@ def test_a_network_of_two_heads_is_a_folder_for_the_hub_and_the_card_says_what_o
         (
             "torchvision/mobilenet_v3_small",
             "adamw",
-            "the hub's format is for networks of timm, and of transformers by ",
+            "the Hugging Face format is for networks of timm, and of transformers with ",
         ),
-        ("timm/test_resnet", "mlp_head", "timm does not build this network again: "),
+        ("timm/test_resnet", "mlp_head", "timm cannot rebuild this network: "),
     ],
 )
 def test_a_network_that_timm_does_not_build_is_no_folder_for_the_hub(

@@ -72,7 +72,7 @@ def test_it_says_what_the_command_says(photographs: Path) -> None:
     ids=["floats", "five channels", "channels last", "a number"],
 )
 def test_what_is_no_picture_is_refused_with_what_is_one(photographs: Path, picture: Any) -> None:
-    with pytest.raises(UserError, match=r"^a picture is a path, .*, a PIL image, or .* of uint8 with 1 to 4"):
+    with pytest.raises(UserError, match=r"^an image must be a path, .*, a PIL image, or .* of uint8 with 1 to 4"):
         ftcore.load(photographs / "run").predict([picture])
 
 
@@ -125,12 +125,12 @@ def test_what_was_chosen_of_the_crop_and_the_size_is_seen_by_whoever_reads_the_f
 
 
 def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no run folder with a model"):
+    with pytest.raises(UserError, match="is not a run folder with a model"):
         ftcore.load(tmp_path)
 
 
 def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no run folder with a model: there is no"):
+    with pytest.raises(UserError, match="is not a run folder with a model: it has no"):
         load(tmp_path)
 
 
@@ -205,7 +205,7 @@ def test_a_network_that_a_wrapper_changed_is_refused_by_name_where_the_wrapper_i
         result = invoke(command, tmp_path / "run", *arguments)
         assert result.code == 2
         assert f"wrap_devices of {kind.lower()} " in result.err
-    assert "ftcore: warning: predict, serve and export will refuse this run: " in told.err
+    assert "ftcore: warning: predict, serve and export will reject this run: " in told.err
     with pytest.raises(UserError, match=f"wrap_devices of {kind.lower()} "):
         load(tmp_path / "run")
 
@@ -243,7 +243,7 @@ def test_a_network_that_is_built_otherwise_than_in_its_run_is_refused(photograph
     described["reference"]["values"][0][0] += 1.0
     file.write_text(json.dumps(described))
 
-    with pytest.raises(UserError, match=r"does not answer as the one that the run measured: .* a library or a plugin"):
+    with pytest.raises(UserError, match=r"does not answer as the one that the run measured: .* a library or plugin"):
         load(tmp_path / "run")
 
 

@@ -124,7 +124,8 @@ def test_the_test_folder_never_validates(run: Path, splits: Path) -> None:
 
     assert (data["train"], data["val"], data["test"]) == (24, 6, 12)
     assert counts == {"train": 6}
-    said = "has no validation split: 6 of its 30 training images are held out; its 12 test images are kept for the end"
+    held_out = "6 of its 30 training images are held out for validation for validation"
+    said = f"has no validation split: {held_out}; its 12 test images are not used for training"
     assert f"{splits} {said} (data.val_fraction=0.2)" in result.err
 
 
@@ -172,7 +173,7 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(run: Path, spl
     none = invoke("evaluate", run, "--data", whole, "--split", "test").err
 
     assert f"--split val: {splits} has no such split; it has train (30 pictures), test (12 pictures)" in missing
-    assert f"--split test: {whole} has no splits of its own; leave --split out, or write --split all for its 6" in none
+    assert f"--split test: {whole} has no splits; remove --split, or use --split all for its 6" in none
 
 
 def test_an_unknown_class_in_another_split_does_not_matter(run: Path, tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_what_a_run_has_learnt_from_is_said_where_it_is_measured_as_other_data(t
     data = image_folder(tmp_path / "data", COLOURS, 5)
     run = train(tmp_path / "run", data)
 
-    assert "the run has learnt from this data" in invoke("evaluate", run, "--data", data).err
+    assert "the run was trained on this data" in invoke("evaluate", run, "--data", data).err
     assert "has learnt" not in invoke("evaluate", run).err
     (data / "red" / "4.jpg").unlink()
     assert "has learnt" not in invoke("evaluate", run, "--data", data).err
@@ -301,8 +302,8 @@ def test_a_run_that_validated_on_its_test_split_is_not_measured_on_what_it_has_l
     result, resumed = invoke("evaluate", run), invoke("resume", run)
 
     assert result.code == resumed.code == 2
-    assert "it validated on its test split, as ftcore did before, and learnt what is held out" in result.err
-    assert "--split test measures what it validated on" in result.err
+    assert "validated it on its test split and trained it on images" in result.err
+    assert "--split test evaluates the images it was validated on" in result.err
     assert evaluated(run, "--split", "test")["images"] == 12
     assert "data val: 12 then, 6 now" in resumed.err
-    assert "validated on its test split, as ftcore did before" in resumed.err
+    assert "an older ftcore validated it on its test split" in resumed.err

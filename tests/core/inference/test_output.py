@@ -89,5 +89,5 @@ def test_two_forms_at_a_time_and_the_best_of_numbers_are_refused(run: Path, tmp_
     both = invoke("predict", run, picture, "--json", "--csv")
     best = invoke("predict", tmp_path / "run", picture, "--top", "3")
 
-    assert (both.code, both.err) == (2, "ftcore: --json and --csv are two forms of the same; choose one\n")
+    assert (both.code, both.err) == (2, "ftcore: --json and --csv are alternatives; choose one\n")
     assert best.err == "ftcore: --top is for classes and labels, and what a task 'regression' predicts is in no order\n"

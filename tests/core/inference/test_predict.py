@@ -150,7 +150,7 @@ def test_a_folder_in_python_is_its_pictures_and_a_missing_one_an_error(run: Path
     answers = model.predict(str(folder))
 
     assert [answer.path for answer in answers] == sorted(folder.iterdir())
-    with pytest.raises(DataError, match=r"^no such picture or folder: nowhere \(looked at "):
+    with pytest.raises(DataError, match=r"^no such image or folder: nowhere \(looked at "):
         model.predict("nowhere")
 
 

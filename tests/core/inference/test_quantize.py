@@ -90,4 +90,4 @@ def test_a_network_that_reads_texts_is_quantised_too(tmp_path: Path) -> None:
 def test_integers_are_for_onnx_alone(digits: Path, tmp_path: Path) -> None:
     said = invoke("export", digits, "--format", "torch", "--int8", "--out", tmp_path / "model.pt2")
 
-    assert (said.code, said.err) == (2, "ftcore: --int8 is for --format onnx, and not for torch\n")
+    assert (said.code, said.err) == (2, "ftcore: --int8 needs --format onnx, not torch\n")

@@ -52,10 +52,10 @@ def test_a_value_that_no_run_writes_is_refused_by_name(digits: Path, tmp_path: P
 WRONG_TASKS: dict[str, tuple[Any, str]] = {
     "a task that there is not": ({"name": "x", "state": {}}, "no plugin answered make_task for a task 'x'"),
     "a task that is a list": (["classification"], "cannot read"),
-    "no names": ({"names": []}, "names are different texts, one at least, and not []"),
-    "names that are lists": ({"names": [["a"], ["b"], ["c"]]}, "names are different texts"),
-    "two names that are the same": ({"names": ["5", "5", "7"]}, "names are different texts"),
-    "counts that are texts": ({"counts": ["1"]}, "counts are 2 numbers, and not ['1']"),
+    "no names": ({"names": []}, "names must be unique strings, at least one, not []"),
+    "names that are lists": ({"names": [["a"], ["b"], ["c"]]}, "names must be unique strings"),
+    "two names that are the same": ({"names": ["5", "5", "7"]}, "names must be unique strings"),
+    "counts that are texts": ({"counts": ["1"]}, "counts are 2 numbers, not ['1']"),
     "what no task has": ({"colour": 1}, "a task has no colour"),
 }
 

@@ -94,7 +94,7 @@ def test_others_may_reach_it_only_with_a_token_or_where_that_is_said(run: Path, 
     said = invoke("serve", run, "--host", host, "--port", "0")
 
     assert said.code == 2
-    assert said.err.startswith(f"ftcore: --host {host} lets other machines use this model: --token-file FILE")
+    assert said.err.startswith(f"ftcore: --host {host} makes this model available to other machines: --token-file FILE")
     assert "--insecure" in said.err
 
 
@@ -102,7 +102,7 @@ def test_others_may_reach_it_only_with_a_token_or_where_that_is_said(run: Path, 
 def test_a_file_without_a_token_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "token").write_text(content, encoding="utf-8")
 
-    with pytest.raises(UserError, match="holds no token: one line of 16 to 4096 ASCII letters"):
+    with pytest.raises(UserError, match="contains no token: expected one line of 16 to 4096 ASCII characters"):
         read_token(tmp_path / "token")
 
 

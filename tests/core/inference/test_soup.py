@@ -235,7 +235,7 @@ def test_no_number_at_all_compares_nothing(tmp_path: Path) -> None:
     run = train(tmp_path / "run", "train.epochs=2", "train.monitor=loss")
     bad = spoiled(run, tmp_path / "bad", 1, 2)
 
-    assert "no metric to compare checkpoints by: loss is no number for any of them" in refused(
+    assert "checkpoints cannot be compared: loss is not a number for any of them" in refused(
         bad, "--out", tmp_path / "out"
     )
     assert not (tmp_path / "out").exists()
@@ -246,7 +246,7 @@ def test_runs_that_watch_other_metrics_compare_nothing(runs: list[Path], tmp_pat
 
     message = refused(runs[0], other, "--out", tmp_path / "out")
 
-    assert f"{runs[0]} monitors accuracy, {other} f1; --uniform needs none" in message
+    assert f"{runs[0]} monitors accuracy, {other} f1; --uniform needs no metric" in message
     assert len(soup(runs[0], other, out=tmp_path / "out", flags=["--uniform"])) == 4
 
 
@@ -267,7 +267,7 @@ def test_other_classes_are_an_error(runs: list[Path], tmp_path: Path) -> None:
 
     message = refused(runs[0], other, "--out", tmp_path / "out")
 
-    assert f"no soup of {runs[0]} and {other}: names 5, 6, 7, 8, 9 in the first, 4, 5, 6, 7, 8 in it" in message
+    assert f"cannot average {runs[0]} and {other}: names 5, 6, 7, 8, 9 in the first, 4, 5, 6, 7, 8 in it" in message
 
 
 def test_another_network_is_an_error(runs: list[Path], tmp_path: Path) -> None:
@@ -277,20 +277,22 @@ def test_another_network_is_an_error(runs: list[Path], tmp_path: Path) -> None:
 
     message = refused(runs[0], other, "--out", tmp_path / "out")
 
-    assert f"no soup of {runs[0]} and {other}: network digits/cnn in the first, timm/resnet18 in it" in message
+    assert f"cannot average {runs[0]} and {other}: network digits/cnn in the first, timm/resnet18 in it" in message
 
 
 def test_another_normalisation_is_an_error(runs: list[Path], tmp_path: Path) -> None:
     other = train(tmp_path / "other", "train.epochs=1", "model.mean=0.5")
 
-    assert f"no soup of {runs[0]} and {other}: input InputSpec(" in refused(runs[0], other, "--out", tmp_path / "out")
+    assert f"cannot average {runs[0]} and {other}: input InputSpec(" in refused(
+        runs[0], other, "--out", tmp_path / "out"
+    )
 
 
 def test_numbers_that_were_standardised_otherwise_are_an_error(tmp_path: Path) -> None:
     sets = ("train.epochs=1", "data.task=regression", "train.batch_size=300")
     mine, other = (train(tmp_path / f"{n}", f"data.split_seed={n}", *sets) for n in range(2))
 
-    assert f"no soup of {mine} and {other}: mean of the targets" in refused(mine, other, "--out", tmp_path / "out")
+    assert f"cannot average {mine} and {other}: mean of the targets" in refused(mine, other, "--out", tmp_path / "out")
 
 
 def test_another_head_is_an_error(runs: list[Path], tmp_path: Path) -> None:
@@ -307,7 +309,7 @@ def test_an_ensemble_is_no_run(runs: list[Path], tmp_path: Path) -> None:
 
     message = refused(tmp_path / "joined", "--out", tmp_path / "out")
 
-    assert f"{tmp_path / 'joined'} is an ensemble; a soup is made of the checkpoints of runs" in message
+    assert f"{tmp_path / 'joined'} is an ensemble; a soup needs the checkpoints of runs" in message
 
 
 def test_a_run_without_checkpoints_is_an_error(runs: list[Path], tmp_path: Path) -> None:
@@ -321,7 +323,7 @@ def test_runs_on_another_split_are_reported_and_measured_on_that_of_the_first(ru
 
     result = invoke("soup", other, runs[0], "--out", tmp_path / "out")
 
-    assert "trained on another split: what is measured on validation images of the first" in result.err
+    assert "used another split: metrics on the validation images of the first" in result.err
     assert f"others={runs[0]}" in result.err
     assert "another split" not in invoke("soup", *runs, "--out", tmp_path / "second").err
     alone = {row.split()[0]: row.split()[1] for row in result.out.splitlines()[2:] if row}

@@ -254,7 +254,7 @@ def test_a_network_that_sees_in_grey_can_be_measured() -> None:
 def test_measured_times_get_a_column_of_their_own() -> None:
     header, line = invoke("models", "toys/middle", "--plugin", TOYS, "--measure").out.splitlines()[1:]
 
-    assert header.endswith("ms an image")
+    assert header.endswith("ms per image")
     assert float(line.split()[-1]) >= 0
 
 
@@ -355,7 +355,7 @@ def test_a_damaged_cache_is_counted_anew(cache: Path, content: bytes) -> None:
     result = invoke("models", "toys/*tiny", "--plugin", TOYS, "--json")
 
     assert [row["parameters"] for row in json.loads(result.out)] == [192, 192]
-    assert f"{cache} is not as this user's commands wrote it" in result.err
+    assert f"{cache} was changed by another program" in result.err
     assert sorted(Toys.built) == ["toys/other-tiny", "toys/tiny"]
     assert kept(cache) == {
         "toys/tiny of toys 1": 192,
@@ -430,7 +430,7 @@ def nearest_of_run(*plugins: str | Path) -> Sequence[str]:
     flags = [flag for plugin in plugins for flag in ("--plugin", plugin)]
     result = invoke("run", "--model", "resnet5O", "--data", "digits:5-6", *flags)
     assert result.code == 2
-    assert "model.name = 'resnet5O', which is written PROVIDER/NETWORK; nearest: " in result.err
+    assert "model.name = 'resnet5O'; expected PROVIDER/NETWORK; nearest: " in result.err
     return result.err.partition("nearest: ")[2].partition(";")[0].split(", ")
 
 

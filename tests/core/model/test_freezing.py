@@ -179,7 +179,7 @@ class FreezesStrangers:
 def test_a_plan_that_freezes_everything_is_an_error() -> None:
     flags = CliOverrides("digits/cnn", "digits:5-6", plugins=(f"{__name__}:FreezesAll",))
 
-    with pytest.raises(UserError, match=r"freezes_all.freeze .* freezes every parameter, so nothing could learn"):
+    with pytest.raises(UserError, match=r"freezes_all.freeze .* freezes every parameter, so nothing is trainable"):
         prepare(load_config(None, flags))
 
 

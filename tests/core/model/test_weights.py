@@ -97,7 +97,7 @@ def test_a_module_whose_name_only_starts_like_the_head_is_loaded(tmp_path: Path)
 def test_a_head_of_another_shape_is_an_error_where_it_is_not_replaced(tmp_path: Path) -> None:
     file = saved(tmp_path / "w.safetensors", Net(classes=1000).state_dict())
 
-    with pytest.raises(UserError, match=r"2 of another shape: head.bias is \(1000,\), the network's is \(4,\)"):
+    with pytest.raises(UserError, match=r"2 different shape: head.bias is \(1000,\), the network's is \(4,\)"):
         load_weights(Net(), file)
 
 
@@ -115,7 +115,7 @@ def test_every_key_that_does_not_fit_is_reported_and_nothing_is_loaded(tmp_path:
     assert lines == [
         "1 missing: body.weight",
         "1 not in the network: body.wieght",
-        "1 of another shape: norm.bias is (7,), the network's is (6,)",
+        "1 different shape: norm.bias is (7,), the network's is (6,)",
     ]
     assert torch.equal(model.body.bias, before)
 
@@ -156,7 +156,7 @@ class Malice:
 def test_a_file_that_holds_code_is_refused_and_not_run(tmp_path: Path) -> None:
     file = saved(tmp_path / "w.pth", {"body.weight": Malice(tmp_path / "trace")})
 
-    with pytest.raises(UserError, match="hold more than tensors, which ftcore does not load"):
+    with pytest.raises(UserError, match="contain more than tensors, which ftcore does not load"):
         read_weights(file)
 
     assert not (tmp_path / "trace").exists()

@@ -95,7 +95,7 @@ def test_an_unknown_option_of_a_class_shows_the_nearest(write: Write) -> None:
 @pytest.mark.parametrize(("text", "suffix"), [(FUNCTION, ""), (CLASS.format("Optionless"), ":Optionless")])
 def test_options_for_a_plugin_without_any_are_refused(write: Write, text: str, suffix: str) -> None:
     file = write("optionless.py", text)
-    message = r"plugin 'optionless' has no options, but \['gamma'\] were set \(--set optionless\.gamma=1\)"
+    message = r"plugin 'optionless' has no options\)\), but \['gamma'\] were set \(--set optionless\.gamma=1\)"
 
     with pytest.raises(UserError, match=message):
         activated(f"{file}{suffix}", load_config(None, CliOverrides(sets=["optionless.gamma=1"])))
@@ -128,8 +128,8 @@ def test_a_class_that_is_called_like_a_section_is_refused_because_set_could_not_
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("    Config = dict\n", r"Config is no attrs class"),
-        ("    def __init__(self, rate): ...\n", r"must take no argument, for it has no Config"),
+        ("    Config = dict\n", r"Config is not an attrs class"),
+        ("    def __init__(self, rate): ...\n", r"must take no arguments, as it has no Config"),
         (
             "    import attrs\n    @attrs.frozen\n    class Config: ...\n",
             r"must take one argument, its Config",
@@ -156,7 +156,9 @@ def test_a_class_without_hooks_is_refused_and_not_made(write: Write, tmp_path: P
 def test_a_file_whose_plugin_is_a_class_says_how_that_is_named(write: Write) -> None:
     file = write("in_a_class_hooks.py", CLASS.format("Acme") + "    @hookimpl\n    def freeze(self): ...\n")
 
-    with pytest.raises(UserError, match=r"no hooks found: .*; its class Acme is one: write :Acme behind its name"):
+    with pytest.raises(
+        UserError, match=r"no hooks found: .*; its class Acme is a plugin: append :Acme to the reference"
+    ):
         activated(str(file))
 
 
@@ -206,7 +208,7 @@ def test_named_plugins_come_in_the_users_order_and_the_defaults_behind_them() ->
 
 @pytest.mark.parametrize("again", ["sgd", "sgd@ftcore", "ftcore_plugins.optimizers.torch_optimizers:Sgd"])
 def test_a_plugin_that_is_named_twice_is_refused(again: str) -> None:
-    message = re.escape(f"plugin 'sgd' is named twice (--plugin sgd, --plugin {again})")
+    message = re.escape(f"plugin 'sgd' is enabled twice (--plugin sgd, --plugin {again})")
 
     with pytest.raises(UserError, match=message):
         all_activated(CliOverrides(plugins=["sgd", again]))
@@ -224,7 +226,7 @@ def test_without_leaves_out_a_default_or_a_plugin_of_the_config(tmp_path: Path) 
 
 
 def test_without_an_unknown_name_shows_the_nearest() -> None:
-    message = r"--without cosin: not among the plugins; did you mean 'cosine'\? \(named: sgd; defaults: cosine\)"
+    message = r"--without cosin: no such plugin in this run; did you mean 'cosine'\? \(named: sgd; defaults: cosine\)"
 
     with pytest.raises(UserError, match=message):
         all_activated(CliOverrides(plugins=["sgd"], without=["cosin"]), ("cosine",))
@@ -232,7 +234,7 @@ def test_without_an_unknown_name_shows_the_nearest() -> None:
 
 def test_options_for_a_plugin_that_was_not_named_are_refused() -> None:
     message = (
-        r"plugin 'sgd' has options but was not named, so nothing would read them \(--set sgd\.lr=1\): add --plugin sgd"
+        r"plugin 'sgd' has options but is not enabled, so nothing would read them \(--set sgd\.lr=1\): add --plugin sgd"
     )
 
     with pytest.raises(UserError, match=message):
@@ -285,11 +287,11 @@ NEWEST = HOOK_API[1]
 @pytest.mark.parametrize(
     ("api", "message"),
     [
-        ("(2, 99)", rf"'api_hooks' \(from .*\) needs hook API 2\.99; this is .* API 2\.{NEWEST}: get a newer ftcore$"),
-        ("(3, 0)", r"needs hook API 3\.0; .* get a newer ftcore$"),
-        ("(0, 9)", r"needs hook API 0\.9; .* get a newer api_hooks$"),
-        ("(1, 5)", r"needs hook API 1\.5; .* get a newer api_hooks$"),
-        ("'1.1'", rf"FTCORE_API is '1\.1'; expected the version that it needs, e\.g\. \(2, {NEWEST}\)"),
+        ("(2, 99)", rf"'api_hooks' \(from .*\) needs hook API 2\.99; this is .* API 2\.{NEWEST}: upgrade ftcore$"),
+        ("(3, 0)", r"needs hook API 3\.0; .* upgrade ftcore$"),
+        ("(0, 9)", r"needs hook API 0\.9; .* upgrade api_hooks$"),
+        ("(1, 5)", r"needs hook API 1\.5; .* upgrade api_hooks$"),
+        ("'1.1'", rf"FTCORE_API is '1\.1'; expected the required version, e\.g\. \(2, {NEWEST}\)"),
         ("(1,)", r"FTCORE_API is \(1,\); expected"),
         ("(1, True)", r"FTCORE_API is \(1, True\); expected"),
     ],

@@ -109,7 +109,7 @@ def test_what_is_in_an_answer_is_checked_too(hook: str, answer: object) -> None:
 
 @pytest.mark.parametrize("hook", [hook for hook in HOOK_ARGUMENTS if hook not in COLLECT_HOOKS | {"make_average"}])
 def test_a_hook_that_nobody_answers_says_who_was_asked(hook: str) -> None:
-    with pytest.raises(UserError, match=rf"no plugin answered {hook} for .*; asked: acme$"):
+    with pytest.raises(UserError, match=rf"no plugin supplies {hook} for .*; asked: acme$"):
         call(hook, calls(answering(hook, lambda: None)))
 
 
@@ -120,7 +120,9 @@ def test_no_average_is_an_answer_too() -> None:
 def test_an_average_of_another_network_is_refused() -> None:
     average = WeightAverage("other", nn.Linear(2, 2), lambda network, count: None)
 
-    with pytest.raises(UserError, match=r"acme\.make_average .* must have the names and shapes .* wrong for 0\.bias"):
+    with pytest.raises(
+        UserError, match=r"acme\.make_average .* must have the parameter names and shapes .* wrong for 0\.bias"
+    ):
         call("make_average", calls(answering("make_average", lambda: average)))
 
 
@@ -173,7 +175,7 @@ def test_a_plan_with_unknown_names_is_refused_with_the_nearest(plan: FreezePlan,
 def test_a_plan_that_freezes_everything_is_refused() -> None:
     everything = frozenset(name for name, _ in network().named_parameters())
 
-    with pytest.raises(UserError, match=r"acme\.freeze .*the plan freezes every parameter, so nothing could learn"):
+    with pytest.raises(UserError, match=r"acme\.freeze .*the plan freezes every parameter, so nothing is trainable"):
         check(FreezePlan(everything))
 
 
@@ -189,7 +191,7 @@ def test_an_optimizer_that_misses_a_parameter_is_refused_by_name() -> None:
     def forgetful(param_groups: Sequence[ParamGroup]) -> torch.optim.Optimizer:
         return torch.optim.SGD(list(param_groups[0].params.values())[1:], lr=0.1)
 
-    message = r"acme\.make_optimizer .* must hold exactly the parameters of its groups; missing 0\.weight, strange 0"
+    message = r"acme\.make_optimizer .* must contain exactly the parameters of its groups; missing 0\.weight, strange 0"
 
     with pytest.raises(UserError, match=message):
         call("make_optimizer", calls(answering("make_optimizer", forgetful)))
@@ -221,7 +223,7 @@ def swapped(trainable: Any) -> list[ParamGroup]:
 
 @pytest.mark.parametrize("answer", [twice, under_another_name, one_missing, swapped])
 def test_groups_that_do_not_hold_each_parameter_exactly_once_are_refused_by_name(answer: Any) -> None:
-    message = r"acme\.param_groups .* must put every parameter that learns into exactly one group; wrong for 0\.bias"
+    message = r"acme\.param_groups .* must put every trainable parameter into exactly one group; wrong for 0\.bias"
 
     with pytest.raises(UserError, match=message):
         call("param_groups", calls(answering("param_groups", answer)))
@@ -240,7 +242,9 @@ def test_a_placement_that_unwraps_to_another_network_is_refused() -> None:
     def elsewhere(model: nn.Module) -> Placement:
         return Placement(torch.device("cpu"), nn.Sequential(model), unwrap=lambda wrapped: wrapped)
 
-    with pytest.raises(UserError, match=r"acme\.wrap_devices .*unwrap\(model\) is not the model that was wrapped"):
+    with pytest.raises(
+        UserError, match=r"acme\.wrap_devices .*unwrap\(model\) does not return the model that was wrapped"
+    ):
         call("wrap_devices", calls(answering("wrap_devices", elsewhere)))
 
 
@@ -281,7 +285,9 @@ def test_two_metrics_of_one_name_are_refused_with_the_plugin_that_came_second() 
 
 @pytest.mark.parametrize("name", ["loss", "epoch", "train_loss"])
 def test_a_metric_cannot_take_a_name_of_the_report(name: str) -> None:
-    with pytest.raises(UserError, match=rf"make_metrics: '{name}' of acme .* is taken; give the metric another name"):
+    with pytest.raises(
+        UserError, match=rf"make_metrics: '{name}' of acme .* is already used; choose another name for the metric"
+    ):
         calls(answering("make_metrics", lambda: {name: metric()})).make_metrics(TASK)
 
 
@@ -314,13 +320,13 @@ def test_a_file_that_no_plugin_reads_is_told_from_one_that_is_missing(tmp_path: 
     file = tmp_path / "table.xyz"
     file.write_text("", encoding="utf-8")
 
-    with pytest.raises(UserError, match="is there, but no plugin reads it"):
+    with pytest.raises(UserError, match="exists, but no plugin can read it"):
         calls(answering("build_data", lambda: None)).build_data(str(file))
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [(None, "model.name is not set: --model PROVIDER/NETWORK"), ("resnet50", "which is written PROVIDER/NETWORK")],
+    [(None, "model.name is not set: --model PROVIDER/NETWORK"), ("resnet50", "expected PROVIDER/NETWORK")],
 )
 def test_a_network_that_nobody_builds_says_how_names_are_written(name: str | None, message: str) -> None:
     with pytest.raises(UserError, match=message):

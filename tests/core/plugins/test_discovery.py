@@ -225,7 +225,7 @@ def test_an_unknown_name_shows_the_nearest_and_where_all_are_listed() -> None:
 
     assert "\n  weighted_ce: Cross-entropy with class" in str(caught.value)
     assert "`ftcore plugins` lists all" in str(caught.value)
-    assert "a file ./hooks.py" in str(caught.value)
+    assert "for for a file ./hooks.py" in str(caught.value)
 
 
 def test_a_broken_plugin_is_listed_and_disturbs_no_run_that_does_not_name_it(site: Path) -> None:
@@ -254,7 +254,9 @@ def test_the_run_that_names_a_broken_plugin_says_plugin_distribution_and_cause(s
 def test_an_installed_plugin_that_is_called_like_a_section_is_refused_when_it_is_named(name: str) -> None:
     plugin = InstalledPlugin(name, "acme-losses", "1.0", "acme_losses:Focal")
 
-    with pytest.raises(UserError, match=rf"acme-losses 1\.0 has a plugin called '{name}': .* is none of data, hooks"):
+    with pytest.raises(
+        UserError, match=rf"acme-losses 1\.0 has an invalid plugin name '{name}': .* is none of data, hooks"
+    ):
         resolve(PluginRef(name, "--plugin", Path()), (plugin,))
 
 

@@ -142,7 +142,7 @@ def test_an_answer_that_is_false_or_empty_is_an_answer() -> None:
 def test_two_answers_are_an_error_that_names_both_and_the_way_out() -> None:
     asked = host(plugin(Focal()), plugin(Weighted()))
 
-    with pytest.raises(UserError, match="2 plugins answer make_loss, which takes one answer") as caught:
+    with pytest.raises(UserError, match="2 plugins implement make_loss, but only one may") as caught:
         asked.call("make_loss", task=TASK)
 
     assert "  focal (acme-focal 1.0, --plugin focal)\n" in str(caught.value)
@@ -187,7 +187,8 @@ def test_an_order_of_some_leaves_a_conflict_with_the_others() -> None:
 
 def test_an_order_that_names_a_stranger_is_refused_with_the_nearest() -> None:
     message = (
-        r"\[hooks\] make_loss names 'fokal', which is no active plugin that answers it; did you mean 'focal'\?; "
+        r"\[hooks\] make_loss names 'fokal', which is not an enabled plugin that implements it; did you mean "
+        r"'focal'\?; "
         "candidates: focal"
     )
 

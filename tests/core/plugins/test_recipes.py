@@ -104,7 +104,7 @@ def test_a_recipe_may_name_a_recipe_and_set_sections(hooks: Path) -> None:
     [
         ("Wrong", r"wrong\.recipe returned list \['sgd'\]; expected a Recipe"),
         ("Unknown", r"unknown option 'train\.epoch'; did you mean 'epochs'\?.*recipe unknown"),
-        ("Stray", r"plugin 'sgd' has options but was not named.*recipe stray"),
+        ("Stray", r"plugin 'sgd' has options but is not enabled.*recipe stray"),
     ],
 )
 def test_a_wrong_recipe_is_named(hooks: Path, recipe: str, message: str) -> None:

@@ -91,5 +91,5 @@ def test_a_hooks_file_whose_name_is_taken_must_be_renamed(write: Write, stem: st
 def test_a_hooks_file_whose_name_is_no_identifier_must_be_renamed(write: Write) -> None:
     file = write("my-hooks.py", FUNCTION)
 
-    with pytest.raises(UserError, match="cannot be imported: 'my-hooks' is no Python name; rename the file"):
+    with pytest.raises(UserError, match="cannot be imported: 'my-hooks' is not a Python identifier; rename the file"):
         resolve(named(file), ())

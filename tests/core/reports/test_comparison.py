@@ -85,7 +85,7 @@ def test_the_score_is_the_accuracy_that_the_run_has_measured(runs: tuple[Path, P
 def test_people_see_two_tables(runs: tuple[Path, Path, Path]) -> None:
     result = invoke("compare", *runs[:2])
 
-    assert "what differs" in result.out
+    assert "settings that differ" in result.out
     assert "on the same 109 of 542 pictures of digits:5-7, split val" in result.out
 
 
@@ -112,7 +112,7 @@ def test_a_page_that_exists_is_not_overwritten(runs: tuple[Path, Path, Path], tm
     said = invoke("compare", *runs, "--html", tmp_path / "page.html")
 
     assert said.code == 2
-    assert "page.html exists, and nothing is overwritten; --html names another file" in said.err
+    assert "page.html already exists and will not be overwritten; choose another file with --html" in said.err
 
 
 def test_of_errors_less_is_better_and_names_are_text() -> None:
@@ -175,12 +175,15 @@ def test_runs_with_other_validation_images_are_refused_and_compared_on_data_for_
     refused = invoke("compare", runs[0], other)
 
     assert refused.code == 2
-    assert f"{other} was measured on other images than {runs[0]}; --data SOURCE measures all on the same" in refused.err
+    assert (
+        f"{other} was evaluated on other images than {runs[0]}; evaluate all on the same images with --data SOURCE"
+        in refused.err
+    )
     assert compared(runs[0], other, "--data", "digits:5-7")["images"] == 542
 
 
 def test_one_run_is_refused(runs: tuple[Path, Path, Path]) -> None:
-    assert "compare takes at least two runs" in invoke("compare", runs[0]).err
+    assert "compare needs at least two runs" in invoke("compare", runs[0]).err
 
 
 def test_runs_on_photographs_are_compared_too(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_clean_folder_has_nothing_to_report(tmp_path: Path) -> None:
     code, found = report(splits(tmp_path / "photos"))
 
     assert code == 0
-    assert {what: number for what, number in numbers(found).items() if number} == {"images that can be read": 12}
+    assert {what: number for what, number in numbers(found).items() if number} == {"readable images": 12}
 
 
 def test_unreadable_pictures_are_all_named_with_split_and_reason(tmp_path: Path) -> None:
@@ -83,12 +83,12 @@ def test_the_same_picture_in_both_splits_and_with_two_labels_is_found(tmp_path: 
     code, found = report(root)
 
     assert code == 1
-    assert numbers(found)["the same picture in two splits"] == 1
-    (row,) = found["the same picture with another label"]
-    assert (row["label"], row["label of it"]) == ("cat", "dog")
+    assert numbers(found)["identical images in two splits"] == 1
+    (row,) = found["identical images with different labels"]
+    assert (row["label"], row["its label"]) == ("cat", "dog")
     assert row["picture"].endswith("train/cat/1.png")
     assert row["and"].endswith("val/dog/copy.png")
-    assert numbers(found)["the same picture twice in a split"] == 1
+    assert numbers(found)["identical images in one split"] == 1
 
 
 def test_a_picture_that_was_made_smaller_and_saved_as_jpeg_looks_alike(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_picture_that_was_made_smaller_and_saved_as_jpeg_looks_alike(tmp_path:
     code, found = report(root)
 
     assert code == 0
-    (row,) = found["look alike, across splits"]
+    (row,) = found["near-duplicates across splits"]
     assert row["picture"].endswith("train/cat/0.png")
     assert row["and"].endswith("val/cat/small.jpg")
 
@@ -114,7 +114,7 @@ def test_tiny_and_long_pictures_and_absent_classes_are_said(tmp_path: Path) -> N
 
     unusual = next(rows for title, rows in found.items() if title.startswith("shorter side"))
     assert sorted(row["size"] for row in unusual) == ["300 x 40", "8 x 8"]
-    assert found["not in validation, so never measured"] == [{"name": "emu"}]
+    assert found["not in validation, so never evaluated"] == [{"name": "emu"}]
 
 
 def test_absent_classes_are_counted_and_not_read_from_the_first_table(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_absent_classes_are_counted_and_not_read_from_the_first_table(tmp_path: 
     _, found = report(root, "--plugin", str(tmp_path / "hooks.py"))
 
     assert found["own"] == [{"a": "cat", "b": "0", "c": "0"}]
-    assert found["not in validation, so never measured"] == [{"name": "emu"}]
+    assert found["not in validation, so never evaluated"] == [{"name": "emu"}]
 
 
 def test_labels_that_no_validation_picture_has_are_said(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_labels_that_no_validation_picture_has_are_said(tmp_path: Path) -> None:
 
     _, found = report(tmp_path / "table.csv", "--set", 'table.target=["sharp", "round"]')
 
-    assert found["not in validation, so never measured"] == [{"name": "round"}]
+    assert found["not in validation, so never evaluated"] == [{"name": "round"}]
 
 
 def test_numbers_and_names_that_are_not_utf8_are_shown(tmp_path: Path) -> None:

@@ -36,18 +36,18 @@ def rows(table: Table) -> dict[str, dict[str, str]]:
 
 
 def test_it_says_who_answered_and_who_named_it_and_who_did_not() -> None:
-    answers = rows(explained("weighted_ce")["who answers"])
+    answers = rows(explained("weighted_ce")["plugin"])
 
     assert answers["make_loss"]["plugin"] == "weighted_ce"
-    assert answers["make_loss"]["named by"] == "--plugin weighted_ce"
+    assert answers["make_loss"]["enabled by"] == "--plugin weighted_ce"
     assert answers["make_loss"]["from"].startswith("ftcore ")
     assert answers["make_loss"]["not needed"] == "cross_entropy, bce, mse"
     assert answers["build_model"]["declined"] == "timm, torchvision"
-    assert answers["make_optimizer"]["named by"] == "default"
+    assert answers["make_optimizer"]["enabled by"] == "default"
 
 
 def test_it_shows_the_line_of_the_code_that_answered() -> None:
-    place = rows(explained("weighted_ce")["who answers"])["make_loss"]["code"]
+    place = rows(explained("weighted_ce")["plugin"])["make_loss"]["code"]
 
     file, _, line = place.rpartition(":")
     assert "hookimpl" in Path(file).read_text(encoding="utf-8").splitlines()[int(line) - 1]
@@ -73,7 +73,7 @@ def test_it_shows_every_option_and_who_set_it() -> None:
 
 
 def test_it_says_what_is_frozen_and_what_is_held() -> None:
-    learning = rows(explained("freeze_backbone")["what learns"])
+    learning = rows(explained("freeze_backbone")["trainable parameters"])
 
     assert learning["layer1"] == {
         "module": "layer1",
@@ -82,12 +82,12 @@ def test_it_says_what_is_frozen_and_what_is_held() -> None:
         "trainable": "0",
         "modules kept in eval mode": "4",
     }
-    assert (learning["head"]["state"], learning["head"]["trainable"]) == ("learns", "325")
+    assert (learning["head"]["state"], learning["head"]["trainable"]) == ("trainable", "325")
     assert learning["pool"]["state"] == "no parameters"
 
 
 def test_a_module_of_which_a_part_is_frozen_is_called_so() -> None:
-    learning = rows(explained("freeze_modules", sets=('freeze_modules.types=["Conv2d"]',))["what learns"])
+    learning = rows(explained("freeze_modules", sets=('freeze_modules.types=["Conv2d"]',))["trainable parameters"])
 
     assert (learning["layer1"]["state"], learning["layer1"]["trainable"]) == ("partly frozen", "64")
 
@@ -127,9 +127,9 @@ def test_statically_it_says_who_would_be_asked_in_which_order() -> None:
     (table,) = explain_without_building(load_config(None, flags))
 
     asked = rows(table)
-    assert asked["make_loss"]["asked"] == "mse, weighted_ce, cross_entropy, bce"
-    assert asked["build_model"]["asked"] == "torchvision, digits"
-    assert (asked["make_loss"]["takes"], asked["make_metrics"]["takes"]) == ("first answer", "all answers")
+    assert asked["make_loss"]["plugins"] == "mse, weighted_ce, cross_entropy, bce"
+    assert asked["build_model"]["plugins"] == "torchvision, digits"
+    assert (asked["make_loss"]["uses"], asked["make_metrics"]["uses"]) == ("first result", "all results")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--static"]], ids=["full", "static"])
@@ -161,11 +161,11 @@ def test_programs_read_every_table_by_title_and_column() -> None:
     result = invoke("explain", "--plugin", "weighted_ce", "--set", "weighted_ce.divide_by=samples", "--json")
 
     found = json.loads(result.out)
-    answers = {row["hook"]: row for row in found["who answers"]}
+    answers = {row["hook"]: row for row in found["plugin"]}
     options = {row["option"]: row for row in found["options"]}
     assert result.code == 0
     assert answers["make_loss"]["plugin"] == "weighted_ce"
-    assert answers["make_loss"]["named by"] == "--plugin weighted_ce"
+    assert answers["make_loss"]["enabled by"] == "--plugin weighted_ce"
     assert answers["make_loss"]["not needed"] == "cross_entropy, bce, mse"
     assert answers["build_model"]["declined"] == "timm, torchvision"
     assert options["weighted_ce.divide_by"]["set by"] == "--set weighted_ce.divide_by=samples"
@@ -175,7 +175,7 @@ def test_programs_read_every_table_by_title_and_column() -> None:
 def test_statically_programs_read_the_same_form() -> None:
     found = json.loads(invoke("explain", "--static", "--json").out)
 
-    assert [row["hook"] for row in found["who would be asked, in this order"]] == list(HOOK_ARGUMENTS)
+    assert [row["hook"] for row in found["plugins in call order"]] == list(HOOK_ARGUMENTS)
 
 
 def test_groups_of_one_curve_are_one_row_with_first_highest_and_last() -> None:

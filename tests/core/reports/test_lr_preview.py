@@ -146,7 +146,7 @@ def test_a_rate_that_follows_the_metric_shows_its_warm_up_and_says_so() -> None:
 
     (shown,) = {row[-1] for row in table(preview_learning_rates(run.parts, run.groups)).rows}
 
-    assert shown == "after the warm-up, with the monitored metric (accuracy), which nobody knows before the run"
+    assert shown == "after the warm-up, with the monitored metric (accuracy), which is unknown before the run"
 
 
 def test_people_see_the_curve_and_programs_the_table_alone() -> None:

@@ -153,7 +153,7 @@ def test_parameters_and_kinds_are_those_of_the_real_network(name: str) -> None:
     assert column(found, "parameters") == counts
     kinds = {path: type(module).__name__ for path, module in real.items()}
     assert column(found, "kind") == kinds
-    assert facts(name)["parameters"].startswith(f"{counts[WHOLE]}, of which {counts[WHOLE]} learn")
+    assert facts(name)["parameters"].startswith(f"{counts[WHOLE]}, of which {counts[WHOLE]} are trainable")
 
 
 def test_parameters_of_a_module_that_has_modules_get_rows_of_their_own() -> None:
@@ -174,7 +174,7 @@ def test_the_input_and_the_stages_are_among_the_facts() -> None:
     assert found["title"] == "timm/test_resnet"
     shown = f"{' x '.join(map(str, cfg.input_size))}, {cfg.interpolation}, centre crop of 168 x 168"  # 160 / 0.95
     assert found["input"] == f"{shown}, mean {cfg.mean}, std {cfg.std}"
-    assert found["stages"] == "4 behind the stem"
+    assert found["stages"] == "4 after the stem"
     assert found["head"] == "fc (96 features)"
 
 
@@ -205,7 +205,7 @@ def test_freeze_backbone_freezes_and_holds_everything_but_the_head() -> None:
     found = modules("timm/test_resnet", "--plugin", "freeze_backbone", *EVERYTHING)
 
     states = column(found, "state")
-    assert (states.pop(WHOLE), states.pop("fc")) == ("learns, frozen", "learns")
+    assert (states.pop(WHOLE), states.pop("fc")) == ("trainable, frozen", "trainable")
     assert states == {name: "eval" if found[name]["parameters"] == "0" else "frozen, eval" for name in states}
     assert list(groups("timm/test_resnet", "--plugin", "freeze_backbone")) == ["decay", "no_decay"]
     assert column(found, "group")["layer1"] == ""
@@ -214,7 +214,7 @@ def test_freeze_backbone_freezes_and_holds_everything_but_the_head() -> None:
 def test_without_a_plugin_everything_learns_and_nothing_is_held() -> None:
     found = modules("timm/test_resnet", *EVERYTHING)
 
-    states = {name: "learns" if row["parameters"] != "0" else "" for name, row in found.items()}
+    states = {name: "trainable" if row["parameters"] != "0" else "" for name, row in found.items()}
     assert column(found, "state") == states
 
 
@@ -223,8 +223,8 @@ def test_frozen_convolutions_leave_a_module_that_learns_in_part() -> None:
 
     states = column(modules("timm/test_resnet", "--plugin", "freeze_modules", *sets, *EVERYTHING), "state")
 
-    assert states["layer1.0"] == "learns, frozen"
-    assert (states["layer1.0.conv1"], states["layer1.0.bn1"]) == ("frozen, eval", "learns")
+    assert states["layer1.0"] == "trainable, frozen"
+    assert (states["layer1.0.conv1"], states["layer1.0.bn1"]) == ("frozen, eval", "trainable")
 
 
 def test_gradual_unfreezing_shows_when_each_module_starts_to_learn() -> None:
@@ -238,12 +238,14 @@ def test_gradual_unfreezing_shows_when_each_module_starts_to_learn() -> None:
         "conv1": "frozen, eval",
         "layer1": "frozen, eval",
         "layer3.1": "frozen, eval",
-        "layer4": "learns after 3 epochs, eval",
-        "layer4.1": "learns after 3 epochs, eval",
-        "fc": "learns",
+        "layer4": "trainable after 3 epochs, eval",
+        "layer4.1": "trainable after 3 epochs, eval",
+        "fc": "trainable",
     }
-    assert states[WHOLE] == "learns, learns after 3 epochs, frozen"
-    assert facts(*arguments)["parameters"].endswith(f"of which {found['fc']['parameters']} learn in the first epoch")
+    assert states[WHOLE] == "trainable, trainable after 3 epochs, frozen"
+    assert facts(*arguments)["parameters"].endswith(
+        f"of which {found['fc']['parameters']} are trainable in the first epoch"
+    )
     assert found["layer4"]["group"] == "decay, no_decay"
 
 
@@ -252,8 +254,8 @@ def test_what_is_released_in_several_epochs_is_shown_with_each() -> None:
 
     states = column(modules("timm/resnet18", "--plugin", "gradual_unfreeze", *sets), "state")
 
-    assert (states["layer4"], states["layer2"]) == ("learns after 2 epochs, eval", "learns after 5 epochs, eval")
-    assert states[WHOLE].startswith("learns, learns after 2 epochs, learns after 5 epochs")
+    assert (states["layer4"], states["layer2"]) == ("trainable after 2 epochs, eval", "trainable after 5 epochs, eval")
+    assert states[WHOLE].startswith("trainable, trainable after 2 epochs, trainable after 5 epochs")
 
 
 def test_groups_are_shown_by_module_and_with_their_rates() -> None:
@@ -359,7 +361,7 @@ def test_a_network_that_does_not_run_without_memory_is_shown_without_shapes() ->
 
     assert set(column(found, "output").values()) == {""}
     assert column(found, "parameters") == {WHOLE: "90", "fc": "90"}
-    assert column(found, "state") == {WHOLE: "learns", "fc": "learns"}
+    assert column(found, "state") == {WHOLE: "trainable", "fc": "trainable"}
 
 
 @pytest.mark.parametrize("weights", ["default", "none", "missing.safetensors"])
@@ -399,7 +401,7 @@ def test_an_unknown_network_names_the_five_nearest_of_its_provider(name: str, wo
 
 def test_a_network_without_a_provider_names_the_nearest_with_theirs() -> None:
     assert re.search(
-        r"model.name = 'resnet5O', which is written PROVIDER/NETWORK; nearest: (timm|torchvision)/resnet50, ",
+        r"model.name = 'resnet5O'; expected PROVIDER/NETWORK; nearest: (timm|torchvision)/resnet50, ",
         refusal("resnet5O"),
     )
 

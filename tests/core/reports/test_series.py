@@ -93,8 +93,8 @@ def test_seeds_count_up_from_the_configurations_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("folds", *SMALL, "--set", "data.fold=1"), "each fold is held out in turn; leave out data.fold"),
-        (("run", "--seeds", "2", "--from", "x"), "--seeds 2 trains new runs, and --from x repeats one"),
+        (("folds", *SMALL, "--set", "data.fold=1"), "each fold is held out in turn; remove data.fold"),
+        (("run", "--seeds", "2", "--from", "x"), "--seeds 2 trains new runs, but --from x repeats one"),
         (("run", "--seeds", "2", "--resume", "x"), "leave out seeds"),
     ],
 )

@@ -89,5 +89,5 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     said = invoke("init", "digits:5-9")
 
     assert said.code == 2
-    assert "config.toml exists, and nothing is overwritten; --out names another file" in said.err
+    assert "config.toml already exists and will not be overwritten; choose another file with --out" in said.err
     assert (tmp_path / "config.toml").read_text(encoding="utf-8") == "mine"

@@ -83,7 +83,10 @@ def test_a_plugin_whose_source_changed_is_refused_unless_drift_is_allowed(first:
     result = invoke("run", "--from", first, "--plugin", "hooks.py", "--set", "run.folder=second")
 
     assert result.code == 2
-    assert result.err.splitlines()[-2] == "ftcore: this would not repeat that run; --allow-drift runs it all the same"
+    assert (
+        result.err.splitlines()[-2]
+        == "ftcore: configuration or environment differ from the original run; --allow-drift repeats it anyway"
+    )
     assert result.err.splitlines()[-1].startswith(f"  plugin hooks, sha256: {before} then, ")
     assert not (first.parent / "second").exists()
     named = ("--plugin", "hooks.py", "--set", "run.folder=second")
@@ -128,7 +131,7 @@ def test_a_run_whose_manifest_does_not_describe_its_input_cut_out_the_centre(fir
     [
         (("--from", "nowhere"), "config file not found: nowhere/config.toml"),
         (("--allow-drift",), "--allow-drift needs --from RUN"),
-        (("other.toml", "--from", "first"), "--from first already says what to run; leave out other.toml"),
+        (("other.toml", "--from", "first"), "--from first already defines the run; remove other.toml"),
     ],
 )
 def test_what_cannot_be_repeated_is_an_error(first: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -154,7 +157,7 @@ def test_a_manifest_that_cannot_be_read_is_an_error(tmp_path: Path, text: str, m
 
 
 def test_a_folder_without_a_manifest_is_no_run_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no run folder: there is no"):
+    with pytest.raises(UserError, match="is not a run folder: it has no"):
         read_manifest(tmp_path)
 
 

@@ -75,7 +75,7 @@ def test_an_observer_that_fails_costs_a_warning_with_its_plugin_and_its_tracebac
     assert first["event"].startswith(
         f"an observer failed at {event}: ConnectionError: the server is gone; raised by what plugin acme_observer ("
     )
-    assert first["event"].endswith("; the run goes on")
+    assert first["event"].endswith("; the run continues")
     assert 'acme_observer.py", line 8, in observe' in first["exception"]
     assert result.err.count(f"an observer failed at {event}") == 1
     assert "Traceback" not in result.err
@@ -90,7 +90,7 @@ def test_an_observer_that_fails_at_every_step_is_counted_in_report_and_log(hooks
     result = run(hooks)
 
     assert json.loads(result.out)["observer_errors"] == 20
-    assert "an observer failed 20 times in all; raised by what plugin acme_observer" in result.err
+    assert "an observer failed 20 times in total; raised by what plugin acme_observer" in result.err
 
 
 @pytest.mark.parametrize("event", ["StepLogged", "BatchEvaluated", "EpochEnded", "CheckpointSaved"])
@@ -106,7 +106,7 @@ def test_a_run_that_an_observer_is_to_end_is_saved_first_and_goes_on_to_the_same
 
     assert result.code == 2
     assert result.err.count(f"an observer failed at {event}: ConnectionError: the server is gone; raised by") == 1
-    assert "observers.on_error = 'stop' ends the run, and what was trained is saved" in result.err
+    assert "observers.on_error = 'stop' stops the run after saving a checkpoint" in result.err
     saved = [path.name for path in (hooks.parent / "run" / "checkpoints").iterdir()]
     later = {("StepLogged", save): 1, ("CheckpointSaved", "3 steps"): 3}
     assert max(saved) == f"step-{later.get((event, save), 4):08d}"
@@ -162,9 +162,9 @@ def test_of_two_observers_each_is_told_whatever_the_other_raises(tmp_path: Path)
     assert heard.count("EpochEnded") == 2
     firsts = [event["event"] for event in logged if "failed at RunStarted" in event["event"]]
     assert len(firsts) == 2
-    assert all("fail, which was handed to the run; the run goes on" in text for text in firsts)
+    assert all("fail, which was passed to the run; the run continues" in text for text in firsts)
     counted = [event["event"].partition(";")[0] for event in logged if "in all" in event["event"]]
-    assert counted == [f"an observer failed {len(heard)} times in all"] * 2
+    assert counted == [f"an observer failed {len(heard)} times in total"] * 2
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ def test_nothing_is_written_through_a_link_or_to_a_fifo(tmp_path: Path, mode: st
     for name in ("link", "new", "fifo"):
         with pytest.raises(OSError, match=name):
             open_text(tmp_path / name, mode)
-        with pytest.raises(UserError, match="nothing is written to a run folder with one"):
+        with pytest.raises(UserError, match="a run folder must not contain one"):
             refuse_links(tmp_path)
     assert (tmp_path / "victim").read_text() == "mine"
     assert not (tmp_path / "not there").exists()

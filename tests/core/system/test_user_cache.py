@@ -121,7 +121,7 @@ def test_a_key_that_cannot_be_kept_is_one_of_this_process_after_a_warning(
     user_cache._key.cache_clear()
 
     assert user_cache.seal(b"a") == user_cache.seal(b"a")
-    assert "".join(capsys.readouterr()).count("there is no key for it") == 1
+    assert "".join(capsys.readouterr()).count("their key is missing") == 1
     user_cache._key.cache_clear()
 
 

@@ -22,7 +22,7 @@ def test_a_plugin_that_was_named_and_answers_nothing_is_refused() -> None:
     result = invoke("explain", "--plugin", "mse")
 
     assert result.code == 2
-    assert re.search(r"plugin mse \(ftcore .*, --plugin mse\) was named but answers nothing in this run", result.err)
+    assert re.search(r"plugin mse \(ftcore .*, --plugin mse\) was enabled but supplies nothing in this run", result.err)
     assert "of its hooks, make_loss, none fits" in result.err
 
 
@@ -30,7 +30,7 @@ def test_options_of_a_default_that_answers_nothing_are_refused() -> None:
     result = invoke("explain", "--plugin", "sgd", "--set", "adamw.lr=0.1")
 
     assert result.code == 2
-    assert "plugin 'adamw' has options but answers nothing in this run (--set adamw.lr=0.1)" in result.err
+    assert "plugin 'adamw' has options but supplies nothing in this run (--set adamw.lr=0.1)" in result.err
 
 
 READS_ONE = """
@@ -96,7 +96,7 @@ def prepared(plugin: str, *sets: str) -> None:
 def test_an_option_that_no_hook_reads_is_refused_with_where_it_was_set(hooks: Path) -> None:
     message = (
         r"forgets\.forgotten was set, but nothing in this run reads it \(--set forgets\.forgotten=4\); if forgets "
-        "would read it later, while it trains, let it read its options in its hooks"
+        "reads it during training, let it read its options in its hooks"
     )
     with pytest.raises(UserError, match=message):
         prepared(f"{hooks}:Forgets", "forgets.used=2", "forgets.forgotten=4")
@@ -132,9 +132,9 @@ def test_an_option_that_would_be_read_while_it_trains_is_refused_too(hooks: Path
 
 
 def test_an_option_of_a_plugin_that_answers_another_task_is_refused() -> None:
-    with pytest.raises(UserError, match=r"plugin 'mse' has options but was not named|plugin 'mse' has no options"):
+    with pytest.raises(UserError, match=r"plugin 'mse' has options but is not enabled|plugin 'mse' has no options"):
         prepared("sgd", "mse.x=1")
-    with pytest.raises(UserError, match=r"plugin huber .* was named but answers nothing in this run"):
+    with pytest.raises(UserError, match=r"plugin huber .* was enabled but supplies nothing in this run"):
         prepared("huber", "huber.delta=2")
 
 

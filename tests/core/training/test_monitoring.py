@@ -111,7 +111,7 @@ def test_a_first_epoch_without_a_number_is_not_the_best_and_patience_does_not_en
     last = load_file(tmp_path / "run" / "checkpoints" / "step-00000004" / "model.safetensors")
     assert all(torch.equal(model[name], last[name]) for name in model)
     assert printed.count("so this epoch cannot be the best") == 1
-    assert "the outputs have a finite loss, so it is Scripted that has no value for the 73 images" in printed
+    assert "the loss is finite, but Scripted has no value for the 73 images" in printed
 
 
 def test_a_run_without_a_best_epoch_says_so_and_keeps_the_last_network(tmp_path: Path) -> None:
@@ -119,8 +119,11 @@ def test_a_run_without_a_best_epoch_says_so_and_keeps_the_last_network(tmp_path:
 
     assert (report["best"], report["last"]["epoch"], report["last"]["score"]) == ({}, 4, None)
     assert printed.count("so this epoch cannot be the best") == 1
-    assert "no epoch is the best, for score was a finite number in none of 4; the network of the last one is" in printed
-    assert "best score none, it was a finite number in none of 4" in printed
+    assert (
+        "no epoch is the best, because score was not finite in any of 4 epochs; model/ has the network of the last "
+        "epoch" in printed
+    )
+    assert "best score none, it was never finite of 4" in printed
     described = json.loads((tmp_path / "run" / "model" / "model.json").read_text(), parse_constant=refuse)
     assert (described["epoch"], described["metrics"]["score"]) == (4, None)
     for name in ("metrics.jsonl", "log.jsonl"):

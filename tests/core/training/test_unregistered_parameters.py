@@ -72,8 +72,10 @@ def test_parameters_that_would_never_learn_are_refused_with_the_plugin_and_the_w
         prepare(config(hooks, f"@hookimpl\n{text}"))
 
     assert "acme_scaled" in str(told.value)
-    assert "has parameters that would never learn, for only the network's go to the optimizer" in str(told.value)
-    assert "let build_head of the plugin return a head that registers them as its own" in str(told.value)
+    assert "has parameters that would not be trained, because the optimizer only gets those of the network" in str(
+        told.value
+    )
+    assert "let build_head of the plugin return a head that registers them" in str(told.value)
     assert told.value.faulty_plugins[0] == "acme_scaled"
     assert hook in str(told.value)
 

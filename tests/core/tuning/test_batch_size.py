@@ -106,7 +106,9 @@ def test_a_step_is_measured_with_its_accumulation() -> None:
 
 
 def test_not_even_one_image_that_fits_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"not even one image fits: a batch of 1 out of memory; before the first step"):
+    with pytest.raises(
+        UserError, match=r"not even a batch of one image fits: a batch of 1 out of memory; before the first step"
+    ):
         found(lambda size, times: False)
 
 
@@ -121,11 +123,14 @@ def test_another_error_than_full_memory_comes_through() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"most": 291}, r"--max 291: a batch has from 1 to 290 images, which is all of the training split"),
-        ({"most": 0}, r"--max 0: a batch has from 1 to 290 images"),
-        ({"share": 0.0}, r"--memory 0 is a share of what is free, above 0 and at most 1"),
-        ({"share": 1.1}, r"--memory 1.1 is a share"),
-        ({"share": 1e-9}, r"not even one image fits: a batch of 1 not tried: expected to take more than 0.00 GB"),
+        ({"most": 291}, r"--max 291: the batch size must be from 1 to 290, the size of the training split\)\)"),
+        ({"most": 0}, r"--max 0: the batch size must be from 1 to 290"),
+        ({"share": 0.0}, r"--memory 0 is a fraction of the free memory, > 0 and <= 1"),
+        ({"share": 1.1}, r"--memory 1.1 is a fraction of the free memory"),
+        (
+            {"share": 1e-9},
+            r"not even a batch of one image fits: a batch of 1 not tried: expected to need more than 0.00 GB",
+        ),
     ],
 )
 def test_a_wrong_option_of_the_search_is_an_error(arguments: dict[str, Any], words: str) -> None:
@@ -172,7 +177,7 @@ def test_on_a_cpu_no_size_is_tried_that_would_take_more_than_its_share(monkeypat
 
     assert result.budget == pytest.approx(allowed, rel=0.05)
     last = result.trials[-1]
-    assert last.note.startswith("not tried: expected to take more than")
+    assert last.note.startswith("not tried: expected to need more than")
     assert last.batch > result.largest >= 8
     assert max(trial.peak for trial in result.trials if not trial.note) <= result.budget
     assert max(peaks) <= result.budget
@@ -212,8 +217,8 @@ def test_the_advice_is_to_keep_the_images_of_a_step_by_accumulation() -> None:
 
     said = accumulation_hint(result, settings)
 
-    assert "A step has 128 images now; another number wants another learning rate" in said
-    assert said.endswith("train.accumulate keeps it: --set train.batch_size=16 --set train.accumulate=8")
+    assert "Another number of images per step (now 128) needs another rate" in said
+    assert said.endswith("Keep {now} with train.accumulate: --set train.batch_size=16 --set train.accumulate=8")
     for other in (128, 60, 256):
         assert "--set" not in accumulation_hint(evolve(result, largest=other), settings).splitlines()[1]
     assert [row[2] for row in tables(result)[1].rows] == ["--set train.batch_size=16"]

@@ -166,7 +166,9 @@ def test_a_loss_that_explodes_ends_the_test_at_four_times_its_best() -> None:
     assert len(test.rates) < 200
     best = [min(test.smoothed[: place + 1]) for place in range(len(test.smoothed))]
     assert [now > 4 * low for now, low in zip(test.smoothed, best, strict=True)] == [False] * (len(best) - 1) + [True]
-    assert test.stop_reason.startswith(f"the smoothed loss was 4 times its best at a rate of {test.rates[-1]:.3g}")
+    assert test.stop_reason.startswith(
+        f"stopped: the smoothed loss exceeded 4 times its minimum at learning rate {test.rates[-1]:.3g}"
+    )
 
 
 def test_a_loss_that_is_not_finite_ends_the_test_and_is_no_part_of_it() -> None:
@@ -174,7 +176,7 @@ def test_a_loss_that_is_not_finite_ends_the_test_and_is_no_part_of_it() -> None:
 
     assert all(map(math.isfinite, (*test.losses, *test.smoothed)))
     assert len(test.rates) < 21
-    assert "not finite at a rate of 1e+38" in test.stop_reason or "4 times its best" in test.stop_reason
+    assert "not finite at learning rate 1e+38" in test.stop_reason or "4 times its minimum" in test.stop_reason
 
 
 class NotFinite:
@@ -203,11 +205,11 @@ def test_a_step_that_is_not_finite_ends_the_test_with_the_rate() -> None:
     test = lr_range_test(ready(f"{HERE}:NotFiniteLater").assembly, rates)
 
     assert test.rates == tuple(rates[:12])
-    assert test.stop_reason == f"the loss or its gradient was not finite at a rate of {rates[12]:.3g}"
+    assert test.stop_reason == f"the loss or its gradient was not finite at learning rate {rates[12]:.3g}"
 
 
 def test_a_network_whose_first_loss_is_not_finite_is_an_error() -> None:
-    words = r"not finite in the very first step, whatever the learning rate; precision fp32, classification"
+    words = r"non-finite first step at any learning rate; precision fp32, classification"
 
     with pytest.raises(UserError, match=words):
         lr_range_test(ready(f"{HERE}:NotFinite").assembly, exponential_lrs(1e-6, 1e-3, 30))

@@ -118,7 +118,7 @@ def test_a_full_device_in_the_second_pass_of_sam_leaves_everything_as_it_was() -
     run = ready("sam", "fp16", "ema", f"{HERE}:FillsUp")
     before = state_of(run.assembly.parts)
 
-    with pytest.raises(UserError, match=r"not even one image fits"):
+    with pytest.raises(UserError, match=r"not even a batch of one image fits"):
         find_batch_size(run.assembly)
 
     assert state_of(run.assembly.parts) == before

@@ -141,17 +141,17 @@ def test_a_linear_probe_on_texts_computes_what_the_head_sees_once(tmp_path: Path
     result = run(tmp_path, "--plugin", "linear_probe")
 
     assert result.code == 0, result.err
-    assert "feature caching       what head sees of each image, 8 numbers" in result.err
+    assert "feature caching       what head for each image, 8 numbers" in result.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--set", "model.image_size=32"), "model.image_size is for images, and own/bag reads texts"),
-        (("--set", "model.crop=pad"), "model.crop is for images, and own/bag reads texts"),
-        (("--set", "model.mean=0.5"), "model.mean is for images, and own/bag reads texts"),
-        (("--plugin", "mixup"), "mixup changes images, and own/bag reads texts"),
-        (("--plugin", "distill", "--set", "distill.teacher=runs/x"), "distill teaches networks that see images"),
+        (("--set", "model.image_size=32"), "model.image_size is for images, but own/bag reads texts"),
+        (("--set", "model.crop=pad"), "model.crop is for images, but own/bag reads texts"),
+        (("--set", "model.mean=0.5"), "model.mean is for images, but own/bag reads texts"),
+        (("--plugin", "mixup"), "mixup changes images, but own/bag reads texts"),
+        (("--plugin", "distill", "--set", "distill.teacher=runs/x"), "distill needs an image network"),
     ],
 )
 def test_what_is_for_images_is_refused(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
@@ -165,13 +165,13 @@ def test_without_a_plugin_for_texts_the_one_for_images_says_what_is_missing(tmp_
     result = run(tmp_path, "--data", "digits:5-6", plugin="Network")
 
     assert result.code == 2
-    assert "plain_transforms and augment make images, and this network reads 4 tokens of 10; name the" in result.err
+    assert "plain_transforms and augment produce images, but this network takes 4 tokens of 10; name the" in result.err
 
 
 def test_mirror_images_of_texts_are_refused(tmp_path: Path) -> None:
     run(tmp_path)
 
-    assert "tta looks at the mirror image" in invoke("evaluate", tmp_path / "run", "--tta").err
+    assert "tta needs images" in invoke("evaluate", tmp_path / "run", "--tta").err
 
 
 @pytest.mark.parametrize("spec", [TokenSpec(length=4, vocabulary=10, padding=3), InputSpec((8, 9), 1, (0.5,), (0.5,))])
@@ -194,11 +194,11 @@ def test_drawn_tokens_are_all_of_the_vocabulary() -> None:
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        ({"frozen": "conv.weight"}, "a FreezePlan takes sets of names, not 'conv.weight'"),
-        ({"eval_modules": [1]}, r"a FreezePlan takes sets of names, not \[1\]"),
-        ({"unfreeze_at": {1: "layer1"}}, "a FreezePlan takes sets of names, not 'layer1'"),
-        ({"unfreeze_at": {"1": {"layer1"}}}, "an epoch is a whole number from 0, not '1'"),
-        ({"unfreeze_at": {-1: {"layer1"}}}, "an epoch is a whole number from 0, not -1"),
+        ({"frozen": "conv.weight"}, "FreezePlan needs sets of names, not 'conv.weight'"),
+        ({"eval_modules": [1]}, r"FreezePlan needs sets of names, not \[1\]"),
+        ({"unfreeze_at": {1: "layer1"}}, "FreezePlan needs sets of names, not 'layer1'"),
+        ({"unfreeze_at": {"1": {"layer1"}}}, "an epoch must be an integer >= 0, not '1'"),
+        ({"unfreeze_at": {-1: {"layer1"}}}, "an epoch must be an integer >= 0, not -1"),
     ],
 )
 def test_a_plan_of_other_types_is_refused(plan: dict[str, Any], message: str) -> None:

@@ -58,7 +58,7 @@ class Count(Task, Parsed):
     @classmethod
     def parse(cls, cells):
         if not cells[0].isdigit():
-            raise ValueError("a count is a whole number from 0")
+            raise ValueError("a count must be an integer >= 0")
         return [int(cells[0])]
 
     @classmethod
@@ -73,7 +73,7 @@ class Count(Task, Parsed):
     def check(self, target):
         if isinstance(target, int) and target >= 0:
             return target
-        raise ValueError("a count is a whole number from 0")
+        raise ValueError("a count must be an integer from 0")
 
     def collate(self, targets):
         return torch.tensor(targets, dtype=torch.float32)[:, None]
@@ -218,8 +218,8 @@ def refusals(run: Path) -> dict[str, tuple[Sequence[Any], str]]:
             "--top is for classes and labels, and what a task 'count'",
         ),
         "mixup": ((*new, "--plugin", "mixup"), "mixup needs targets that can be mixed, and a task 'count' has none"),
-        "balance": ((*new, "--plugin", "balanced_sampling"), "balanced_sampling needs classes"),
-        "r_drop": ((*new, "--plugin", "r_drop"), "r_drop compares probabilities, and a count task has none"),
+        "balance": ((*new, "--plugin", "balanced_sampling"), "balanced_sampling needs class"),
+        "r_drop": ((*new, "--plugin", "r_drop"), "r_drop compares probabilities, but a count task has none"),
         "focal": ((*new, "--plugin", "focal"), "plugin focal (ftcore"),
         "name": (
             (*new, "--set", "data.task=regresion"),
@@ -250,13 +250,13 @@ def test_a_cell_that_is_none_is_refused_with_its_row(run: Path, tmp_path: Path) 
     )  # fmt: skip
 
     assert result.code == 2
-    assert "table.csv:9: a count is a whole number from 0, got 'many'" in result.err
+    assert "table.csv:9: a count must be an integer >= 0, got 'many'" in result.err
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "tally", "state": {}}, "no plugin answered make_task for a task 'tally'"),
+        ({"name": "tally", "state": {}}, "no plugin supplies make_task for a task 'tally'"),
         ({"name": "count", "state": {"names": ["n"], "images": 3, "rate": -1}}, "a rate is > 0"),
         ({"name": "count", "state": {"names": ["n"]}}, "KeyError: 'rate'"),
         ({"name": "count", "state": []}, "no task 'count' can be read of it"),

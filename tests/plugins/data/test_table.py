@@ -118,7 +118,7 @@ def test_labels_may_be_words_in_one_cell(pictures: Path) -> None:
 def test_class_names_that_look_like_numbers_stay_text(pictures: Path, names: tuple[str, str]) -> None:
     file = write(pictures / "t.csv", [(f"{n}.png", names[n % 2]) for n in range(18)], HEADER[:2])
 
-    with pytest.raises(UserError, match=r"what label means is not certain .* say data.task=classification, multilabel"):
+    with pytest.raises(UserError, match=r"what label means is ambiguous .* set data.task=classification, multilabel"):
         index(file)
     data = index(file, "data.task=classification")
 
@@ -171,7 +171,7 @@ def test_an_option_of_the_table_does_nothing_for_a_folder(tmp_path: Path) -> Non
     )
 
     assert result.code == 2
-    assert "plugin 'table' has options but answers nothing in this run" in result.err
+    assert "plugin 'table' has options but supplies nothing in this run" in result.err
 
 
 def test_damaged_pictures_of_a_table_are_skipped_where_that_is_asked_for(pictures: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_parquet_file_is_refused_with_its_row(pictures: Path) -> None:
         with pytest.raises(UserError, match=message):
             index(file, *sets)
     parquet.write_table(pyarrow.table([["0.png"], ["a"], ["b"]], names=["path", "label", "label"]), file)
-    with pytest.raises(UserError, match=r"t\.parquet: two columns are called 'label'"):
+    with pytest.raises(UserError, match=r"t\.parquet: two columns are named 'label'"):
         index(file)
 
 

@@ -39,13 +39,13 @@ def test_the_device_can_be_named() -> None:
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:one", "", "cpu:a"])
 def test_a_name_of_no_device_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=rf"device = '{name}' is no device; write cuda, cuda:1, mps or cpu"):
+    with pytest.raises(UserError, match=rf"device = '{name}' is not a device; use cuda, cuda:1, mps or cpu"):
         SingleDevice(OneDeviceConfig(name)).wrap_devices(nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize("name", ["cuda:63", "meta", "xla"])
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(name: str) -> None:
-    with pytest.raises(UserError, match=rf"device = '{name}' is not on this machine; there is .*cpu"):
+    with pytest.raises(UserError, match=rf"device = '{name}' does not exist on this machine; available: .*cpu"):
         SingleDevice(OneDeviceConfig(name)).wrap_devices(nn.Linear(2, 2))
 
 

@@ -114,7 +114,9 @@ def test_a_class_that_is_never_predicted_and_an_accuracy_that_one_class_has_are_
     never, best = trained(data, tmp_path / "run", "train.epochs=4", "adamw.lr=1e-4")
 
     assert never.startswith("never predicted on validation: 'rare' (2 images); ")
-    assert best.startswith("accuracy 0.9091 in the best epoch is no better than 0.9091, that of always saying 'common'")
+    assert best.startswith(
+        "accuracy 0.9091 in the best epoch is no better than 0.9091, the majority-class baseline ( 'common'"
+    )
 
 
 def test_pictures_that_are_learnt_by_heart_are_warned_of_and_the_report_says_so(tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_pictures_that_are_learnt_by_heart_are_warned_of_and_the_report_says_so(
 
     found = trained(data, tmp_path / "run", "train.epochs=30", "adamw.lr=0.01")
 
-    assert sum("samples are learnt by heart" in text for text in found) == 1
+    assert sum("the model is overfitting" in text for text in found) == 1
     page = unescape((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
     assert all(text in page for text in found)
 
@@ -184,13 +186,13 @@ def test_of_what_is_frozen_is_spoken_where_something_is(learns: int, said: bool)
 
     ((_, text),) = check_chance(run(PETS, chance_level=math.log(3), trainable_parameters=learns), epochs)
 
-    assert ("says what is frozen" in text) == said
+    assert ("shows what is frozen" in text) == said
 
 
 @pytest.mark.parametrize(
     ("losses", "said"),
     [
-        ([(0.9, 0.8), (0.5, 1.0), (0.2, 1.3)], ["by heart"]),
+        ([(0.9, 0.8), (0.5, 1.0), (0.2, 1.3)], ["overfitting"]),
         ([(0.9, 0.8), (0.5, 1.0), (0.2, 1.1)], []),
         ([(0.9, 0.8), (0.5, 1.3)], []),
         ([(0.2, 0.8), (0.5, 1.0), (0.9, 1.3)], []),
@@ -237,7 +239,7 @@ def test_what_a_run_does_against_learning_by_heart_is_not_advised_and_the_rest_i
 def test_to_a_run_that_augments_freezes_and_stops_other_things_are_advised(facts: dict[str, Any]) -> None:
     text = by_heart({"augmented": True, **facts}, {"train.patience": 2})
 
-    assert text.endswith("samples are learnt by heart; more samples or a smaller network help")
+    assert text.endswith("the model is overfitting; use more samples or a smaller network")
 
 
 def test_texts_are_not_augmented_and_a_network_from_scratch_is_not_frozen() -> None:
@@ -247,14 +249,14 @@ def test_texts_are_not_augmented_and_a_network_from_scratch_is_not_frozen() -> N
 
     ((_, text),) = check_overfitting(run(PETS, reads_text=True), scratch, epochs)
 
-    assert text.endswith("by heart; train.patience=3 stops there")
+    assert text.endswith("by heart; train.patience=3 stops early")
 
 
 JUMP = [(0.9, 0.5), (0.8, 0.45), (0.79, 1.4), (0.75, 1.3), (0.7, 1.2)]
 """Losses of a run whose network is released in the third epoch, and is better from epoch to epoch then."""
 
 
-@pytest.mark.parametrize(("releases", "said"), [({}, ["by heart"]), ({3: ("",)}, [])], ids=["frozen", "released"])
+@pytest.mark.parametrize(("releases", "said"), [({}, ["overfitting"]), ({3: ("",)}, [])], ids=["frozen", "released"])
 def test_a_loss_that_jumped_when_the_network_was_released_is_no_learning_by_heart(
     releases: dict[int, tuple[str, ...]], said: list[str]
 ) -> None:
@@ -265,7 +267,7 @@ def test_what_is_learnt_by_heart_after_a_release_is_said() -> None:
     losses = [*JUMP, (0.3, 1.5), (0.2, 2.0)]
     epochs = [epoch(n, *both) for n, both in enumerate(losses, 1)]
 
-    assert heard(run(PETS, releases={3: ("",)}), *epochs) == ["by heart"]
+    assert heard(run(PETS, releases={3: ("",)}), *epochs) == ["overfitting"]
 
 
 @pytest.mark.parametrize(
@@ -303,7 +305,7 @@ def test_more_processes_and_a_cache_are_advised_where_there_are_none() -> None:
     assert "train.workers" not in waiting(files, 1000, None)
     assert "data.cache" not in waiting(files, 0, "ram")
     assert "data.cache" not in waiting([], 0, None)  # other samples are not cached
-    assert waiting(files, 1000, "disk").endswith("waiting for samples: smaller files are read sooner")
+    assert waiting(files, 1000, "disk").endswith("waiting for data: use smaller files")
 
 
 def test_the_first_epoch_after_a_release_in_which_workers_start_is_no_waiting() -> None:
@@ -326,7 +328,7 @@ def test_an_average_that_has_hardly_moved_is_no_judge_of_classes_or_of_learning_
     epochs = [attrs.evolve(epoch(n, *both), initial_share=share) for n, both in enumerate(losses, 1)]
     epochs = [attrs.evolve(each, val={**each.val, **matrix}) for each in epochs]
 
-    assert heard(run(PETS), *epochs) == (["average"] if share else ["by heart", "classes"])
+    assert heard(run(PETS), *epochs) == (["average"] if share else ["overfitting", "classes"])
 
 
 @pytest.mark.parametrize(("sets", "said"), [((), False), (("ema.warmup=false", "ema.decay=0.9999"), True)])
@@ -397,7 +399,7 @@ def test_weights_are_advised_for_classes_that_are_rare_and_not_weighed_yet(
 ) -> None:
     ((_, text),) = check_classes(run(attrs.evolve(PETS, counts=counts), **facts), MATRIX)
 
-    assert text == NEVER + ("; as a loss `weighted_ce` weighs rare classes" if said else "")
+    assert text == NEVER + ("; the loss `weighted_ce` weights rare classes" if said else "")
 
 
 def test_of_many_classes_a_few_are_named() -> None:
@@ -448,7 +450,7 @@ def test_a_run_tells_what_it_does(name: str, tmp_path: Path) -> None:
 def test_an_accuracy_that_one_class_has_is_found() -> None:
     ((_, text),) = check_accuracy(PETS, {"confusion_matrix": [[4, 2, 0], [0, 2, 0], [0, 2, 0]]})
 
-    assert text == "accuracy 0.6000 in the best epoch is no better than 0.6000, that of always saying 'cat'"
+    assert text == "accuracy 0.6000 in the best epoch is no better than 0.6000, the majority-class baseline ( 'cat'"
     assert list(check_accuracy(PETS, {"confusion_matrix": [[5, 1, 0], [0, 2, 0], [0, 2, 0]]})) == []
     assert list(check_accuracy(PETS, {"accuracy": 0.1})) == []
     assert list(check_accuracy(PETS, {"confusion_matrix": [[6, 0, 0], [0, 0, 0], [0, 0, 0]]})) == []  # one class alone

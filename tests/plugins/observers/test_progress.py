@@ -158,8 +158,8 @@ def test_a_terminal_has_a_bar_with_the_loss_and_the_rates() -> None:
     assert "10/40" in shown
     assert "epoch 1" in shown
     assert "10/20" in shown
-    assert "loss 0.5000, lr 0.001/0.0001, 100 images/s, 25% of the time waiting for them, " in shown
-    assert re.search(r"\d GB at most", shown)
+    assert "loss 0.5000, lr 0.001/0.0001, 100 images/s, 25% of the time waiting for data, " in shown
+    assert re.search(r"\d GB peak memory", shown)
 
 
 def test_a_terminal_has_a_bar_for_the_validation_and_names_the_best_epoch() -> None:

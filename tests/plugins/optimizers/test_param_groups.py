@@ -121,7 +121,7 @@ def test_rates_by_name_multiply_with_the_others() -> None:
         (("groups.backbone_lr=0.1",), ("freeze_backbone",), "groups.backbone_lr = 0.1 changes nothing"),
         (("groups.layer_decay=0.5",), ("freeze_backbone",), "groups.layer_decay = 0.5 changes nothing"),
         (('groups.lr={"layer5" = 0.1}',), (), "groups.lr: 'layer5' matches no module .* mean 'layer[1-4]'"),
-        (('groups.lr={"layer1" = 0.1}',), ("freeze_backbone",), "'layer1' matches only parameters that do not learn"),
+        (('groups.lr={"layer1" = 0.1}',), ("freeze_backbone",), "'layer1' matches only frozen parameters"),
         (("groups.backbone_lr=0",), (), "'backbone_lr' must be > 0"),
         (("groups.layer_decay=1.5",), (), "'layer_decay' must be <= 1"),
         (('groups.lr={"layer1" = 0.0}',), (), "'lr' must be > 0|must be > 0"),

@@ -132,7 +132,7 @@ def test_the_rate_is_the_optimizers_own_where_none_is_given(name: str) -> None:
     if isinstance(own, float):
         assert [g["lr"] for g in make(Net(), name, None).param_groups] == pytest.approx([own, 0.1 * own, own])
     else:
-        with pytest.raises(UserError, match=f"timm_optim.lr must be set: {name} has no rate of its own"):
+        with pytest.raises(UserError, match=f"timm_optim.lr must be set: {name} has no default learning rate"):
             make(Net(), name, None)
 
 
@@ -187,8 +187,12 @@ def test_what_cannot_be_used_is_little() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("lamp", {}, r"timm_optim\.name = 'lamp' is no optimizer of timm; did you mean 'lamb'\? \(there are adabelief"),
-        ("lookahead_adamv", {}, r"'lookahead_adamv' is no optimizer of timm; did you mean 'lookahead_adam"),
+        (
+            "lamp",
+            {},
+            r"timm_optim\.name = 'lamp' is not an optimizer of timm; did you mean 'lamb'\? \(there are adabelief",
+        ),
+        ("lookahead_adamv", {}, r"'lookahead_adamv' is not an optimizer of timm; did you mean 'lookahead_adam"),
         ("lion", {"beta": [0.9, 0.99]}, r"timm_optim\.options\.beta: lion takes no 'beta'; did you mean 'betas'\?"),
         ("lion", {"eps": 1e-8}, r"lion takes no 'eps' \(it takes betas, caution, corrected_weight_decay\)"),
         ("lion", {"lr": 1.0}, r"timm_optim\.options\.lr is set as timm_optim\.lr"),
@@ -201,7 +205,7 @@ def test_what_cannot_be_used_is_little() -> None:
         ("lion", {"caution": "false"}, r"options\.caution: expected true or false, got 'false'"),
         ("lamb", {"eps": "a"}, r"options\.eps: expected a finite number, got 'a'"),
         ("lamb", {"eps": float("inf")}, r"options\.eps: expected a finite number, got inf"),
-        ("muon", {"ns_steps": 2.5}, r"options\.ns_steps: expected a whole number, got 2\.5"),
+        ("muon", {"ns_steps": 2.5}, r"options\.ns_steps: expected an integer, got 2\.5"),
         ("muon", {"conv_mode": "x"}, r"muon says: Invalid conv_mode: x"),
         ("mars", {"mars_type": "x"}, r"mars says: MARS type not supported"),
         ("sgd", {"momentum": 0.0}, r"sgd says: Nesterov momentum requires a momentum and zero dampening"),

@@ -153,7 +153,7 @@ def test_sgd_moves_parameters_that_start_to_learn_later() -> None:
     assert first.tolist() == pytest.approx([1 - 0.1 - 0.1 * 1.9] * 2)
     assert later.tolist() == pytest.approx([0.9] * 2)
     later.requires_grad = False
-    with pytest.raises(UserError, match="takes no parameters that start to learn later, such as later"):
+    with pytest.raises(UserError, match="does not support parameters that are unfrozen later, such as later"):
         Sgd(SgdConfig(fused=True)).make_optimizer(groups)
 
 

@@ -108,7 +108,9 @@ def test_options_and_defaults_are_torchs() -> None:
 
 @pytest.mark.parametrize(("patience", "epochs"), [(10, 10), (10, 12), (0, 2), (0, 1)])
 def test_a_run_too_short_to_lower_a_rate_is_refused(patience: int, epochs: int) -> None:
-    message = rf"plateau\.patience = {patience} can lower no rate in train\.epochs = {epochs}: .* least {patience + 3}"
+    message = (
+        rf"plateau\.patience = {patience} cannot lower a rate within train\.epochs = {epochs}: .* least {patience + 3}"
+    )
 
     with pytest.raises(UserError, match=message):
         Plateau(PlateauConfig(patience=patience)).make_schedule(optimizer(), epochs, 5, higher_is_better=True)
@@ -132,7 +134,7 @@ def test_a_lowest_rate_that_no_group_is_above_is_refused() -> None:
 
 
 def test_a_warm_up_that_leaves_nothing_is_refused() -> None:
-    with pytest.raises(UserError, match=r"a warm-up of 20 steps \(warmup = 0\.99\) leaves nothing of a run of 20"):
+    with pytest.raises(UserError, match=r"a warm-up of 20 steps \(warmup = 0\.99\\) takes all of the 20"):
         Plateau(PlateauConfig(warmup=0.99)).make_schedule(optimizer(), 20, 1, higher_is_better=True)
 
 

@@ -35,9 +35,9 @@ def test_images_of_each_class_are_counted() -> None:
 @pytest.mark.parametrize(
     ("train", "val", "words"),
     [
-        (["cat", "cat"], [], "classification needs at least two classes; there is cat"),
-        ([], [], "classification needs at least two classes; there is none"),
-        (["cat", "dog"], ["owl"], "class 'owl' is in validation but not in training, so it could not be learnt"),
+        (["cat", "cat"], [], "classification needs at least two classes; the data has cat"),
+        ([], [], "classification needs at least two classes; the data has none"),
+        (["cat", "dog"], ["owl"], "class 'owl' is in validation but not in training, so the model cannot learn it"),
     ],
 )
 def test_what_cannot_be_learnt_is_refused(train: list[str], val: list[str], words: str) -> None:
@@ -86,14 +86,14 @@ STATE = {"names": ["a", "b"], "counts": [3, 1], "images": 4}
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"names": []}, "names are different texts"),
-        ({"names": ["a", "a"]}, "names are different texts"),
-        ({"names": [1, 2]}, "names are different texts"),
+        ({"names": []}, "names must be unique strings"),
+        ({"names": ["a", "a"]}, "names must be unique strings"),
+        ({"names": [1, 2]}, "names must be unique strings"),
         ({"names": "ab", "counts": [1]}, "counts are 2 numbers"),
-        ({"counts": [3]}, r"counts are 2 numbers, and not \[3\]"),
+        ({"counts": [3]}, r"counts are 2 numbers, not \[3\]"),
         ({"counts": [3, -1]}, "counts are 2 numbers"),
         ({"counts": [3, float("nan")]}, "counts are 2 numbers"),
-        ({"images": -1}, "images is a number of images, and not -1"),
+        ({"images": -1}, "images must be a number of images, not -1"),
         ({"weight": 1}, "a task has no weight"),
     ],
 )

@@ -43,8 +43,8 @@ def test_labels_in_words_are_named_and_ordered() -> None:
 @pytest.mark.parametrize(
     ("names", "targets", "words"),
     [
-        (("red",), LABELS[:, :1], "multilabel needs two labels; there is red"),
-        (("red", "big"), LABELS * [1, 0], "no training image of 'big', so it could not be learnt"),
+        (("red",), LABELS[:, :1], "multilabel needs two labels; the data has red"),
+        (("red", "big"), LABELS * [1, 0], "no training image of 'big', so the model cannot learn it"),
     ],
 )
 def test_what_cannot_be_learnt_is_refused(names: tuple[str, ...], targets: Any, words: str) -> None:

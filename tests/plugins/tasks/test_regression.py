@@ -99,8 +99,8 @@ STATE = {"names": ["age"], "images": 4, "mean": [40.0], "std": [10.0]}
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"mean": [], "std": []}, "each target has a mean and a standard deviation > 0"),
-        ({"std": [0.0]}, "each target has a mean and a standard deviation > 0"),
+        ({"mean": [], "std": []}, "each target must have a mean and a standard deviation > 0"),
+        ({"std": [0.0]}, "each target must have a mean and a standard deviation > 0"),
         ({"std": [-1.0]}, "std are 1 numbers"),
         ({"mean": [float("inf")]}, "mean are finite numbers"),
         ({"mean": [float("nan")]}, "mean are 1 numbers"),

@@ -106,7 +106,7 @@ def test_ordinal_says_where_numbers_in_names_do_not_count(
 
     said = invoke("explain", "--data", data, "--model", "digits/cnn", "--plugin", "ordinal").err
 
-    assert ("classes are in the order of texts; ordinal.order names another" in said) is warned
+    assert ("classes are sorted as strings; set another order with ordinal.order" in said) is warned
     assert ("order=grade 10, grade 2)" in said) is warned
 
 

@@ -162,7 +162,7 @@ def test_training_sees_what_evaluation_sees() -> None:
 
 @pytest.mark.parametrize("channels", [2, 4])
 def test_another_number_of_channels_is_refused(channels: int) -> None:
-    with pytest.raises(UserError, match=f"make 1 or 3 channels, not {channels}; name another plugin"):
+    with pytest.raises(UserError, match=f"support 1 or 3 channels, not {channels}; enable another plugin"):
         PlainTransforms().make_transforms(InputSpec(channels=channels))
 
 

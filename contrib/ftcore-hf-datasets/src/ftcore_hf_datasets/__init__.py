@@ -60,5 +60,5 @@ class HfDatasets:
             ctx.log.warning("splits are left out", source=source, left_out=left_out, used=list(parts))
         rows, reason = labelled_with_test(source, parts, self.config, config)
         if reason:
-            ctx.log.warning("the test split cannot be measured, and is left out", source=source, reason=reason)
+            ctx.log.warning("the test split cannot be evaluated, and is left out", source=source, reason=reason)
         return make_data(rows, config, ctx)

@@ -175,7 +175,7 @@ def _image_column(features: Mapping[str, Any], name: str | None) -> str:
     feature = features[name]
     is_pair = isinstance(feature, dict) and {*feature} == {"bytes", "path"}
     if name not in found and not is_pair and getattr(feature, "dtype", "") not in {"binary", "large_binary", "string"}:
-        raise UserError(f"hf_datasets.image: column {name!r} holds no images; it is {feature}")
+        raise UserError(f"hf_datasets.image: column {name!r} has no images; it is {feature}")
     return name
 
 

@@ -85,12 +85,13 @@ def targets(column: Column, config: RunConfig) -> Targets:
     kinds = ("multilabel",) if item is not None else _kinds(column.feature)
     if not kinds:
         raise UserError(
-            f"column {column.name!r} cannot be learnt; it is {column.feature}, and texts, numbers, ClassLabel and "
-            "lists of texts or ClassLabel can"
+            f"column {column.name!r} cannot be a target; it is {column.feature}, but texts, numbers, ClassLabel and "
+            f"lists "
+            "of texts or ClassLabel can"
         )
     kind = config.data.task or (kinds[0] if len(kinds) == 1 else None)
     if kind is None:
-        raise UserError(f"what column {column.name!r} means is not certain; say data.task={' or '.join(kinds)}")
+        raise UserError(f"what column {column.name!r} means is ambiguous; set data.task={' or '.join(kinds)}")
     if kind not in kinds:
         raise UserError(
             f"data.task is {kind} ({config.origin('data.task')}), and column {column.name!r} is {column.feature}, "

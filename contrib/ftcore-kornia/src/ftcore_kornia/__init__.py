@@ -26,13 +26,13 @@ class KorniaConfig:
     Attributes:
         mirror: probability that an image is mirrored left to right, in [0, 1].
         upside_down: probability that it is mirrored top to bottom, in [0, 1].
-        degrees: it is turned by at most so many, in [0, 180]; what comes into view repeats the edge.
+        degrees: maximum rotation, in [0, 180]; what comes into view repeats the edge.
         translate: it is moved by at most this share of its width and height, in [0, 1].
         zoom: it is enlarged or made smaller by at most this factor, >= 1.
         brightness: changed by at most this share, in [0, 1].
         contrast: as `brightness`.
         saturation: as `brightness`; for images of three channels.
-        hue: turned by at most this share of the colour circle, in [0, 0.5]; for images of three channels.
+        hue: maximum rotation as a fraction of the colour circle, in [0, 0.5]; for images of three channels.
         blur: probability of a Gaussian blur of 5 x 5 pixels, in [0, 1].
         erase: probability that a rectangle of 2 to 33 % of the image is made black, in [0, 1] (Zhong et al. 2017,
             arXiv:1708.04896).

@@ -24,7 +24,9 @@ __all__ = ["Search", "Space", "main"]
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.option("--search", "searches", multiple=True, required=True, metavar="KEY=SPACE", help="1e-5..1e-2:log or a,b,c")
-@click.option("--trials", type=click.IntRange(1), default=20, show_default=True, help="in all, those of before too")
+@click.option(
+    "--trials", type=click.IntRange(1), default=20, show_default=True, help="in total, including earlier ones"
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="of the sampler")
 @click.option("--prune/--no-prune", default=True, show_default=True, help="stop trials that are worse than the median")
 @click.option("--json", "as_json", is_flag=True, help="print the best trial as one JSON object")
@@ -38,7 +40,7 @@ def main(  # noqa: PLR0913 - click passes each option by name
     prune: bool,
     as_json: bool,
 ) -> None:
-    """Search FOLDER for the best of --search; behind `--` come the ARGUMENTS of `ftcore run`."""
+    """Search FOLDER for the best of --search; `--` is followed by the ARGUMENTS of `ftcore run`."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         spaces = [Space.parse(text) for text in searches]

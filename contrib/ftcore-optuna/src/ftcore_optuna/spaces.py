@@ -43,7 +43,7 @@ class Space:
 def _range(space: str) -> BaseDistribution:
     ends, _, how = space.partition(":")
     if how not in {"", "log"}:
-        raise ValueError(f"{how!r} is no way to draw; ':log' is one")
+        raise ValueError(f"{how!r} is not a distribution; expected ':log'")
     low, high = ends.split("..", 1)
     try:
         return IntDistribution(int(low), int(high), log=bool(how))

@@ -40,7 +40,7 @@ class LoraOptions:
 
 
 class Lora:
-    """Learns a low-rank update of each chosen layer, beside the new head (Hu et al. 2021, arXiv:2106.09685).
+    """Trains a low-rank update of each chosen layer, and the new head (Hu et al. 2021, arXiv:2106.09685).
 
     A layer W x becomes W x + alpha/r B A x, with A (r, in) random and B (out, r) zero at first, so that the run begins
     with the pre-trained network. Nothing else moves, not even running statistics.
@@ -94,7 +94,7 @@ class PeftOptions:
 
 
 class Peft:
-    """Learns adapters of another kind than LoRA, beside the new head; nothing else moves."""
+    """Trains adapters other than LoRA, and the new head; everything else is frozen."""
 
     Config = PeftOptions
 

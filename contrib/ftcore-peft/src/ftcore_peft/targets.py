@@ -79,8 +79,8 @@ def _check_read_inside(model: nn.Module, names: list[str], option: str) -> None:
         for path, kind in inside.items():
             if is_submodule_of(name, [path]):
                 raise UserError(
-                    f"{option}: {name} lies in a {kind}, which reads the weights of its layers instead of calling "
-                    "them, so its adapter would do nothing; leave it out"
+                    f"{option}: {name} is in a {kind}, which reads the weights of its layers instead of calling "
+                    "them, so its adapter would have no effect; remove it"
                 )
 
 

@@ -23,7 +23,7 @@ __all__ = ["main", "train"]
 @click.option("--max-failures", type=click.IntRange(0), default=0, show_default=True, help="restarts by Ray")
 @click.option("--address", metavar="ADDRESS", help="of a cluster, or auto; by default one on this machine")
 def main(arguments: Sequence[str], *, workers: int, use_gpu: bool, max_failures: int, address: str | None) -> None:
-    """Train on a Ray cluster; behind `--` come the ARGUMENTS of `ftcore run`."""
+    """Train on a Ray cluster; `--` is followed by the ARGUMENTS of `ftcore run`."""
     import ray
     from ftcore import UserError
 

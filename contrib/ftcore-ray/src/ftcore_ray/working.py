@@ -35,7 +35,7 @@ def folder_of(arguments: Sequence[str], here: Path) -> Path:
     named = sets.get("run.folder", "")
     folder = here / (named or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
     if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty; `ftcore resume {folder}` goes on with a run")
+        raise UserError(f"{folder} is not empty; `ftcore resume {folder}` resumes a run")
     return folder
 
 

@@ -35,7 +35,7 @@ class WebDatasetConfig:
     """Options of `webdataset`.
 
     Attributes:
-        images: endings of members that are pictures, without a dot in front; of a sample with several, the first in
+        images: file extensions of images, without a leading dot; of a sample with several, the first in
             this order is taken. An ending is all that follows the first dot of a name, e.g. ``left.jpg``.
         label: key of a sample's class in its ``.json``.
         index: folder in which the index of each shard is kept; by default the user's cache.

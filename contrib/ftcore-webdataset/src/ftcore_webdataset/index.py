@@ -211,7 +211,7 @@ class _Reader:
             text = self.file.read(member.size).decode("utf-8-sig").strip()
             return text if not member.name.endswith(".json") else _value(json.loads(text), self.label)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{self.url}!{shown(member.name)} is no label: {reason(error)}") from None
+            raise DataError(f"{self.url}!{shown(member.name)} is not a label: {reason(error)}") from None
 
     def _check_end(self, place: int) -> None:
         """See that the archive is whole; `tarfile` takes a damaged header for the end of it."""
@@ -224,7 +224,7 @@ class _Reader:
             raise DataError(f"shard {self.url} is damaged at byte {place}: what is there is no header of a tar file")
         if any(rest) or size - place > _MOST_PADDING:
             raise DataError(
-                f"shard {self.url} goes on behind its end mark at byte {place}; were several tar files joined to one?"
+                f"shard {self.url} continues after its end mark at byte {place}; were several tar files joined to one?"
             )
 
 

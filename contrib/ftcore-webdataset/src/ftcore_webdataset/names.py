@@ -54,7 +54,7 @@ def expand(pattern: str) -> list[str]:
         else:
             todo += [text[: found.start()] + choice + text[found.end() :] for choice in _choices(found[1], pattern)]
         if len(done) + len(todo) > _MOST:
-            raise UserError(f"{pattern!r} stands for more than {_MOST:,} shards")
+            raise UserError(f"{pattern!r} expands to more than {_MOST:,} shards")
     return sorted(set(done))
 
 
@@ -100,7 +100,7 @@ def compressed(url: str) -> str:
     """Say that a shard is compressed, and what to do."""
     return (
         f"shard {url} is compressed, so that no sample can be read without all before it; unpack it to a plain .tar "
-        "(gunzip, unzstd, ...): pictures are compressed already"
+        "(gunzip, unzstd, ...): images are already compressed"
     )
 
 

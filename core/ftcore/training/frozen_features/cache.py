@@ -113,7 +113,7 @@ def read(file: Path) -> tuple[Tensor, Tensor] | None:
         warn_unusable(file, error)
         return None
     if sealed != _seal(file, features, targets):
-        warn_unusable(file, ValueError("it is not as a run of this user has written it"))
+        warn_unusable(file, ValueError("it was not written by a run of this user"))
         return None
     return features, targets
 
@@ -150,5 +150,5 @@ def allocate(like: Tensor, rows: int, *, in_memory: bool) -> Tensor:
             reserve(file.fileno(), count * dtype.itemsize)
             return torch.from_file(file.name, shared=True, size=count, dtype=dtype).view(shape)
     except OSError as error:
-        hint = "--set train.precompute=never computes it in each epoch"
-        raise UserError(f"no room for what is computed once of each image: {error}; {hint}") from None
+        hint = "--set train.precompute=never computes features in each epoch"
+        raise UserError(f"not enough space for cached features: {error}; {hint}") from None

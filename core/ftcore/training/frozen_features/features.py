@@ -1,4 +1,4 @@
-"""What is frozen is computed once: what learns is fed with what it sees of each image, which is kept.
+"""Compute the frozen part of the network once per image, cache the features, and train the rest on them.
 
 A rewriting of the parts for the epochs in which everything before the head, or before some block, is frozen: other
 batches and a smaller network, in the same loop. Full networks are evaluated and saved in name and in substance: only
@@ -100,10 +100,12 @@ class FeatureStore:
         found = frozen_features_cache.read(file)
         good = found is not None and self._matches_first_batch(view, *found)
         if found and not good:
-            structlog.get_logger().warning("features of an earlier run are not those of now", file=str(file))
+            structlog.get_logger().warning(
+                "cached features of an earlier run differ; computing them again", file=str(file)
+            )
         if float(self.placement.reduce(float(good))) < self.placement.world_size:
             return None
-        structlog.get_logger().info("computed by an earlier run", view=view, file=str(file))
+        structlog.get_logger().info("reused from an earlier run", view=view, file=str(file))
         return found
 
     def _matches_first_batch(self, view: int, features: Tensor, targets: Tensor) -> bool:
@@ -128,11 +130,13 @@ class FeatureStore:
             start += len(batch.indices)
             if self.placement.rank == 0 and time.monotonic() - said >= PROGRESS_S:
                 said = time.monotonic()
-                print_progress(f"computed once: {start:,} of {count:,} images")
+                print_progress(f"caching features: {start:,} of {count:,} images")
         features, targets = kept
         if self.cache and self.placement.rank == 0:
             frozen_features_cache.write(self.cache.file(self.batches, view, self.size), features, targets)
-        structlog.get_logger().info("computed once", images=count, view=view, megabytes=round(features.nbytes / 1e6, 1))
+        structlog.get_logger().info(
+            "features cached", images=count, view=view, megabytes=round(features.nbytes / 1e6, 1)
+        )
         return features, targets
 
 
@@ -152,7 +156,7 @@ class FeatureLoader:
 
 @frozen(eq=False)
 class FrozenFeatures:
-    """What is computed once, and for how long.
+    """Which features are cached, and until which epoch.
 
     Attributes:
         train: what is kept of the images to learn from.
@@ -185,7 +189,7 @@ def plan_precompute(
     origin: Callable[[str], str],
     cache: Callable[[SplitPoint, int], FeatureCache | None],
 ) -> tuple[FrozenFeatures | None, str]:
-    """Return what of a run is computed once; or nothing, and why, if its network is frozen before the head.
+    """Return which features of a run are cached; or nothing, and why not, if its network is frozen before the head.
 
     Args:
         parts: of the run.
@@ -204,8 +208,8 @@ def plan_precompute(
     reason = _why_not(parts, network.transforms, point) or _too_large_or_unstable(parts, network.spec, point)
     if reason and keys:
         raise UserError(
-            f"train.{keys[0]} = {getattr(settings, keys[0])!r} ({origin(f'train.{keys[0]}')}), but nothing can be "
-            f"computed once: {reason}"
+            f"train.{keys[0]} = {getattr(settings, keys[0])!r} ({origin(f'train.{keys[0]}')}), but "
+            f"features cannot be cached: {reason}"
         )
     return (None, reason) if reason or point is None else (_build(parts, network.spec, point, cache), "")
 
@@ -216,14 +220,14 @@ def _why_not(parts: TrainingParts, transforms: Transforms, point: SplitPoint | N
     views = parts.train_config.views
     random = transforms.train != transforms.evaluate
     reasons: dict[str, Any] = {
-        "something before the head learns from the first epoch on": not point,
+        "layers before the head are trainable from the first epoch on": not point,
         f"the network has {len(parts.heads)} heads": len(parts.heads) > 1
         and point is not None
         and point.recorded_outputs is None,
-        "the network is nothing but its head": parts.heads == ("",),
+        "the network consists only of its head": parts.heads == ("",),
         "images are changed in batches": parts.data.batch_transforms,
-        f"the step looks at images: {', '.join(parts.objective.step.terms)}": parts.objective.step.terms,
-        "training images are augmented; train.views = K learns from K views of each": random and not views,
+        f"loss terms need the images: {', '.join(parts.objective.step.terms)}": parts.objective.step.terms,
+        "training images are augmented; train.views = K caches K views of each": random and not views,
         "training images are not augmented, so all views would be the same": views and not random,
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
@@ -238,7 +242,7 @@ def _too_large_or_unstable(parts: TrainingParts, spec: InputSpec, point: SplitPo
         return check_head_split(parts, spec) or _shortage(size)
     if point.module in parts.heads:
         return _shortage(size)
-    return f"what {point.module} sees takes {size / 1e9:.1f} GB" if size > MAX_IN_MEMORY_BYTES else ""
+    return f"the input of {point.module} needs {size / 1e9:.1f} GB" if size > MAX_IN_MEMORY_BYTES else ""
 
 
 def _probe_features(parts: TrainingParts, spec: InputSpec, at: str) -> Tensor:
@@ -268,9 +272,9 @@ def _build(
         FeatureStore(batches, compute, parts.placement, at_a_time, views, in_memory, later) for batches, views in splits
     )
     epochs = f", up to epoch {point.until_epoch}" if point.until_epoch < parts.train_config.epochs else ""
-    note = f"what {point.module} sees of each image, {shape} numbers, {size / 1e6:.1f} MB{epochs}"
+    note = f"the input of {point.module} for each image, {shape} numbers, {size / 1e6:.1f} MB{epochs}"
     if later:
-        note += f"; kept for later runs in {later.folder}"
+        note += f"; cached for later runs in {later.folder}"
     return FrozenFeatures(train, val, point, note)
 
 
@@ -284,4 +288,4 @@ def _shortage(size: int) -> str:
     folder = cache_folder() if size > MAX_IN_MEMORY_BYTES else None
     free = shutil.disk_usage(folder).free if folder else 0
     full = size > MAX_IN_MEMORY_BYTES and free < size
-    return f"it takes {size / 1e9:.1f} GB, and {folder or 'the cache'} has {free / 1e9:.1f} GB free" if full else ""
+    return f"they need {size / 1e9:.1f} GB, but {folder or 'the cache'} has {free / 1e9:.1f} GB free" if full else ""

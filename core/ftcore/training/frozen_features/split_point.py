@@ -238,9 +238,9 @@ def check_head_split(parts: TrainingParts, spec: InputSpec) -> str:
         network.train()
         freezing.set_frozen_eval(network, parts.plan, 0)
         if _continues_after_head(parts, images):
-            return f"the network goes on behind its head {parts.heads[0]}"
+            return f"layers follow the head {parts.heads[0]}"
         if not all(allclose_norm(module_input(parts, images, parts.heads[0]), features) for _ in range(3)):
-            return "what the head sees of an image is not always the same in train mode"
+            return "the features of an image are random in train mode"
     return ""
 
 

@@ -19,15 +19,15 @@ class ReportConfig:
     """Options of `report`.
 
     Attributes:
-        pictures: validation pictures that are shown in the page, small, of those that the network got most wrong; 0 to
-            24, 0 where the page will be seen by those who may not see them.
+        pictures: number of validation images with the highest loss to show in the page, 0 to
+            24; use 0 for confidential data.
     """
 
     pictures: int = field(default=24, validator=[validators.ge(0), validators.le(24)])
 
 
 class Report:
-    """Writes ``report.html`` after each epoch and at the end; what it is drawn from is in ``report.json``."""
+    """Writes ``report.html`` after each epoch and at the end; its data is in ``report.json``."""
 
     Config = ReportConfig
 

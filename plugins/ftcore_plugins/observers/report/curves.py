@@ -51,7 +51,7 @@ class Figure:
 
 
 def epoch_figures(epochs: Epochs, monitor: str, best: int | None) -> list[Figure]:
-    """Draw the loss, each metric that is a single number, and each term beside the loss."""
+    """Draw the loss, each metric that is a single number, and each term in addition to the loss."""
     if not epochs:
         return []
     marks = [(float(best), f"best {monitor}, epoch {best}")] if best else []
@@ -64,7 +64,7 @@ def epoch_figures(epochs: Epochs, monitor: str, best: int | None) -> list[Figure
     drawn += [_over_epochs(name, (Line("validation", _series(epochs, "val", name)),), marks) for name in names[:CHARTS]]
     drawn += [
         _over_epochs(
-            f"{name}, beside the loss", (Line("training", _series(epochs, "train", name), 2, dashed=True),), []
+            f"{name}, in addition to the loss", (Line("training", _series(epochs, "train", name), 2, dashed=True),), []
         )
         for name in terms[:CHARTS]
     ]
@@ -105,7 +105,7 @@ def epoch_table(epochs: Epochs) -> Table:
         )
         for epoch in subsample(epochs, ROWS)
     ]
-    note = f"{len(rows)} of {len(epochs):,} epochs; metrics.jsonl has all." if len(rows) < len(epochs) else ""
+    note = f"{len(rows)} of {len(epochs):,} epochs shown; metrics.jsonl has all." if len(rows) < len(epochs) else ""
     return Table("Epochs", columns, tuple(rows), note, label_columns=0)
 
 
@@ -130,7 +130,7 @@ def step_figures(record: Record) -> list[Figure]:
     if any(norm is not None for _, norm in norms):
         y = axis_for([norm for _, norm in norms], "norm of the gradient", log=True)
         label = f"norm of the gradient by step, at the end {number(norms[-1][1])}"
-        title = "norm of the gradient, before clipping"
+        title = "gradient norm before clipping"
         figures.append(Figure(title, lines(label, (Line("norm", norms, 3),), x, y)))
     return figures
 
@@ -159,4 +159,6 @@ def step_table(record: Record) -> Table:
         (f"{step[0]:,}", number(step[1]), *(number(points[place][1]) for _, points in rates[:GROUPS]), number(step[3]))
         for place, step in subsample(list(enumerate(record.steps)), ROWS // 2)
     ]
-    return Table("Logged steps", columns, tuple(rows), "Evenly chosen; log.jsonl has all.", label_columns=0)
+    return Table(
+        "Logged steps", columns, tuple(rows), "A sample at even intervals; log.jsonl has all.", label_columns=0
+    )

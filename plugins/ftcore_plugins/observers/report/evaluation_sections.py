@@ -103,7 +103,7 @@ def _classes(shown: Evaluation, counts: Mapping[str, Any], record: Record, metri
     error = scores.calibration_error(counts)
     shown = evolve(
         _each(shown, found),
-        intro=f"{sum(counts['hits']):,} of {images:,} images right, accuracy {_four(sum(counts['hits']) / images)}; "
+        intro=f"{sum(counts['hits']):,} of {images:,} images correct, accuracy {_four(sum(counts['hits']) / images)}; "
         f"mean F1 over classes {_four(scores.mean([each.f1 for each in found]))}.",
         figures=(_calibration(counts, error), *_matrix(counts, names)),
     )
@@ -124,8 +124,9 @@ def _calibration(counts: Mapping[str, Any], error: float | None) -> Figure:
         if b.images
     )
     remark = (
-        f"Expected calibration error {_four(error)}, over {len(bins)} bins (Guo et al. 2017). A bar is the share that "
-        "is right; where it ends below the line, the network is surer than it should be. The paler, the fewer images."
+        f"Expected calibration error {_four(error)}, over {len(bins)} bins (Guo et al. 2017). Bars show accuracy; a "
+        f"bar below "
+        "the diagonal means overconfidence. Paler bars have fewer images."
     )
     label = f"reliability diagram, expected calibration error {_four(error)}"
     table = Table("Calibration", ("confidence", "images", "mean confidence", "accuracy"), rows, label_columns=0)
@@ -152,20 +153,23 @@ def _reliability(label: str, bins: Sequence[Bin]) -> Markup:
 def _matrix(counts: Mapping[str, Any], names: Sequence[str]) -> tuple[Figure, ...]:
     if not TABLE < len(names) <= DRAWN:
         return ()
-    label = f"confusion matrix of {len(names)} classes, true classes downwards, predicted ones to the right"
+    label = f"confusion matrix of {len(names)} classes; rows are true classes, columns are predicted classes"
     most = sorted(counts["pairs"], key=lambda pair: -pair[2])[:ROWS]
     rows = tuple((names[true], names[predicted], f"{n:,}") for true, predicted, n in most)
     table = Table(
-        "Images by true and predicted class, most first", ("true", "predicted", "images"), rows, label_columns=2
+        "Images by true and predicted class, most frequent first",
+        ("true", "predicted", "images"),
+        rows,
+        label_columns=2,
     )
-    remark = "Rows: true classes. Columns: predicted. The darker, the larger a share of the row."
+    remark = "Rows: true classes. Columns: predicted. Darker cells are a larger fraction of the row."
     return (Figure("confusion matrix", matrix(label, counts["pairs"], counts["true"]), remark=remark, table=table),)
 
 
 def _confused(counts: Mapping[str, Any], names: Sequence[str]) -> tuple[Table, ...]:
     wrong = sorted(((n, t, p) for t, p, n in counts.get("pairs", ()) if t != p), reverse=True)[:PAIRS]
     rows = tuple((names[t], names[p], f"{n:,}", f"{100 * n / counts['true'][t]:.1f}%") for n, t, p in wrong)
-    columns = ("true", "taken for", "images", "of its images")
+    columns = ("true", "predicted as", "images", "fraction of the class")
     return (Table("Most often confused", columns, rows, label_columns=2),) if rows else ()
 
 
@@ -177,8 +181,8 @@ def _labels(shown: Evaluation, counts: Mapping[str, Any], record: Record, metric
     which = f", of the {len(figures)} labels with the lowest F1" if len(found) > len(figures) else ""
     return evolve(
         _each(shown, found),
-        intro=f"{counts['images']:,} images; a label counts whose probability is above 0.5; mean "
-        f"F1 over labels {_four(scores.mean([each.f1 for each in found]))}. The curves show other thresholds{which}.",
+        intro=f"{counts['images']:,} images; labels are predicted above a probability of 0.5; mean F1 "
+        f"over labels {_four(scores.mean([each.f1 for each in found]))}. The curves show other thresholds{which}.",
         figures=figures,
     )
 
@@ -217,10 +221,12 @@ def _scatter(name: str, grid: Mapping[str, Any], mean: float, std: float) -> Fig
     ]
     axis = Axis(mean + std * low, mean + std * (low + grid["side"] * width), "true")
     table = Table(
-        f"{name}, predicted by true", ("true, about", "images", "predicted, on average"), _means(cells), label_columns=0
+        f"{name}, predicted by true", ("true (bin)", "images", "mean prediction"), _means(cells), label_columns=0
     )
     drawing = scatter(f"predicted over true values of {name}", cells, axis, "true", "predicted")
-    remark = "Across: true. Upwards: predicted. The larger a disc, the more images; on the line both are equal."
+    remark = (
+        "Horizontal: true value, vertical: predicted value. Larger discs have more images; on the line both are equal."
+    )
     return Figure(f"{name}: predicted and true", drawing, remark=remark, table=table)
 
 
@@ -244,7 +250,9 @@ def _residuals(name: str, bins: Mapping[str, Any], std: float) -> Figure:
     rows = tuple((number(bar.low), number(bar.high), f"{bar.height:.0f}") for bar in drawn)
     table = Table(f"{name}, residuals", ("from", "to", "images"), rows, label_columns=0)
     drawing = bars(f"residuals of {name}: images by predicted minus true value", drawn, x, y)
-    return Figure(f"{name}: residuals", drawing, remark="The first and the last hold what is beyond.", table=table)
+    return Figure(
+        f"{name}: residuals", drawing, remark="The first and last bins include all values beyond.", table=table
+    )
 
 
 def _four(value: float | None) -> str:

@@ -134,8 +134,8 @@ def _state(record: Record, epochs: Sequence[Mapping[str, Any]]) -> tuple[str, st
         return "training", f"{done} so far"
     if end == "finished":
         early, skipped = record.result.get("stopped_early"), record.result.get("skipped_steps")
-        why = f", for {record.monitor} got no better" if early else ""
-        return "finished", f"{done}{why}" + (f"; {skipped:,} optimizer steps made no update" if skipped else "")
+        why = f": early stopping, {record.monitor} did not improve" if early else ""
+        return "finished", f"{done}{why}" + (f"; {skipped:,} optimizer steps were skipped" if skipped else "")
     return "stopped", f"{done}; {end}"
 
 
@@ -176,7 +176,7 @@ def _speed(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     if not seconds:
         return []
     images = sum(epoch["samples_per_second"] * epoch["training_seconds"] for epoch in epochs)
-    return [("images a second", number(images / seconds), f"{images:,.0f} trained on, in {_time(seconds)} of training")]
+    return [("images per second", number(images / seconds), f"{images:,.0f} images trained on in {_time(seconds)}")]
 
 
 def _gain(record: Record, epochs: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -190,7 +190,7 @@ def _gain(record: Record, epochs: Sequence[Mapping[str, Any]], chosen: Mapping[s
     probe = next(epoch for epoch in epochs if epoch["epoch"] == probes[-1])["val"][record.monitor]
     gain = chosen["val"][record.monitor] - probe
     sign = "+" if gain >= 0 else "-"
-    remark = f"{record.monitor} {_four(probe)} in epoch {probes[-1]}, before more than the head learnt"
+    remark = f"{record.monitor} {_four(probe)} in epoch {probes[-1]}, before more than the head was trained"
     return [("gain over a linear probe", f"{sign}{_four(abs(gain))}", remark)]
 
 
@@ -224,7 +224,7 @@ def _plugins(manifest: Mapping[str, Any]) -> Table:
         )
         for plugin in manifest.get("plugins", [])
     ]
-    return Table("Plugins", ("plugin", "answers", "from", "named by", "SHA-256 of its source"), tuple(rows))
+    return Table("Plugins", ("plugin", "answers", "from", "enabled by", "SHA-256 of its source"), tuple(rows))
 
 
 def _setting_table(title: str, settings: Sequence[Setting]) -> Table:
@@ -238,8 +238,8 @@ def _versions(manifest: Mapping[str, Any]) -> Table:
         *manifest.get("libraries", {}).items(),
         *((name, str(value)) for name, value in manifest.get("machine", {}).items()),
         ("data", f"{data['source']}, {data['train']:,} to train on, {data['val']:,} to validate") if data else (),
-        ("fingerprint of the data", str(data.get("fingerprint", ""))[:16]),
-        ("fingerprint of the starting weights", str(manifest.get("weights", ""))[:16]),
+        ("data fingerprint", str(data.get("fingerprint", ""))[:16]),
+        ("fingerprint of the initial weights", str(manifest.get("weights", ""))[:16]),
         ("git commit", str(manifest.get("git_commit") or "none")),
     ]
     return Table("Versions", ("what", "which"), tuple(tuple(row) for row in rows if row) if manifest else ())
@@ -248,9 +248,7 @@ def _versions(manifest: Mapping[str, Any]) -> Table:
 def _starts(record: Record) -> Table:
     rows = []
     for place, start in enumerate(record.starts):
-        began = (
-            "begun" if not start["step"] else f"gone on with after step {start['step']:,}, epoch {start['epoch'] + 1}"
-        )
+        began = "begun" if not start["step"] else f"resumed after step {start['step']:,}, epoch {start['epoch'] + 1}"
         missing = "training" if place == len(record.starts) - 1 else "killed"
         rows.append((str(place + 1), start["at"], began, start["until"] or "", start["end"] or missing))
-    return Table("Begun and gone on with", ("", "when", "what", "until", "how it ended"), tuple(rows))
+    return Table("Sessions (started and resumed)", ("", "when", "what", "until", "end"), tuple(rows))

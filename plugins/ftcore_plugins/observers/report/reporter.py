@@ -145,7 +145,7 @@ class Reporter:
             UserError: the folder has no record of the run, or the page cannot be written.
         """
         if not (folder / record.FILE).is_file():
-            raise UserError(f"there is no {folder / record.FILE}, which the plugin report writes while a run goes")
+            raise UserError(f"there is no {folder / record.FILE}, which the plugin report writes during a run")
         kept = record.read(folder)
         if heat:
             from .thumbnails import explain
@@ -159,7 +159,7 @@ class Reporter:
             raise UserError(f"cannot write {folder / FILE}: {error.strerror or error}") from None
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise UserError(f"{folder / record.FILE} is damaged, and no page can be drawn of it ({reason})") from None
+            raise UserError(f"{folder / record.FILE} is damaged, so no report can be written ({reason})") from None
         return folder / FILE
 
 

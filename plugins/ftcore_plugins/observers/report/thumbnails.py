@@ -57,7 +57,9 @@ def explain(evaluation: dict[str, Any], heat: Callable[[int, str, str], Image.Im
     samples = [*evaluation.get("confident", ()), *evaluation.get("worst", ())]
     shown = [sample for sample in samples if sample["picture"]]
     if not shown:
-        raise UserError("there is nothing to draw on: the page shows no picture of the best epoch (report.pictures)")
+        raise UserError(
+            "the report shows no images of the best epoch, so there is nothing to overlay (report.pictures)"
+        )
     for sample in shown:
         said, _ = sample["said"][0]
         sample["heat"] = thumbnail(heat(sample["index"], sample["name"], said))

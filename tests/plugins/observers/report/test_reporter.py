@@ -414,7 +414,7 @@ def test_the_page_says_what_was_decided_and_where_each_setting_came_from(classes
     assert ["train.epochs", "2", "--set train.epochs=2"] in found["Set for this run"]
     assert ["adamw.lr", "0.001", "default"] in found["Defaults"]
     assert ["torch", torch.__version__.partition("+")[0]] in [row[:2] for row in found["Versions"]]
-    assert {row[0] for row in found["what learns"]} >= {"layer1", "head"}
+    assert {row[0] for row in found["trainable parameters"]} >= {"layer1", "head"}
     assert "56,229 / 56,229 parameters are trainable" in classes.page
 
 
@@ -434,9 +434,9 @@ def test_what_is_frozen_is_told_with_its_number_of_parameters(tmp_path: Path) ->
     fit(config(tmp_path / "run", "train.epochs=1", plugins=("freeze_backbone",)))
 
     text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    rows = {row[0]: row[1:] for row in Tables(text).found["what learns"]}
+    rows = {row[0]: row[1:] for row in Tables(text).found["trainable parameters"]}
     assert rows["layer1"][:3] == ["frozen", "352", "0"]
-    assert rows["head"][:3] == ["learns", "325", "325"]
+    assert rows["head"][:3] == ["trainable", "325", "325"]
     assert "325 / 56,229 parameters are trainable" in text
 
 
@@ -445,8 +445,8 @@ def test_what_is_released_later_is_told_with_its_epoch(tmp_path: Path) -> None:
     fit(config(tmp_path / "run", released, plugins=("gradual_unfreeze",)))
 
     found = Tables((tmp_path / "run" / "report.html").read_text(encoding="utf-8")).found
-    assert found["what is released later"][1:] == [["1", "head"], ["2", "layer3"]]
-    assert ["layer3", "frozen", "36,992", "0"] in [row[:4] for row in found["what learns"]]
+    assert found["unfrozen later"][1:] == [["1", "head"], ["2", "layer3"]]
+    assert ["layer3", "frozen", "36,992", "0"] in [row[:4] for row in found["trainable parameters"]]
 
 
 def test_the_gain_over_the_head_alone_is_told_where_that_was_trained_first(tmp_path: Path) -> None:
@@ -461,7 +461,7 @@ def test_the_gain_over_the_head_alone_is_told_where_that_was_trained_first(tmp_p
     probe = max(scores[:2])
     assert max(scores) == max(scores[2:])
     value = f'<span class="what">gain over a linear probe</span><span class="value">+{max(scores) - probe:.4f}</span>'
-    remark = f"accuracy {probe:.4f} in epoch {scores.index(probe) + 1}, before more than the head learnt"
+    remark = f"accuracy {probe:.4f} in epoch {scores.index(probe) + 1}, before more than the head was trained"
     assert f'{value}<span class="remark">{remark}</span>' in shown[0]
     assert not any("linear probe" in text.partition("<nav")[0] for text in shown[1:])
 
@@ -551,8 +551,8 @@ def test_pictures_that_are_others_now_are_not_drawn_on(tmp_path: Path) -> None:
 def test_the_command_refuses_a_run_without_a_report_and_a_folder_of_no_run(tmp_path: Path) -> None:
     fit(config(tmp_path / "run", "train.epochs=1", without=("report",)))
 
-    assert "was made without it" in invoke("report", tmp_path / "run").err
-    assert "is no run folder" in invoke("report", tmp_path).err
+    assert "was made without a plugin that writes a report" in invoke("report", tmp_path / "run").err
+    assert "is not a run folder" in invoke("report", tmp_path).err
 
 
 DAMAGE = ["{", "null", "[]", '{"epoch": 1}', '{"epoch": 1, "val": 3}', "[" * 100_000, "\0\xff"]
@@ -574,7 +574,7 @@ def test_the_command_leaves_out_damaged_lines_of_the_history_and_says_so(classes
     )
     assert found == expected
     for name, lines in (("metrics.jsonl", len(DAMAGE) + 2), ("log.jsonl", 2)):
-        assert f"damaged lines are left out (file={run / name}, lines={lines})" in result.err
+        assert f"damaged lines are ignored (file={run / name}, lines={lines})" in result.err
 
 
 @pytest.mark.parametrize(
@@ -589,7 +589,7 @@ def test_a_record_that_no_page_can_be_drawn_of_is_one_message_or_an_empty_page(
     result = invoke("report", run)
 
     assert result.code in {0, 2}
-    assert result.code == 0 or f"{run / 'report.json'} is damaged, and no page can be drawn of it" in result.err
+    assert result.code == 0 or f"{run / 'report.json'} is damaged, so no report can be written" in result.err
 
 
 def test_the_command_says_that_the_record_is_gone(classes: Seen, tmp_path: Path) -> None:
@@ -607,7 +607,7 @@ def test_no_picture_is_in_the_page_where_that_was_asked_for(tmp_path: Path) -> N
 
     text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "data:image" not in text
-    assert "there is nothing to draw on: the page shows no picture" in invoke("report", tmp_path / "run", "--why").err
+    assert "the report shows no images" in invoke("report", tmp_path / "run", "--why").err
     assert "Most confident mistakes" not in text
     assert "Precision, recall and F1 of each class" in text
 
@@ -678,9 +678,9 @@ def test_a_run_that_was_stopped_and_gone_on_with_shows_its_whole_history(tmp_pat
     assert "stopped by SIGTERM after step" in stopped
     assert [start["step"] for start in found.starts] == [0, 32]
     assert [row[0] for row in Tables(text).found["Epochs"][1:]] == ["1", "2", "3", "4"]
-    assert [row[2] for row in Tables(text).found["Begun and gone on with"][1:]] == [
+    assert [row[2] for row in Tables(text).found["Sessions (started and resumed)"][1:]] == [
         "begun",
-        "gone on with after step 32, epoch 3",
+        "resumed after step 32, epoch 3",
     ]
     assert found.steps == whole.steps
     assert (found.best, found.best_evaluation) == (whole.best, whole.best_evaluation)
@@ -981,7 +981,7 @@ def test_the_tile_of_images_a_second_counts_what_was_spent_before_the_first_step
     assert report["samples_per_second"] == pytest.approx(2 * images / spent)
     shown = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     tile = re.search(
-        r"images a second.{,80}?([\d,.]+)<.{,200}? trained on, in ([\d.]+) s of training", shown, re.DOTALL
+        r"images per second.{,80}?([\d,.]+)<.{,200}? images trained on in ([\d.]+) s of training", shown, re.DOTALL
     )
     assert tile
     assert float(tile[1].replace(",", "")) == pytest.approx(2 * images / spent, rel=1e-3)
@@ -994,4 +994,4 @@ def test_a_page_of_a_run_that_wrote_down_no_seconds_of_training_has_no_tile_of_t
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8")
     (folder / "metrics.jsonl").write_text(re.sub(r', ?"training_seconds": ?[\d.e-]+', "", lines), encoding="utf-8")
 
-    assert "images a second" not in page(folder, record.read(folder), record.read_epochs(folder))
+    assert "images per second" not in page(folder, record.read(folder), record.read_epochs(folder))
