@@ -40,7 +40,18 @@ from .types.events import (
 from .types.model import Backbone, FreezePlan, HeadSlot, HubExporter, InputSpec, ModelInfo, TokenSpec
 from .types.table import Table
 from .types.task import Fitted, Prediction, SourceTargets, Task
-from .types.training import ForwardPass, Loss, ParamGroup, Precision, Recipe, Regularizer, Schedule, Step, WeightAverage
+from .types.training import (
+    ForwardPass,
+    Loss,
+    Moment,
+    ParamGroup,
+    Precision,
+    Recipe,
+    Regularizer,
+    Schedule,
+    Step,
+    WeightAverage,
+)
 
 if TYPE_CHECKING:
     from .inference.load import load
@@ -70,6 +81,7 @@ __all__ = [
     "Loss",
     "Matched",
     "ModelInfo",
+    "Moment",
     "Observer",
     "ParamGroup",
     "Parsed",

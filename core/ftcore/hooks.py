@@ -47,20 +47,20 @@ COLLECT_HOOKS = frozenset({"batch_transforms", "list_models", "make_metrics", "m
 
 
 @_hookspec
-def make_task(name: str, config: RunConfig, ctx: Context) -> type[Task] | None:
-    """Return the class of a task: what targets, outputs and predictions are, and what is saved of it with the model.
-
-    `name` is what ``data.task`` or a source of data says, or ``model.json`` of a run: answer only for yours. Called by
-    `build_data` through `ctx.make_task`, and whenever a model is loaded.
-    """
-
-
-@_hookspec
 def build_data(source: str | None, config: RunConfig, ctx: Context) -> Data | None:
     """Index the images; decode none.
 
     Called first, so that errors in the data are found before heavy imports. Return None for forms of `source` that
     the plugin does not support (``digits:5-9``, a folder); `source` is None if the user set none.
+    """
+
+
+@_hookspec
+def make_task(name: str, config: RunConfig, ctx: Context) -> type[Task] | None:
+    """Return the class of a task: what targets, outputs and predictions are, and what is saved of it with the model.
+
+    `name` is what ``data.task`` or a source of data says, or ``model.json`` of a run: answer only for yours. Called by
+    `build_data` through `ctx.make_task`, and whenever a model is loaded.
     """
 
 
@@ -149,7 +149,11 @@ def make_optimizer(param_groups: Sequence[ParamGroup], config: RunConfig, ctx: C
 
 @_hookspec
 def make_loss(task: Task, config: RunConfig, ctx: Context) -> Loss | Any | None:
-    """Make the loss; a bare callable ``(outputs, targets) -> scalar`` counts as a mean over samples."""
+    """Make the loss; a bare callable ``(outputs, targets) -> scalar`` counts as a mean over samples.
+
+    Answer only where `isinstance` says that the task is one you know. A loss with a method ``at`` is told epoch and
+    step: see `ftcore.Moment`.
+    """
 
 
 @_hookspec

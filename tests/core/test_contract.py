@@ -64,8 +64,8 @@ def test_every_argument_and_answer_of_a_hook_is_typed_and_none_may_be_returned(h
 def test_the_hooks_and_their_arguments_are_those_of_the_api_version() -> None:
     assert hooks.HOOK_API == (2, 0)
     assert dict(HOOK_ARGUMENTS) == {
-        "make_task": ("name", "config", "ctx"),
         "build_data": ("source", "config", "ctx"),
+        "make_task": ("name", "config", "ctx"),
         "build_model": ("name", "weights", "config", "ctx"),
         "make_transforms": ("spec", "task", "config", "ctx"),
         "batch_transforms": ("task", "spec", "config", "ctx"),

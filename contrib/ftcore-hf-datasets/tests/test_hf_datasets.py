@@ -306,7 +306,7 @@ def test_several_labels_an_image(tmp_path: Path) -> None:
     result = run(folder, tmp_path / "run")
 
     assert result.code == 0, result.err
-    assert (found.kind, found.values[:3]) == ("multilabel", [["warm"], [], ["warm", "dark"]])
+    assert (found.task, found.values[:3]) == ("multilabel", [["warm"], [], ["warm", "dark"]])
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["data"]["names"] == ["dark", "warm"]
 

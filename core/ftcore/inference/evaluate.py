@@ -17,6 +17,7 @@ from ftcore.errors import UserError
 from ftcore.plugins.calls import HookCalls
 from ftcore.plugins.startup import activate
 from ftcore.system.cpu import retain_freed_memory, set_threads
+from ftcore.training.listeners import tell_loss
 from ftcore.types.table import Table
 
 from . import load
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from ftcore.types.data import SampleDataset
     from ftcore.types.distributed import Placement
     from ftcore.types.task import Task
-    from ftcore.types.training import Loss, Precision
+    from ftcore.types.training import Loss, Moment, Precision
 
     from .model import Member, Model
 
@@ -131,7 +132,7 @@ def prepare(folder: Path, source: str | None = None, split: str | None = None) -
         model=_move_to_devices(model, placements),
         loaders=loaders,
         precision=precision,
-        loss=_loss(calls, model.task, device),
+        loss=_loss(calls, model.task, device, saved[0].moment),
         metrics={name: metric.to(device) for name, metric in calls.make_metrics(model.task).items()},
         config=host.config,
         measured=measured,
@@ -160,7 +161,7 @@ def _loader(
     return make_batches(prepared, size, workers, device, on_device_transform=on_device)
 
 
-def _loss(calls: HookCalls, task: Task, device: torch.device) -> Loss | None:
+def _loss(calls: HookCalls, task: Task, device: torch.device, now: Moment | None) -> Loss | None:
     """Make the run's loss; one that cannot be made leaves the metrics to themselves."""
     try:
         loss = calls.make_loss(task)
@@ -169,6 +170,7 @@ def _loss(calls: HookCalls, task: Task, device: torch.device) -> Loss | None:
         return None
     if isinstance(loss.function, torch.nn.Module):
         loss.function.to(device)
+    tell_loss(loss.function, now)
     return loss
 
 

@@ -18,6 +18,7 @@ from ftcore.plugins import trust
 from ftcore.system.files import read_json
 from ftcore.types.abilities import Averaged, require
 from ftcore.types.model import InputSpec, input_spec_from_dict
+from ftcore.types.training import Moment
 
 from .model import Member, Model
 from .saved_checks import check_input, check_share
@@ -48,6 +49,7 @@ class SavedModel:
         spec: what its images must look like.
         share: of its say in an ensemble, > 0; all add up to 1.
         reference: outputs of the evaluated network for known inputs; None for older runs.
+        moment: when that was; None where nothing listened.
     """
 
     description: dict[str, Any]
@@ -58,6 +60,7 @@ class SavedModel:
     spec: InputSpec
     share: float = 1.0
     reference: ReferenceOutputs | None = None
+    moment: Moment | None = None
 
 
 def load(run: str | Path, plugins: Sequence[str] = ()) -> Model:
@@ -197,6 +200,7 @@ def _saved(description: dict[str, Any], file: Path) -> SavedModel:
         spec=input_spec_from_dict(_tuples(description["input"])),
         share=description.get("share", 1.0),
         reference=_reference(description.get("reference")),
+        moment=Moment(**description["moment"]) if "moment" in description else None,
     )
 
 

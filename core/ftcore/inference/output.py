@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -65,7 +65,7 @@ class PredictionWriter:
     def line(self, found: Prediction) -> str:
         """Return one prediction."""
         if self.as_json:
-            return to_json(prediction_to_dict(found, self.task, self.top))
+            return to_json({"path": str(found.path)} | self.task.data(found, self.top))
         if self.as_csv:
             cells = _top_pairs(found, self.top) if self.top else self.task.cells(found)
             return self._csv([str(found.path), *cells])
@@ -75,18 +75,6 @@ class PredictionWriter:
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow(cells if self.raw_csv else map(spreadsheet_cell, cells))
         return line.getvalue()[:-1]
-
-
-def prediction_to_dict(found: Prediction, task: Task, top: int | None = None) -> dict[str, Any]:
-    """Return a prediction as plain data: ``values``, ``labels`` of a task that has them, and ``path`` if it has one.
-
-    Args:
-        found: the prediction.
-        task: what it is about.
-        top: how many values, the most probable ones; None for all.
-    """
-    path = {"path": str(found.path)} if found.path else {}
-    return path | task.data(found, top)
 
 
 def _top_pairs(found: Prediction, number: int) -> list[str]:

@@ -32,7 +32,6 @@ from ftcore.system.logging import format_event
 
 from .batcher import Batcher
 from .decoder import Decoder
-from .output import prediction_to_dict
 from .predict import transform
 from .serve_access import Access, Guard, refusal
 from .serve_connection import Connection, room_for_connections
@@ -125,7 +124,7 @@ class _Endpoints:
             found = await _while_connected(request, self.answer(body, share))
         self.numbers.seconds.observe(time.monotonic() - began)
         self.numbers.requests.labels(200).inc()
-        answer = to_json(prediction_to_dict(found, self.model.task, top))  # which a network that is NaN has none of
+        answer = to_json(self.model.task.data(found, top))  # which a network that is NaN has none of
         return Response(answer, media_type="application/json")
 
     async def answer(self, body: bytearray, share: Share) -> Prediction:

@@ -40,14 +40,17 @@ def find_task(host: Any, name: str) -> type[Task]:
 
 
 def check_task(host: Any, task: Task) -> None:
-    """Refuse a task that could not be read again with the model; what is only measured is not saved.
+    """Refuse a task that was not asked for, or that could not be read again with the model.
 
     Raises:
-        UserError: it is not what its class reads from its own state.
+        UserError: ``data.task`` names another, or it is not what its class reads from its own state.
     """
     if not isinstance(task, Task):
         raise UserError(f"Data.task is {task!r:.80}, a {type(task).__name__}; expected an ftcore.Task")
-    kind = find_task(host, task.name)
+    kind, asked = find_task(host, task.name), host.config.data.task
+    if asked not in {None, task.name}:
+        origin, data = host.config.origin("data.task"), " and ".join(map(str, host.contributors("build_data")))
+        raise UserError(f"data.task = {asked!r} ({origin}), and {data} gives a task {task.name!r}")
     if host.config.measuring:
         return
     try:

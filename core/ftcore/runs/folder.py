@@ -23,6 +23,7 @@ from ftcore.plugins.discovery import discover
 from ftcore.plugins.references import resolve
 from ftcore.system.files import open_regular, open_text
 from ftcore.training import resume_state
+from ftcore.training.listeners import moment
 from ftcore.training.nonfinite import NONFINITE_DIR
 from ftcore.training.state import Progress
 
@@ -82,6 +83,8 @@ class RunFolder:
             if self.writer:
                 description = {**self.model, "epoch": event.epoch, "monitor": event.monitor, "metrics": dict(event.val)}
                 description |= {"reference": asdict(said)} if said else {}
+                if parts.listeners:
+                    description["moment"] = asdict(moment(parts, progress)) | {"epoch": progress.epoch - 1}
                 network = parts.model_at(progress.epoch - 1)
                 captured = checkpoint.CapturedState({"model": network}, {"model": description}, is_checkpoint=False)
                 self.writer.write(captured, self.path / "model")

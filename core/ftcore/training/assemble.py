@@ -22,6 +22,7 @@ from ftcore.types.model import TokenSpec
 
 from .frozen_features.cache import make_feature_cache
 from .frozen_features.features import plan_precompute
+from .listeners import find_listeners
 from .loop import backward
 from .monitoring import check_metrics_are_defined
 from .oom import halve_on_oom
@@ -111,6 +112,7 @@ def assemble(config: RunConfig, calls: HookCalls, data: Data) -> Assembly:
         observers=observers,
         train_config=config.train,
     )
+    parts = evolve(parts, listeners=find_listeners(parts.objective, changes))
     _check_parts(calls, network, parts)
     once, why_not = plan_precompute(
         parts, network, config.origin, partial(make_feature_cache, config, data, parts, network.spec)

@@ -23,6 +23,7 @@ from ftcore.types.training import ForwardPass, sample_count
 
 from .evaluation import evaluate, forward
 from .gradients import all_finite, check_updates, clip, optimizer_step, step_scheduler, sum_terms, warn_of_skipped
+from .listeners import tell
 from .monitoring import comparable, should_stop_early, update_best, warn_without_best
 from .oom import split_micro_batches
 from .state import EpochProgress
@@ -65,6 +66,7 @@ def fit(
             progress.current.seconds += time.monotonic() - began  # what is computed once is computed to train on it
             train_epoch(now, progress, on_boundary)
         started = time.monotonic()
+        tell(now, progress)
         val = evaluate(now, model_for_evaluation(now, progress.epoch), on_boundary)
         freezing.check_unchanged(frozen_digests, parts.frozen_at(progress.epoch), progress.epoch)
         event = end_epoch(parts, progress, val, time.monotonic() - started)
@@ -191,6 +193,7 @@ def compute_gradient(
     parts: TrainingParts, window: Sequence[Batch], progress: Progress
 ) -> tuple[dict[str, Tensor], Any]:
     """Compute the gradient of a window, and return what `train_step` returns; a function of where the run is."""
+    tell(parts, progress)
     placement, seed = parts.placement, parts.train_config.seed
     seed_step(placement.device, derive_seed("step", seed, progress.step))
     window = [apply_batch_transforms(parts, batch) for batch in window]
@@ -270,9 +273,7 @@ def penalties(parts: TrainingParts) -> dict[str, Tensor]:
 def apply_batch_transforms(parts: TrainingParts, batch: Batch) -> Batch:
     """Let the batch transforms change a whole micro-batch, and return this process's share.
 
-    Classes become one-hot where they are mixed.
-
-    Whole, because they mix images that different processes have.
+    Whole, because they mix images that different processes have; classes become one-hot where they are mixed.
     """
     if not parts.data.batch_transforms:
         return batch

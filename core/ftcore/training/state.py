@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ftcore.types.events import Event, Observer
     from ftcore.types.model import FreezePlan
     from ftcore.types.task import Task
-    from ftcore.types.training import Loss, Precision, Regularizer, Schedule, Step, WeightAverage
+    from ftcore.types.training import Loss, Moment, Precision, Regularizer, Schedule, Step, WeightAverage
 
 
 class Backward(Protocol):
@@ -138,6 +138,7 @@ class TrainingParts:
         stateful: name -> plugin, observer or loss that has a `state_dict` of its own, which checkpoints hold.
         observers: are told what happens.
         train_config: the ``[train]`` section.
+        listeners: are told where the run is; see `ftcore.Moment`.
         frozen_features: what of the network is computed once, or None.
         to_trained_module: network -> what batches go through: itself, or its head where the loaders give what that
             sees.
@@ -154,6 +155,7 @@ class TrainingParts:
     stateful: Mapping[str, Any]
     observers: Sequence[Observer]
     train_config: TrainConfig
+    listeners: tuple[Callable[[Moment], None], ...] = ()
     frozen_features: PartsByEpoch | None = None
     to_trained_module: Callable[[nn.Module], nn.Module] = identity
 

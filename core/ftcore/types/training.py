@@ -17,6 +17,26 @@ if TYPE_CHECKING:
 
 
 @frozen
+class Moment:
+    """Where a run is; after a resume the same as without.
+
+    What has a method ``at(now: Moment) -> None`` of a loss, a step and its terms, batch transforms and penalties is
+    told on every rank, before each optimizer step and before each evaluation; it may be told the same twice.
+
+    Attributes:
+        epoch: that is trained, or was and is evaluated, from 0.
+        step: optimizer steps done in the whole run.
+        epochs: that are to be trained.
+        steps_per_epoch: optimizer steps in each, > 0.
+    """
+
+    epoch: int
+    step: int
+    epochs: int
+    steps_per_epoch: int
+
+
+@frozen
 class ParamGroup:
     """Parameters that share their optimizer settings.
 

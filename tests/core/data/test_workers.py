@@ -24,6 +24,7 @@ import torch
 from ftcore import DataError
 from ftcore.data.loader import TransformedDataset, make_batches
 from ftcore.data.workers import name_lost_samples
+from ftcore_plugins.tasks import Classification
 
 FATE, PAUSE = getattr(signal, sys.argv[1], None), float(sys.argv[2])
 

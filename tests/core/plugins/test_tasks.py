@@ -59,6 +59,23 @@ def test_a_task_that_cannot_be_read_again_is_refused_before_the_first_step(
     assert not (tmp_path / "run").exists()
 
 
+def test_data_of_another_task_than_the_one_that_was_asked_for_is_refused(tmp_path: Path) -> None:
+    text = """
+from ftcore import Data, hookimpl
+from ftcore_plugins.tasks import Classification
+
+@hookimpl
+def build_data():
+    return Data([], [], Classification(("a", "b"), (1, 1), 2), "0")
+"""
+
+    result = run(tmp_path, text, "--set", "data.task=regression")
+
+    assert result.code == 2
+    assert "data.task = 'regression' (--set data.task=regression), and hooks (" in result.err
+    assert "gives a task 'classification'" in result.err
+
+
 def test_a_class_of_another_name_is_refused(tmp_path: Path) -> None:
     text = HOOKS.format(method="pass").replace('if name == "odd" else None', 'if name == "even" else None')
 

@@ -222,8 +222,8 @@ def refusals(run: Path) -> dict[str, tuple[Sequence[Any], str]]:
         "r_drop": ((*new, "--plugin", "r_drop"), "r_drop compares probabilities, but a count task has none"),
         "focal": ((*new, "--plugin", "focal"), "plugin focal (ftcore"),
         "name": (
-            (*new, "--set", "data.task=regresion"),
-            "for a task 'regresion' (--set data.task=regresion); did you mean 'regression'",
+            (*new, "--set", "data.task=regressio"),
+            "for a task 'regressio' (--set data.task=regressio); did you mean 'regression'",
         ),
     }
 

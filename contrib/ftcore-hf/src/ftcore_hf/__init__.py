@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from attrs import field, frozen, validators
+from attrs import evolve, field, frozen, validators
 from ftcore import TokenSpec, Transforms, hookimpl
 
 if TYPE_CHECKING:
@@ -56,11 +56,15 @@ class HuggingFace:
         """Read a table of texts: CSV or TSV."""
         if source is None or not source.startswith(TEXTS):
             return None
-        from ftcore.data import make_data
+        from ftcore.data import make_data, parse_targets
 
         from .texts import labelled
 
-        return make_data(labelled(source.removeprefix(TEXTS), self.config, config), config, ctx)
+        found = labelled(source.removeprefix(TEXTS), self.config, config)
+        if found.task not in {"classification", "multilabel", "regression"}:  # another plugin's reads cells itself
+            rows = ([cell] for cell in found.values)
+            found = evolve(found, values=parse_targets(ctx.make_task(found.task), rows, found.images.name))
+        return make_data(found, config, ctx)
 
     @hookimpl
     def build_model(self, name: str | None, weights: str, config: RunConfig) -> Backbone | None:

@@ -60,11 +60,11 @@ def labelled(file: str, options: HuggingFaceConfig, config: RunConfig) -> Labell
     rows = _rows(path)
     columns = {name: _column(rows, path, name) for name in (options.text, options.target)}
     values: Sequence[Any] = columns[options.target]
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] = (options.target,)
     if kind == "regression":
-        values, names = _numbers(values, path, options.target), (options.target,)
+        values = _numbers(values, path, options.target)
     elif kind == "multilabel":
-        values = [[label.strip() for label in value.split(";") if label.strip()] for value in values]
+        names, values = (), [[label.strip() for label in value.split(";") if label.strip()] for value in values]
     split = options.split or ("split" if "split" in rows[0] else None)
     return LabelledImages(
         images=cast("Any", Table(file, PackedStrings.of(columns[options.text]))),

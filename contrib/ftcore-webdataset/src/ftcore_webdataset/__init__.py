@@ -10,7 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen, validators
+from attrs import evolve, field, frozen, validators
 from ftcore import Data, UserError, hookimpl
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class WebDataset:
         """Find the shards, index those that are new or have changed, and join their members to samples."""
         if source is None or not source.startswith(PREFIX):
             return None
-        from ftcore.data import make_data
+        from ftcore.data import make_data, parse_targets
 
         from .names import find_shards
         from .samples import labelled
@@ -75,7 +75,11 @@ class WebDataset:
         shards, left_out = self._indexed(find_shards(source.removeprefix(PREFIX)))
         if left_out:
             ctx.log.warning("the index of shards could not be kept; they are indexed anew each time", reason=left_out)
-        return make_data(labelled(shards, self.config, config), config, ctx)
+        found = labelled(shards, self.config, config)
+        if found.task not in {"classification", "regression"}:  # a task of another plugin reads labels itself
+            rows = ([label] for label in found.values)
+            found = evolve(found, values=parse_targets(ctx.make_task(found.task), rows, found.images.name))
+        return make_data(found, config, ctx)
 
     def _indexed(self, urls: Sequence[str]) -> tuple[list[Shard], str]:
         """Index shards, several at a time; with a progress bar on a terminal. Also return why some were not kept."""

@@ -127,9 +127,9 @@ def labelled(shards: Sequence[Shard], options: WebDatasetConfig, config: RunConf
             PackedStrings.of([row.member for row in rows]),
             np.array([(row.shard, row.start, row.size) for row in rows], dtype=np.int64),
         ),
-        task="regression" if regression else "classification",
+        task=config.data.task or "classification",
         values=_numbers(rows, shards) if regression else values,
-        names=("target",) if regression else (),
+        names=("target",),
         fingerprint=fingerprint((base_name(shards[r.shard].url), r.member, r.size, r.label) for r in rows),
         splits=[splits[row.shard] for row in rows] if splits else None,
     )
