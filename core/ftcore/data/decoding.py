@@ -174,7 +174,7 @@ def decode_image(
         if not 0 < len(data) <= _MOST_BYTES:
             raise ValueError(f"{len(data)} bytes cannot be an image" if data else "the file is empty")
         if data.startswith(b"\xff\xd8\xff"):
-            _check_jpeg_complete(data)
+            _count_scans(data)
         elif data.startswith(b"\x89PNG"):
             _header(BytesIO(data), max_pixels).verify()  # checksums, which decoding leaves out
         with _header(BytesIO(data), max_pixels) as image:
@@ -184,14 +184,15 @@ def decode_image(
             return apply_exif_orientation(to_uint8(image), image.getexif)
 
 
-def count_pixels(data: bytes, name: str) -> int:
-    """Return width times height of a picture that is in memory, from its header.
+def estimate_work(data: bytes, name: str) -> int:
+    """Return what decoding a picture that is in memory costs: its pixels, and a quarter more for each further scan.
 
     Raises:
-        DataError: it is no picture, or absurdly large.
+        DataError: it is no picture, absurdly large, or a damaged JPEG.
     """
     with _as_data_error(name), _header(BytesIO(data)) as image:
-        return image.width * image.height
+        scans = _count_scans(data) if data.startswith(b"\xff\xd8\xff") else 1
+        return image.width * image.height * (3 + scans) // 4
 
 
 def check_image(path: str | Path) -> None:
@@ -271,7 +272,7 @@ def _header(file: IO[bytes], max_pixels: int = _MOST_PIXELS) -> ImageFile.ImageF
     return image
 
 
-def _check_jpeg_complete(data: bytes) -> None:
+def _count_scans(data: bytes) -> int:
     """Follow the markers of a JPEG to its end; libjpeg fills up what is missing with grey, and says nothing."""
     position, scans = 2, 0
     while found := _MARKER.search(data, position):
@@ -279,7 +280,7 @@ def _check_jpeg_complete(data: bytes) -> None:
         if scans and marker not in _MARKERS_BETWEEN_SCANS:
             raise ValueError(f"JPEG data is damaged at byte {found.start()}")
         if marker == 0xD9:
-            return
+            return scans
         scans += marker == 0xDA
         if scans > _MOST_SCANS:
             raise ValueError(f"it has more than {_MOST_SCANS} scans")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from copy import deepcopy
 from threading import Event, Lock, Timer
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +18,7 @@ from PIL import Image
 from ftcore.errors import DataError
 
 from .decoder_process import read_frame, write_frame
+from .serve_limits import SMALL_UPLOAD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LARGE_PIXELS = 4_000_000
-"""From here on a picture waits in a queue of its own, so that small ones do not wait behind it."""
+SMALL_WORK = 4_000_000
+"""What costs more than so many pixels, or has more bytes than a small upload, waits in a queue of its own."""
 
 _CODE = """import json, sys; sys.path[:] = json.loads(sys.argv.pop(1))
 from ftcore.inference.decoder_process import main; main()"""
@@ -38,8 +40,11 @@ _VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PATH", "SYSTEMROOT", "LAN
 class _Lane:
     """Processes that decode, as many as there are processors, and a thread that waits for each."""
 
-    def __init__(self, limits: Limits, pass_on_pixels: int, nice: int, on_kill: Callable[[], None]) -> None:
-        self.limits, self.pass_on_pixels, self.nice, self.on_kill = limits, pass_on_pixels, nice, on_kill
+    def __init__(
+        self, limits: Limits, most_work: int | None, nice: int, prepare: Callable[..., Any], on_kill: Callable[[], None]
+    ) -> None:
+        self.limits, self.most_work, self.nice, self.on_kill = limits, most_work, nice, on_kill
+        self.prepare, self.lock = deepcopy(prepare), Lock()
         self.number = min(4, os.cpu_count() or 1)
         self.threads = ThreadPoolExecutor(self.number)
         self.idle: list[subprocess.Popen[bytes]] = []
@@ -55,7 +60,9 @@ class _Lane:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={"OPENBLAS_NUM_THREADS": "1", **{name: os.environ[name] for name in _VARIABLES if name in os.environ}},
-            start_new_session=True,  # Ctrl-C is for the server, which still needs it for what it answers last
+            # Ctrl-C is for the server alone, which still needs it for what it answers last. A session of its own would
+            # do too, but Linux shares the processor out between sessions, and by `nice` only within one.
+            process_group=0,
         )
         self.all.add(process)
         if self.is_closed:
@@ -77,7 +84,7 @@ class _Lane:
         timer = Timer(self.limits.decode_seconds, end)
         timer.start()
         try:
-            write_frame(process.stdin, {"sides": list(sides), "pass_on_pixels": self.pass_on_pixels}, data)  # type: ignore[arg-type]
+            write_frame(process.stdin, {"sides": list(sides), "most_work": self.most_work}, data)  # type: ignore[arg-type]
             facts, pixels = read_frame(process.stdout, 2**20 + 3 * self.limits.max_pixels * len(sides))  # type: ignore[arg-type]
             images = _images(facts, pixels, sides)
             is_fit = True
@@ -150,7 +157,8 @@ class Decoder:
     Args:
         limits: `max_request_bytes`, `max_pixels` and `decode_seconds` count here.
         sides: scales at which each picture is wanted, see `ftcore.data.decode_image`.
-        prepare: what becomes of a picture, given at each scale; called in one thread at a time, for it is a plugin's.
+        prepare: what becomes of a picture, given at each scale. It is a plugin's, so one thread at a time calls it;
+            large pictures have a copy of their own.
         on_kill: called for each process that was killed, or died.
     """
 
@@ -161,9 +169,9 @@ class Decoder:
         prepare: Callable[[dict[int | None, Image.Image]], T],
         on_kill: Callable[[], None] = lambda: None,
     ) -> None:
-        self.sides, self.prepare, self.lock = sides, prepare, Lock()
-        self.small = _Lane(limits, LARGE_PIXELS, 0, on_kill)
-        self.large = _Lane(limits, limits.max_pixels, 5, on_kill)
+        self.sides = sides
+        self.small = _Lane(limits, SMALL_WORK, 0, prepare, on_kill)
+        self.large = _Lane(limits, None, 10, prepare, on_kill)
         for _ in range(self.small.number):
             self.small.idle.append(self.small.start())
 
@@ -174,7 +182,7 @@ class Decoder:
             DataError: it cannot be decoded within the limits.
         """
         loop = asyncio.get_running_loop()
-        for lane in (self.small, self.large):
+        for lane in (self.small, self.large)[len(data) > SMALL_UPLOAD :]:
             found = await loop.run_in_executor(lane.threads, self._prepared, lane, data)
             if found is not None:
                 return found
@@ -184,8 +192,8 @@ class Decoder:
         images = lane.decode(data, self.sides)
         if images is None:
             return None
-        with self.lock:
-            return self.prepare(images)
+        with lane.lock:
+            return lane.prepare(images)
 
     def close(self) -> None:
         """End all processes."""

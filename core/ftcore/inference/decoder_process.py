@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from PIL import Image
 
-from ftcore.data.decoding import count_pixels, decode_image
+from ftcore.data.decoding import decode_image, estimate_work
 from ftcore.errors import DataError
 
 _LENGTHS = struct.Struct("!QQ")
@@ -74,7 +74,7 @@ def answer(facts: dict[str, Any], data: bytes, max_pixels: int) -> tuple[dict[st
     """Decode one picture at some scales.
 
     Args:
-        facts: ``sides``, see `ftcore.data.decode_image`, and ``pass_on_pixels``, from which it is not decoded here.
+        facts: ``sides``, see `ftcore.data.decode_image`, and ``most_work``, above which it is not decoded here.
         data: the content of a picture file.
         max_pixels: width times height, at most.
 
@@ -83,7 +83,7 @@ def answer(facts: dict[str, Any], data: bytes, max_pixels: int) -> tuple[dict[st
     """
     name = f"of {len(data):,} bytes"
     try:
-        if data and facts["pass_on_pixels"] < count_pixels(data, name) <= max_pixels:
+        if data and facts["most_work"] is not None and estimate_work(data, name) > facts["most_work"]:
             return {"large": True}, b""
         images = [decode_image(data, name, side, max_pixels=max_pixels) for side in facts["sides"]]
     except DataError as error:

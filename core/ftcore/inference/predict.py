@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ftcore.data.pixels import Channels
+    from ftcore.types.data import TwoStageTransform
     from ftcore.types.task import Prediction
 
     from .model import Model
@@ -67,13 +68,17 @@ def _tensors(model: Model, file: Path) -> tuple[Tensor, ...]:
 
 
 def transform(model: Model, read: Callable[[int | None], Any]) -> tuple[Tensor, ...]:
-    """Return an input preprocessed for each member; read once per decoding scale.
+    """Return an input preprocessed for each member of a model; see `transform_for`."""
+    return transform_for([member.transforms.evaluate for member in model.members], read)
+
+
+def transform_for(steps: Sequence[TwoStageTransform], read: Callable[[int | None], Any]) -> tuple[Tensor, ...]:
+    """Return an input preprocessed by each of some steps; read once per decoding scale.
 
     Args:
-        model: that is to see it.
-        read: `min_decode_side` of a member's transforms -> the image, or the text.
+        steps: those of each member of a model.
+        read: their `min_decode_side` -> the image, or the text.
     """
-    steps = [member.transforms.evaluate for member in model.members]
     decoded = {side: read(side) for side in {step.min_decode_side for step in steps}}
     return tuple(step(decoded[step.min_decode_side]) for step in steps)
 

@@ -32,17 +32,20 @@ from ftcore.system.logging import format_event
 
 from .batcher import Batcher
 from .decoder import Decoder
-from .predict import transform
+from .predict import transform, transform_for
 from .serve_access import Access, Guard, refusal
 from .serve_connection import Connection, room_for_connections
 from .serve_limits import ByteBudget, Limits, ServerMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Coroutine, Sequence
 
+    from PIL.Image import Image
     from starlette.requests import Request
     from structlog.types import EventDict
+    from torch import Tensor
 
+    from ftcore.types.data import TwoStageTransform
     from ftcore.types.task import Prediction
 
     from .model import Model
@@ -104,9 +107,9 @@ class _Endpoints:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
-        sides = tuple({member.transforms.evaluate.min_decode_side for member in self.model.members})
-        prepare = partial(_prepare, self.model)
-        self.decoder = Decoder(self.limits, sides, prepare, self.numbers.killed.inc)
+        steps = [member.transforms.evaluate for member in self.model.members]
+        sides = tuple({step.min_decode_side for step in steps})
+        self.decoder = Decoder(self.limits, sides, partial(_prepare, steps), self.numbers.killed.inc)
         working = asyncio.create_task(self.batcher.work())
         yield
         working.cancel()
@@ -132,8 +135,8 @@ class _Endpoints:
         loop = asyncio.get_running_loop()
         try:
             if self.model.is_text_model:
-                read = partial(_prepare, self.model, body.decode())
-                seen = await loop.run_in_executor(self.batcher.thread, read)
+                text = body.decode()
+                seen = await loop.run_in_executor(self.batcher.thread, transform, self.model, lambda _: text)
             else:
                 seen = await self.decoder.decode(body)
         except UnicodeDecodeError as error:
@@ -203,9 +206,9 @@ class _Endpoints:
             raise HTTPException(415, f"Content-Type is {kind or 'missing'}; send the body as {wanted}")
 
 
-def _prepare(model: Model, read: Any) -> Any:
-    """Return what `transform` returns of a text, or of a picture at each scale."""
-    return transform(model, lambda side: read if isinstance(read, str) else read[side])
+def _prepare(steps: Sequence[TwoStageTransform], images: dict[int | None, Image]) -> tuple[Tensor, ...]:
+    """Return what `transform_for` returns of a picture at each scale."""
+    return transform_for(steps, images.__getitem__)
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, Prediction]) -> Prediction:

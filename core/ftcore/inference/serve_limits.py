@@ -11,7 +11,8 @@ from starlette.exceptions import HTTPException
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 """Bounds of the histogram of batch sizes."""
 
-_SMALL_UPLOAD = 1_000_000
+SMALL_UPLOAD = 1_000_000
+"""Bytes; for as many there is room where larger ones have taken all of theirs, and they are decoded first."""
 
 
 @frozen
@@ -96,7 +97,7 @@ class Share:
         Raises:
             HTTPException: 503, there are not so many.
         """
-        most = self.budget.total if size <= _SMALL_UPLOAD else 3 * self.budget.total // 4
+        most = self.budget.total if size <= SMALL_UPLOAD else 3 * self.budget.total // 4
         if size > self.size and self.budget.held + size - self.size > most:
             raise HTTPException(503, "too many bytes in flight; try again later", {"Retry-After": "1"})
         self.budget.held += size - self.size

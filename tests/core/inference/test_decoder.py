@@ -88,9 +88,9 @@ def test_each_scale_that_is_asked_for_is_there() -> None:
     assert {side: image.size for side, image in found.items()} == {None: (2000, 1600), 200: (250, 200)}
 
 
-def many_scans(number: int) -> bytes:
+def many_scans(number: int, side: int = 64) -> bytes:
     """A progressive JPEG whose last scan is there many times."""
-    data = saved(noise(64, 64), "JPEG", progressive=True)
+    data = saved(Image.new("RGB", (side, side)), "JPEG", progressive=True)
     at = data.rindex(b"\xff\xda")
     return data[:at] + data[at:-2] * number + b"\xff\xd9"
 
@@ -138,6 +138,38 @@ def test_a_frame_that_is_larger_than_its_screen_counts(decoder: Decoder) -> None
 
     with pytest.raises(DataError):
         decoded(decoder, bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "is_large"),
+    [
+        (saved(noise(64, 64), "PNG"), False),
+        (many_scans(90), False),
+        (saved(noise(1000, 1000), "JPEG", progressive=True), False),
+        (huge_png(1990), False),
+        (huge_png(2010), True),
+        (many_scans(90, 512), True),
+        (huge_png(100) + bytes(1_000_001), True),
+    ],
+    ids=["small", "scans", "progressive", "pixels", "more pixels", "scans of many pixels", "bytes"],
+)
+def test_what_takes_long_does_not_keep_small_pictures_waiting(data: bytes, *, is_large: bool) -> None:
+    decoder = Decoder(Limits(), (None,), lambda images: images[None].size)
+    decoder.small.prepare, decoder.large.prepare = (lambda _: "small"), (lambda _: "large")
+    try:
+        assert decoded(decoder, data) == ("large" if is_large else "small")
+    finally:
+        decoder.close()
+
+
+def test_large_pictures_have_a_lower_priority_that_counts(decoder: Decoder) -> None:
+    """Between sessions it does not, where Linux shares the processor out between them (sched_autogroup)."""
+    decoded(decoder, huge_png(2100))
+    small, large = (next(iter(lane.all)).pid for lane in (decoder.small, decoder.large))
+
+    assert os.getpriority(os.PRIO_PROCESS, large) >= os.getpriority(os.PRIO_PROCESS, small) + 10
+    assert os.getsid(small) == os.getsid(large) == os.getsid(0)
+    assert os.getpgid(large) not in {os.getpgid(0), os.getpgid(small)}  # Ctrl-C does not reach them
 
 
 def test_a_process_that_takes_too_long_is_killed_and_replaced() -> None:
