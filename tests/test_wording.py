@@ -67,9 +67,11 @@ def _texts(file: Path) -> list[tuple[int, str]]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant | ast.JoinedStr) and id(node) not in inside | silent
     ]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and (_is_command(node) or _is_shown(node, file)):
-            found.append((node.lineno, ast.get_docstring(node) or ""))
+    found += [
+        (node.lineno, ast.get_docstring(node) or "")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and (_is_command(node) or _is_shown(node, file))
+    ]
     return [(line, " ".join(text.split())) for line, text in found if " " in text.strip()]
 
 

@@ -86,9 +86,10 @@ def print_key_values(out: Console, facts: Mapping[str, str]) -> None:
 
 
 def _print_trimmed(out: Console, shown: RichTable) -> None:
-    """Print without the spaces that rich puts after the last column; wider than the stream if a word needs it."""
+    """Print without the spaces that rich puts after the last column; in one line a row if a word is too long to fit."""
     width, unlimited = out.width, out.options.update(max_width=10**6)
-    out.width = max(width, Measurement.get(out, unlimited, shown).minimum)
+    needed = Measurement.get(out, unlimited, shown)
+    out.width = width if needed.minimum <= width else needed.maximum
     with out.capture() as captured:
         out.print(shown)
     out.width = width

@@ -151,7 +151,7 @@ def make_optimizer(param_groups: Sequence[ParamGroup], config: RunConfig, ctx: C
 def make_loss(task: Task, config: RunConfig, ctx: Context) -> Loss | Any | None:
     """Make the loss; a bare callable ``(outputs, targets) -> scalar`` counts as a mean over samples.
 
-    Answer only where `isinstance` says that the task is one you know. A loss with a method ``at`` is told epoch and
+    Answer only where `isinstance` says that the task is one you know. A loss with a method ``at`` receives epoch and
     step: see `ftcore.Moment`.
     """
 

@@ -95,7 +95,7 @@ CHEAP = {
     "plugin that is wrong": (["--plugin", "{bad}/sloppy_hooks.py"], r"cannot be used:\n  freeze: has a hook's name"),
     "two answers": (
         ["--plugin", "sgd", "--plugin", "adam"],
-        r"2 plugins answer make_optimizer(.*\n)*.*make_optimizer = \[\"sgd\", \"adam\"\]",
+        r"2 plugins implement make_optimizer(.*\n)*.*make_optimizer = \[\"sgd\", \"adam\"\]",
     ),
     "plugin named twice": (["--plugin", "sgd", "--plugin", "sgd"], "plugin 'sgd' is enabled twice"),
     "unknown plugin to leave out": (["--without", "progres"], r"--without progres: .*did you mean 'progress'\?"),
@@ -121,7 +121,7 @@ CHEAP = {
     ),
     "data in an unknown form": (["--data", "{bad}/table.xyz"], "exists, but no plugin can read it"),
     "folder without classes": (["--data", "{bad}/no_classes"], r"no_classes has no class folders"),
-    "one class": (["--data", "{bad}/one_class"], "at least two classes; there is cat"),
+    "one class": (["--data", "{bad}/one_class"], "at least two classes; the data has cat"),
     "class in validation alone": (["--data", "{bad}/val_only"], "class 'owl' is in validation but not in training"),
     "no training": (["--data", "{bad}/no_train"], "no_train: no training split; expected one called train"),
     "class with one picture": (["--data", "{bad}/lonely"], "class 'red' has one image"),
@@ -332,5 +332,5 @@ def test_batches_of_one_image_are_refused_where_batch_norm_learns(tmp_path: Path
         assert result.code == 0
     else:
         assert result.code == 2
-        assert "ftcore: train.batch_size = 1: batch norm cannot be trained on a batch of one batch" in result.err
+        assert "ftcore: train.batch_size = 1: batch norm cannot be trained on a batch of one image" in result.err
         assert "train.batch_size=2, freeze_norm or a network without batch norm helps" in result.err

@@ -68,7 +68,10 @@ def test_where_there_is_no_terminal_lines_are_of_one_width_and_nothing_is_cut_of
 def test_a_path_is_never_broken(stream: type[StringIO]) -> None:
     path = "/".join(["folder"] * WIDTH)
 
-    text = printed(stream(), Table("files", ("file", "what"), ((path, "some words that may be broken"),)))
+    text = printed(
+        stream(),
+        Table("files", ("file", "what"), (("train " + path, "some words that may be broken"), ("a" * 30, "b"))),
+    )
 
     assert path in text
     assert "some words" in " ".join(text.split())

@@ -318,7 +318,7 @@ def test_a_scaler_that_skipped_lowers_its_scale_and_is_ready_for_the_next_step()
 def test_more_than_the_limit_stops_the_run(limit: tuple[str, ...], allowed: int) -> None:
     parts = build("train.on_nonfinite=skip", "train.epochs=3", *limit)
 
-    message = rf"in step {allowed + 2} \(epoch .\); the update was skipped, nor were {allowed} before it"
+    message = rf"in step {allowed + 2} \(epoch .\); the update was skipped, as were {allowed} before it"
     with pytest.raises(UserError, match=message):
         run(parts, set(range(2, 30)))
 

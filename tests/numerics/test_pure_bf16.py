@@ -408,7 +408,7 @@ def test_a_run_folder_holds_bfloat16_and_masters_and_predicts(tmp_path: Path, up
 
 @pytest.mark.parametrize("other", ["bf16", "fp16", "fp32"])
 def test_another_precision_beside_it_is_refused(other: str) -> None:
-    with pytest.raises(UserError, match="2 plugins answer precision_context"):
+    with pytest.raises(UserError, match="2 plugins implement precision_context"):
         build(plugins=("sgd", other))
 
 

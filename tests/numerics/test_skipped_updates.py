@@ -119,7 +119,7 @@ def test_a_run_reports_them_and_warns_where_they_are_many(tmp_path: Path) -> Non
     report = json.loads(result.out)
     assert 2 < report["skipped_steps"] < 10
     assert report["updates"] == 20 - report["skipped_steps"]
-    assert f"warning: {report['skipped_steps']} of 10 optimizer steps so far were skipped, nor did" in result.err
+    assert f"warning: {report['skipped_steps']} of 10 optimizer steps so far were skipped, as were" in result.err
     assert f"{report['skipped_steps']} of 10 updates skipped" in result.err
     assert f"{report['skipped_steps']} optimizer steps were skipped" in (tmp_path / "run/report.html").read_text()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

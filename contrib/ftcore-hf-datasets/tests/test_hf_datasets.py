@@ -344,7 +344,7 @@ def test_other_targets(values: list[Any], feature: Any, settings: tuple[str, ...
         ),
         ([["a"], None, ["b"]] * 6, datasets.List(datasets.Value("string")), (), "train[1]: goal is missing"),
         ([["a"]] * 18, datasets.List(datasets.Value("string")), (), "multilabel needs two labels; the data has a"),
-        ([1, 2, 3] * 6, datasets.Value("int64"), (), "say data.task=classification or regression"),
+        ([1, 2, 3] * 6, datasets.Value("int64"), (), "set data.task=classification or regression"),
         (["a", "b", "c"] * 6, datasets.Value("string"), ("data.task=regression",), "which means classification"),
         ([{"x": 1}] * 18, {"x": datasets.Value("int64")}, (), "column 'goal' cannot be learnt"),
     ],

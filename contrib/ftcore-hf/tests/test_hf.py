@@ -265,7 +265,7 @@ def test_a_linear_probe_computes_what_the_head_sees_once(bert: Path, tmp_path: P
     result = run(tmp_path, bert, f"texts:{data}", "--plugin", "linear_probe")
 
     assert result.code == 0, result.err
-    assert "feature caching       what model.classifier for each image, 32 numbers" in result.err
+    assert "feature caching       the input of model.classifier for each image, 32 numbers" in result.err
 
 
 @pytest.mark.parametrize("weights", ["default", "none"])

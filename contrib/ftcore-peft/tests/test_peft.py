@@ -476,7 +476,7 @@ def test_it_works_beside_other_plugins(photos: Path, tmp_path: Path, other: str)
 def test_it_does_not_share_freezing_with_another_plugin(photos: Path, tmp_path: Path) -> None:
     result = run(photos, tmp_path / "run", "--plugin", "freeze_backbone")
     assert result.code == 2
-    assert "2 plugins answer freeze" in result.err
+    assert "2 plugins implement freeze" in result.err
 
 
 def test_listing_imports_neither_torch_nor_peft() -> None:

@@ -253,9 +253,8 @@ def _check_ddp_equivalence(subject: PluginUnderTest) -> str:
     if wrong:
         raise CheckFailedError(
             f"two processes that split each batch end with other weights than a single process, {wrong}; let the loss "
-            f"be a "
-            "mean over samples, or set Loss.denominator to what its mean is divided by, and let no term depend on the "
-            "number of samples per process. {load_defaults().ADVICE['whole batch']}"
+            "be a mean over samples, or set Loss.denominator to what its mean is divided by, and let no term depend "
+            f"on the number of samples per process. {load_defaults().ADVICE['whole batch']}"
         )
     return f"two processes end with the weights of a single process, to {two_process_check.TOLERANCE:g}"
 

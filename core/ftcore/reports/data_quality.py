@@ -122,7 +122,7 @@ def _near_duplicates(found: Sequence[ScannedSample]) -> list[tuple[ScannedSample
 
 def _pairs(title: str, pairs: Iterable[tuple[ScannedSample, ScannedSample]]) -> Table:
     rows = tuple((f"{a.split} {a.name}", a.label, f"{b.split} {b.name}", b.label) for a, b in pairs)
-    return Table(title, ("picture", "label", "and", "its label"), rows)
+    return Table(title, ("image", "label", "and", "its label"), rows)
 
 
 def _unusual(found: Iterable[ScannedSample]) -> Table:
@@ -132,7 +132,7 @@ def _unusual(found: Iterable[ScannedSample]) -> Table:
         if short < MIN_SIDE or long > MAX_ASPECT * short:
             rows.append((item.name, f"{item.seen.width} x {item.seen.height}"))
     return Table(
-        f"shorter side below {MIN_SIDE} pixels, or longer than {MAX_ASPECT} times it", ("picture", "size"), tuple(rows)
+        f"shorter side below {MIN_SIDE} pixels, or longer than {MAX_ASPECT} times it", ("image", "size"), tuple(rows)
     )
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Moment:
     """Where a run is; after a resume the same as without.
 
-    What has a method ``at(now: Moment) -> None`` of a loss, a step and its terms, batch transforms and penalties is
-    told on every rank, before each optimizer step and before each evaluation; it may be told the same twice.
+    A loss, a step and its terms, batch transforms and penalties with a method ``at(now: Moment) -> None`` receive it on
+    every rank, before each optimizer step and before each evaluation, perhaps the same moment twice.
 
     Attributes:
         epoch: that is trained, or was and is evaluated, from 0.

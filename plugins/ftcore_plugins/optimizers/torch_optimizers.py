@@ -96,8 +96,8 @@ class SgdConfig:
     """Options of `sgd`, as in `torch.optim.SGD`.
 
     Attributes:
-        lr: learning rate, > 0; torch's default 0.001 is low for plain SGD.
-        momentum: in [0, 1); torch's default is 0.0.
+        lr: learning rate, > 0; torch's 0.001 is low for plain SGD.
+        momentum: in [0, 1); torch's 0.0 is rarely used for networks.
         dampening: dampening of the momentum, in [0, 1); needs momentum, without nesterov.
         nesterov: needs momentum.
         weight_decay: L2 penalty, >= 0.
@@ -273,7 +273,7 @@ class RMSpropConfig:
     """Options of `rmsprop`, as in `torch.optim.RMSprop`.
 
     Attributes:
-        lr: learning rate, > 0; torch's default 0.01 is high for a pre-trained network.
+        lr: learning rate, > 0; torch's 0.01 is high for a pre-trained network.
         alpha: decay of the running mean of squares, in [0, 1).
         momentum: in [0, 1).
         eps: > 0.

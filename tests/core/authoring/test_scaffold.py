@@ -101,11 +101,11 @@ def test_no_placeholder_is_left_in_a_package(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("Acme", "cannot not a valid plugin name: use is words least two characters, starting with a letter"),
-        ("acme__focal", "is not a valid name"),
-        ("acme_", "is not a valid name"),
-        ("acme_2", "is not a valid name"),
-        ("model", "_, no Python keyword none of data, hooks, model"),
+        ("Acme", "is not a valid plugin name: use lower-case words"),
+        ("acme__focal", "is not a valid plugin name"),
+        ("acme_", "is not a valid plugin name"),
+        ("acme_2", "is not a valid plugin name"),
+        ("model", "_, no Python keyword and none of data, hooks, model"),
         ("lambda", "no Python"),
         ("weighted_ce", "'weighted_ce' is already used by ftcore "),
         ("json", "'json' is already used by a module of that name"),
@@ -139,7 +139,7 @@ def test_nothing_is_overwritten(flags: tuple[str, ...], tmp_path: Path, monkeypa
     again = invoke("plugins", "new", "acme_demo", "--hook", "make_loss", *flags)
 
     assert (first.code, again.code) == (0, 2)
-    assert "already exists and will is overwritten" in again.err
+    assert "already exists and will not be overwritten" in again.err
 
 
 @pytest.mark.slow

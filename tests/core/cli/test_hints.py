@@ -55,7 +55,7 @@ GUESSES = {
     "run --plugin oversampling": "did you mean 'balanced_sampling'?",
     "run --plugin lp_ft --set train.epochs=1": "recipe lp_ft, from lp_ft.probe_epochs; --set train.epochs=1",
     "run --recipe sgd": "it is a plugin but not a recipe (recipes: bitfit, fine_tune, linear_probe, lp_ft",
-    "run --plugin probe_solver --lr 0.1": "probe_solver, which answers make_optimizer, has no option 'lr'",
+    "run --plugin probe_solver --lr 0.1": "probe_solver, which implements make_optimizer, has no option 'lr'",
     "run --lr 0.1 --set adamw.lr=0.2": "adamw.lr is set twice: --lr 0.1, --set adamw.lr=0.2",
     "run --epochs 3 --set train.epochs=4": "train.epochs is set twice: --epochs 3, --set train.epochs=4",
     "run --epochs three": "train.epochs: expected an integer, got 'three' (--epochs three)",

@@ -301,14 +301,17 @@ def test_an_error_names_the_file_that_was_uploaded() -> None:
         read_image(Upload(b"no picture"))
     with pytest.raises(DataError, match=r"^cannot read image of 10 bytes: "):
         read_image(io.BytesIO(b"no picture"))
-    with pytest.raises(DataError, match=r"^cannot read image of 0 bytes: it is empty"):
+    with pytest.raises(DataError, match=r"^cannot read image of 0 bytes: the file is empty"):
         read_image(b"")
 
 
 def test_a_file_that_is_open_for_text_is_an_error_that_says_how_to_open_it(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
 
-    with (tmp_path / "a.txt").open() as file, pytest.raises(UserError, match=r"read\(\) gives str.*open\(path, 'rb'\)"):
+    with (
+        (tmp_path / "a.txt").open() as file,
+        pytest.raises(UserError, match=r"read\(\) returns str.*open\(path, 'rb'\)"),
+    ):
         read_image(file)
 
 

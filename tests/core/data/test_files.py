@@ -80,7 +80,7 @@ def test_every_unreadable_header_is_counted_and_the_first_are_named(tmp_path: Pa
     assert [line.partition(" ")[0] for line in lines[:SHOWN]] == [f"table.csv:{row}:" for row in range(SHOWN)]
     assert f"cannot read image {tmp_path}/09.jpg" in lines[SHOWN - 1]
     assert lines[SHOWN] == "... and 2 more"
-    assert lines[SHOWN + 1].startswith("12 of 12 images cannot be read; data.on_corrupt=skip leaves")
+    assert lines[SHOWN + 1].startswith("12 of 12 images cannot be read; data.on_corrupt=skip skips")
 
 
 def test_headers_are_left_to_the_decoding_where_that_is_asked_for(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_what_is_only_measured_is_not_split_whatever_its_classes_are() -> None:
         (
             {"split_seed": 0},
             ["train", "val"],
-            r"data\.split_seed does nothing: photos has its own validation split\)\) of",
+            r"data\.split_seed has no effect: photos has its own validation split",
         ),
         (
             {"folds": 2},

@@ -78,7 +78,7 @@ def serving(run: Path, *words: str) -> Iterator[Server]:
     log = run.with_suffix(".log")
     process = start("serve", run, "--port", "0", *words, log=log)
     try:
-        while "answers at" not in (said := log.read_text() if log.exists() else ""):
+        while "Ctrl-C to stop" not in (said := log.read_text() if log.exists() else ""):
             assert process.is_alive(), said
             time.sleep(0.01)
         yield Server(port_in(said))
@@ -97,7 +97,7 @@ def limited(run: Path, log: Path, **limits: float) -> Iterator[tuple[Server, For
     """Serve with limits that the command has no option for."""
     process = forked(_serve, str(run), str(log), limits)
     try:
-        while "answers at" not in (said := log.read_text() if log.exists() else ""):
+        while "Ctrl-C to stop" not in (said := log.read_text() if log.exists() else ""):
             assert process.is_alive(), said
             time.sleep(0.01)
         yield Server(port_in(said)), process
@@ -122,7 +122,7 @@ def _serve(run: str, log: str, limits: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     listening = bind("127.0.0.1", 0)
     app = application(load(run), Limits(**limits), access=access_to("127.0.0.1"))
-    sys.stderr.write(f"http://127.0.0.1:{listening.getsockname()[1]}; press Ctrl-C to stop: answers at\n")
+    sys.stderr.write(f"http://127.0.0.1:{listening.getsockname()[1]}; press Ctrl-C to stop\n")
     sys.stderr.flush()
     serve(app, listening)
 

@@ -355,7 +355,7 @@ def test_several_measurements_do_not_add_up(run: Path) -> None:
 def test_people_see_tables(run: Path) -> None:
     lines = invoke("evaluate", run).out.splitlines()
 
-    assert lines[0] == "180 of 896 pictures of digits:5-9, split val"
+    assert lines[0] == "180 of 896 images of digits:5-9, split val"
     assert lines[1].split("  ")[-1].strip() == "95 % interval"
     low, high = wilson(written(run)["accuracy"], 180)
     assert lines[3].split() == ["accuracy", f"{written(run)['accuracy']:.6g}", f"{low:.4g}", "to", f"{high:.4g}"]

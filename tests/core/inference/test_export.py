@@ -144,7 +144,7 @@ def test_a_file_that_exists_is_not_overwritten(digits: Path, tmp_path: Path) -> 
     result = invoke("export", digits, "--format", "onnx", "--out", tmp_path / "model.onnx")
 
     assert result.code == 2
-    assert f"{tmp_path / 'model.onnx'} already exists and will is overwritten" in result.err
+    assert f"{tmp_path / 'model.onnx'} already exists and will not be overwritten" in result.err
     assert (tmp_path / "model.onnx").read_text() == "mine"
 
 

@@ -78,7 +78,7 @@ def test_a_set_without_splits_is_measured_whole_as_scikit_learn_measures_it(run:
     assert report["metrics"]["accuracy"] == pytest.approx(accuracy_score(truth, said))
     assert report["metrics"]["f1"] == pytest.approx(f1_score(truth, said, average="macro"))
     assert 0 < report["metrics"]["accuracy"] < 1
-    assert invoke("evaluate", run, "--data", data).out.startswith(f"60 of 60 pictures of {data}\n")
+    assert invoke("evaluate", run, "--data", data).out.startswith(f"60 of 60 images of {data}\n")
 
 
 def test_compare_measures_the_pictures_that_evaluate_measures(run: Path, splits: Path, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_the_test_folder_never_validates(run: Path, splits: Path) -> None:
 
     assert (data["train"], data["val"], data["test"]) == (24, 6, 12)
     assert counts == {"train": 6}
-    held_out = "6 of its 30 training images are held out for validation for validation"
+    held_out = "6 of its 30 training images are held out for validation"
     said = f"has no validation split: {held_out}; its 12 test images are not used for training"
     assert f"{splits} {said} (data.val_fraction=0.2)" in result.err
 
@@ -162,7 +162,7 @@ def test_of_several_splits_one_is_chosen_and_said(
     report = evaluated(run, "--data", tmp_path / "data")
     assert report["split"] == chosen
     end = f", split {chosen} (also: --split {others})" if others else ""
-    assert first == f"{report['images']} of {total} pictures of {tmp_path / 'data'}{end}"
+    assert first == f"{report['images']} of {total} images of {tmp_path / 'data'}{end}"
     assert evaluated(run, "--data", tmp_path / "data", "--split", "all")["images"] == total
 
 
@@ -172,7 +172,7 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(run: Path, spl
     missing = invoke("evaluate", run, "--data", splits, "--split", "val").err
     none = invoke("evaluate", run, "--data", whole, "--split", "test").err
 
-    assert f"--split val: {splits} has no such split; it has train (30 pictures), test (12 pictures)" in missing
+    assert f"--split val: {splits} has no such split; it has train (30 images), test (12 images)" in missing
     assert f"--split test: {whole} has no splits; remove --split, or use --split all for its 6" in none
 
 
@@ -212,7 +212,7 @@ def test_pictures_that_cannot_be_read_are_counted_apart_and_a_sampler_of_the_run
 
     first = invoke("evaluate", tmp_path / "run", "--data", data).out.splitlines()[0]
 
-    assert first == f"2 of 3 pictures of {data}, 1 cannot be read"
+    assert first == f"2 of 3 images of {data}, 1 cannot be read"
 
 
 def test_what_a_run_has_learnt_from_is_said_where_it_is_measured_as_other_data(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_it_ends_when_it_is_asked_to(run: Path, number: int) -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stderr
-            line = next((line for line in process.stderr if "answers at" in line), "")
+            line = next((line for line in process.stderr if "Ctrl-C to stop" in line), "")
             assert Server(port_in(line)).predict(png(7))[0] == 200
 
             process.send_signal(number)

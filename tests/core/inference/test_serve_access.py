@@ -94,7 +94,9 @@ def test_others_may_reach_it_only_with_a_token_or_where_that_is_said(run: Path, 
     said = invoke("serve", run, "--host", host, "--port", "0")
 
     assert said.code == 2
-    assert said.err.startswith(f"ftcore: --host {host} makes this model available to other machines: --token-file FILE")
+    assert said.err.startswith(
+        f"ftcore: --host {host} makes this model available to other machines: require a token with --token-file FILE"
+    )
     assert "--insecure" in said.err
 
 

@@ -234,7 +234,7 @@ def test_few_files_mean_few_connections_and_that_is_said(run: Path) -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stderr
-            server = Server(port_in(next(line for line in process.stderr if "answers at" in line)))
+            server = Server(port_in(next(line for line in process.stderr if "Ctrl-C to stop" in line)))
             line = process.stderr.readline()
             said = re.search(r"(\d+) connections at a time, not 512: limited by the number of open files", line)
             assert said, line

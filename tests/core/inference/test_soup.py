@@ -277,7 +277,9 @@ def test_another_network_is_an_error(runs: list[Path], tmp_path: Path) -> None:
 
     message = refused(runs[0], other, "--out", tmp_path / "out")
 
-    assert f"cannot average {runs[0]} and {other}: network digits/cnn in the first, timm/resnet18 in it" in message
+    assert (
+        f"cannot average {runs[0]} and {other}: network digits/cnn in the first, timm/resnet18 in the second" in message
+    )
 
 
 def test_another_normalisation_is_an_error(runs: list[Path], tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_an_unknown_option_of_a_class_shows_the_nearest(write: Write) -> None:
 @pytest.mark.parametrize(("text", "suffix"), [(FUNCTION, ""), (CLASS.format("Optionless"), ":Optionless")])
 def test_options_for_a_plugin_without_any_are_refused(write: Write, text: str, suffix: str) -> None:
     file = write("optionless.py", text)
-    message = r"plugin 'optionless' has no options\)\), but \['gamma'\] were set \(--set optionless\.gamma=1\)"
+    message = r"plugin 'optionless' has no options, but \['gamma'\] were set \(--set optionless\.gamma=1\)"
 
     with pytest.raises(UserError, match=message):
         activated(f"{file}{suffix}", load_config(None, CliOverrides(sets=["optionless.gamma=1"])))
@@ -226,7 +226,7 @@ def test_without_leaves_out_a_default_or_a_plugin_of_the_config(tmp_path: Path) 
 
 
 def test_without_an_unknown_name_shows_the_nearest() -> None:
-    message = r"--without cosin: no such plugin in this run; did you mean 'cosine'\? \(named: sgd; defaults: cosine\)"
+    message = r"--without cosin: no such plugin in this run; did you mean 'cosine'\? \(enabled: sgd; defaults: cosine\)"
 
     with pytest.raises(UserError, match=message):
         all_activated(CliOverrides(plugins=["sgd"], without=["cosin"]), ("cosine",))

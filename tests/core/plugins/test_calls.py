@@ -109,7 +109,7 @@ def test_what_is_in_an_answer_is_checked_too(hook: str, answer: object) -> None:
 
 @pytest.mark.parametrize("hook", [hook for hook in HOOK_ARGUMENTS if hook not in COLLECT_HOOKS | {"make_average"}])
 def test_a_hook_that_nobody_answers_says_who_was_asked(hook: str) -> None:
-    with pytest.raises(UserError, match=rf"no plugin supplies {hook} for .*; asked: acme$"):
+    with pytest.raises(UserError, match=rf"no plugin supplies {hook} for .*; called: acme$"):
         call(hook, calls(answering(hook, lambda: None)))
 
 
@@ -183,7 +183,7 @@ def test_a_plan_that_freezes_everything_in_the_first_epoch_is_refused() -> None:
     everything = frozenset(name for name, _ in network().named_parameters())
     plan = FreezePlan(everything, unfreeze_at={3: frozenset({"2"})})
 
-    with pytest.raises(UserError, match=r"acme\.freeze .*nothing could learn"):
+    with pytest.raises(UserError, match=r"acme\.freeze .*nothing is trainable"):
         check(plan)
 
 
@@ -191,7 +191,9 @@ def test_an_optimizer_that_misses_a_parameter_is_refused_by_name() -> None:
     def forgetful(param_groups: Sequence[ParamGroup]) -> torch.optim.Optimizer:
         return torch.optim.SGD(list(param_groups[0].params.values())[1:], lr=0.1)
 
-    message = r"acme\.make_optimizer .* must contain exactly the parameters of its groups; missing 0\.weight, strange 0"
+    message = (
+        r"acme\.make_optimizer .* must contain exactly the parameters of its groups; missing 0\.weight, unexpected 0"
+    )
 
     with pytest.raises(UserError, match=message):
         call("make_optimizer", calls(answering("make_optimizer", forgetful)))

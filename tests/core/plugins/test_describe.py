@@ -27,7 +27,7 @@ def test_a_plugin_is_shown_with_its_hooks_and_options() -> None:
         "option": "momentum",
         "type": "float",
         "default": "0.9",
-        "meaning": "in [0, 1); torch's 0.0 is seldom used for networks.",
+        "meaning": "in [0, 1); torch's 0.0 is rarely used for networks.",
     }
 
 
@@ -35,7 +35,7 @@ def test_a_wrapper_and_an_option_over_several_lines_are_shown_in_full() -> None:
     assert shown("freeze_norm")["hooks"]["freeze"]["how"] == "wraps"
     at = shown("gradual_unfreeze")["options"]["at"]
     assert at["default"] == "{'0': 'head', '1': 'all'}"
-    assert at["meaning"].endswith("What is never named never learns.")
+    assert at["meaning"].endswith("Anything else stays frozen.")
 
 
 @pytest.mark.parametrize("name", sorted(plugin.name for plugin in discover() if plugin.distribution == "ftcore"))

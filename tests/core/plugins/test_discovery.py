@@ -225,7 +225,7 @@ def test_an_unknown_name_shows_the_nearest_and_where_all_are_listed() -> None:
 
     assert "\n  weighted_ce: Cross-entropy with class" in str(caught.value)
     assert "`ftcore plugins` lists all" in str(caught.value)
-    assert "for for a file ./hooks.py" in str(caught.value)
+    assert "for a file ./hooks.py" in str(caught.value)
 
 
 def test_a_broken_plugin_is_listed_and_disturbs_no_run_that_does_not_name_it(site: Path) -> None:

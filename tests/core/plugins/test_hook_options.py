@@ -76,12 +76,12 @@ def test_the_device_is_that_of_the_plugin_that_places_the_network() -> None:
 def test_an_optimizer_without_a_rate_is_named(tmp_path: Path) -> None:
     (tmp_path / "rateless.py").write_text(NO_RATE, encoding="utf-8")
 
-    with pytest.raises(UserError, match=r"--lr 0.1: rateless, which answers make_optimizer, has no option 'lr'"):
+    with pytest.raises(UserError, match=r"--lr 0.1: rateless, which implements make_optimizer, has no option 'lr'"):
         host((str(tmp_path / "rateless.py"),), lr="0.1")
 
 
 def test_of_two_optimizers_none_is_meant_unless_hooks_puts_one_first(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="sgd and adam both answer make_optimizer"):
+    with pytest.raises(UserError, match="sgd and adam both implement make_optimizer"):
         host(("sgd", "adam"), lr="0.1")
     file = tmp_path / "run.toml"
     file.write_text('plugins = ["sgd", "adam"]\n[hooks]\nmake_optimizer = ["adam", "sgd"]\n', encoding="utf-8")

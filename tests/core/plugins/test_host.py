@@ -181,7 +181,7 @@ def test_a_plugin_that_comes_first_in_the_order_may_still_pass() -> None:
 def test_an_order_of_some_leaves_a_conflict_with_the_others() -> None:
     asked = host(plugin(Focal()), plugin(Weighted()), make_loss=("focal",))
 
-    with pytest.raises(UserError, match="2 plugins answer make_loss"):
+    with pytest.raises(UserError, match="2 plugins implement make_loss"):
         asked.call("make_loss", task=TASK)
 
 

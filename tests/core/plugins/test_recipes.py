@@ -86,7 +86,7 @@ def test_without_leaves_out_what_a_recipe_names_with_its_options() -> None:
 
 def test_a_plugin_that_contradicts_a_recipe_is_named_with_the_way_out() -> None:
     with pytest.raises(
-        UserError, match=r"2 plugins answer make_optimizer[\s\S]*recipe linear_probe[\s\S]*--without adamw"
+        UserError, match=r"2 plugins implement make_optimizer[\s\S]*recipe linear_probe[\s\S]*--without adamw"
     ):
         prepare(load_config(None, CliOverrides(plugins=("linear_probe", "sgd"))))
 

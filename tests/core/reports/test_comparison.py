@@ -86,7 +86,7 @@ def test_people_see_two_tables(runs: tuple[Path, Path, Path]) -> None:
     result = invoke("compare", *runs[:2])
 
     assert "settings that differ" in result.out
-    assert "on the same 109 of 542 pictures of digits:5-7, split val" in result.out
+    assert "on the same 109 of 542 images of digits:5-7, split val" in result.out
 
 
 def test_the_page_says_the_same(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_of_errors_less_is_better_and_names_are_text() -> None:
         "score": "absolute error",
         "higher_is_better": False,
         "images": 10,
-        "measured_on": "10 of 10 pictures of photos",
+        "measured_on": "10 of 10 images of photos",
     }
     text = render_html({**values, "runs": runs, "differences": {}})
 

@@ -86,7 +86,7 @@ def test_the_same_picture_in_both_splits_and_with_two_labels_is_found(tmp_path: 
     assert numbers(found)["identical images in two splits"] == 1
     (row,) = found["identical images with different labels"]
     assert (row["label"], row["its label"]) == ("cat", "dog")
-    assert row["picture"].endswith("train/cat/1.png")
+    assert row["image"].endswith("train/cat/1.png")
     assert row["and"].endswith("val/dog/copy.png")
     assert numbers(found)["identical images in one split"] == 1
 
@@ -100,7 +100,7 @@ def test_a_picture_that_was_made_smaller_and_saved_as_jpeg_looks_alike(tmp_path:
 
     assert code == 0
     (row,) = found["near-duplicates across splits"]
-    assert row["picture"].endswith("train/cat/0.png")
+    assert row["image"].endswith("train/cat/0.png")
     assert row["and"].endswith("val/cat/small.jpg")
 
 

@@ -36,7 +36,7 @@ def rows(table: Table) -> dict[str, dict[str, str]]:
 
 
 def test_it_says_who_answered_and_who_named_it_and_who_did_not() -> None:
-    answers = rows(explained("weighted_ce")["plugin"])
+    answers = rows(explained("weighted_ce")["plugins"])
 
     assert answers["make_loss"]["plugin"] == "weighted_ce"
     assert answers["make_loss"]["enabled by"] == "--plugin weighted_ce"
@@ -47,7 +47,7 @@ def test_it_says_who_answered_and_who_named_it_and_who_did_not() -> None:
 
 
 def test_it_shows_the_line_of_the_code_that_answered() -> None:
-    place = rows(explained("weighted_ce")["plugin"])["make_loss"]["code"]
+    place = rows(explained("weighted_ce")["plugins"])["make_loss"]["code"]
 
     file, _, line = place.rpartition(":")
     assert "hookimpl" in Path(file).read_text(encoding="utf-8").splitlines()[int(line) - 1]
@@ -161,7 +161,7 @@ def test_programs_read_every_table_by_title_and_column() -> None:
     result = invoke("explain", "--plugin", "weighted_ce", "--set", "weighted_ce.divide_by=samples", "--json")
 
     found = json.loads(result.out)
-    answers = {row["hook"]: row for row in found["plugin"]}
+    answers = {row["hook"]: row for row in found["plugins"]}
     options = {row["option"]: row for row in found["options"]}
     assert result.code == 0
     assert answers["make_loss"]["plugin"] == "weighted_ce"

@@ -146,4 +146,4 @@ def test_the_command_shows_it_where_it_is_asked_for() -> None:
     columns = {"", "one device, 32 images", "ddp, each of 2, 16 images", "fsdp, each of 2, 16 images"}
     assert set(shown["memory"][0]) == columns
     assert "memory" not in not_asked
-    assert "which --static cannot rebuild" in refused.err
+    assert "which --static does not build" in refused.err

@@ -95,7 +95,7 @@ def test_seeds_count_up_from_the_configurations_own(tmp_path: Path) -> None:
     [
         (("folds", *SMALL, "--set", "data.fold=1"), "each fold is held out in turn; remove data.fold"),
         (("run", "--seeds", "2", "--from", "x"), "--seeds 2 trains new runs, but --from x repeats one"),
-        (("run", "--seeds", "2", "--resume", "x"), "leave out seeds"),
+        (("run", "--seeds", "2", "--resume", "x"), "remove seeds"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: tuple[str, ...], message: str) -> None:

@@ -102,7 +102,10 @@ def make_loss():
 
 
 def test_an_observer_that_fails_when_it_is_told_of_a_failure_does_not_hide_it(tmp_path: Path) -> None:
-    with structlog.testing.capture_logs() as logged, pytest.raises(UserError, match=r"`ftcore replay .*` does the"):
+    with (
+        structlog.testing.capture_logs() as logged,
+        pytest.raises(UserError, match=r"replay the step with: ftcore replay"),
+    ):
         trained(tmp_path, OBSERVER)
 
     (warning,) = [event for event in logged if "an observer failed" in event["event"]]

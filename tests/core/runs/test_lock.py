@@ -89,7 +89,7 @@ def test_without_locks_of_the_file_system_a_file_stands_for_one_and_that_is_said
     assert not is_locked(tmp_path)
     with lock_run_folder(tmp_path):
         assert is_locked(tmp_path)
-        assert "the file system has no locks" in "".join(capsys.readouterr())
+        assert "the file system does not support locks" in "".join(capsys.readouterr())
         with (
             pytest.raises(UserError, match=rf"is in use by process {os.getpid()} on .*no locks.*remove .*\.lock\.held"),
             lock_run_folder(tmp_path),

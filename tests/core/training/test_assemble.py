@@ -23,7 +23,7 @@ def test_a_plugin_that_was_named_and_answers_nothing_is_refused() -> None:
 
     assert result.code == 2
     assert re.search(r"plugin mse \(ftcore .*, --plugin mse\) was enabled but supplies nothing in this run", result.err)
-    assert "of its hooks, make_loss, none fits" in result.err
+    assert "it declined its hooks, make_loss" in result.err
 
 
 def test_options_of_a_default_that_answers_nothing_are_refused() -> None:

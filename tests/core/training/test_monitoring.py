@@ -260,7 +260,7 @@ def test_a_metric_without_a_positive_label_is_found_before_training_where_scikit
         average_precision_score(split.targets, np.random.default_rng(0).random((3, 2)), average=None)
     with pytest.raises(
         UserError,
-        match="average_precision, which decides .* cannot be computed for a, b on the 3 images of the validation "
+        match="average_precision, which selects .* cannot be computed for a, b on the 3 images of the validation "
         r"split; .*monitor loss: --set train.monitor=loss",
     ):
         check_metrics_are_defined(metrics, "average_precision", split, task)

@@ -209,7 +209,7 @@ def test_a_step_that_is_not_finite_ends_the_test_with_the_rate() -> None:
 
 
 def test_a_network_whose_first_loss_is_not_finite_is_an_error() -> None:
-    words = r"non-finite first step at any learning rate; precision fp32, classification"
+    words = r"not finite in the first step at any learning rate; precision fp32, classification"
 
     with pytest.raises(UserError, match=words):
         lr_range_test(ready(f"{HERE}:NotFinite").assembly, exponential_lrs(1e-6, 1e-3, 30))

@@ -141,16 +141,16 @@ def test_a_linear_probe_on_texts_computes_what_the_head_sees_once(tmp_path: Path
     result = run(tmp_path, "--plugin", "linear_probe")
 
     assert result.code == 0, result.err
-    assert "feature caching       what head for each image, 8 numbers" in result.err
+    assert "feature caching       the input of head for each image, 8 numbers" in result.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--set", "model.image_size=32"), "model.image_size is for images, but own/bag reads texts"),
-        (("--set", "model.crop=pad"), "model.crop is for images, but own/bag reads texts"),
-        (("--set", "model.mean=0.5"), "model.mean is for images, but own/bag reads texts"),
-        (("--plugin", "mixup"), "mixup changes images, but own/bag reads texts"),
+        (("--set", "model.image_size=32"), "model.image_size is for images, but own/bag takes texts"),
+        (("--set", "model.crop=pad"), "model.crop is for images, but own/bag takes texts"),
+        (("--set", "model.mean=0.5"), "model.mean is for images, but own/bag takes texts"),
+        (("--plugin", "mixup"), "mixup changes images, but own/bag takes texts"),
         (("--plugin", "distill", "--set", "distill.teacher=runs/x"), "distill needs an image network"),
     ],
 )
@@ -165,7 +165,7 @@ def test_without_a_plugin_for_texts_the_one_for_images_says_what_is_missing(tmp_
     result = run(tmp_path, "--data", "digits:5-6", plugin="Network")
 
     assert result.code == 2
-    assert "plain_transforms and augment produce images, but this network takes 4 tokens of 10; name the" in result.err
+    assert "plain_transforms and augment produce images, but this network takes 4 tokens of 10; enable a" in result.err
 
 
 def test_mirror_images_of_texts_are_refused(tmp_path: Path) -> None:

@@ -291,7 +291,7 @@ def test_numbers_without_a_unit_are_averaged_over_targets_and_others_need_one_in
     said, truth = torch.tensor([[1.0, 5], [2, 6], [4, 4]]), torch.tensor([[1.0, 4], [3, 6], [3, 5]])
     assert compute("r2", said, truth, both) == pytest.approx(sk.r2_score(truth, said))
     assert compute("mae[height]", said, truth, both) == pytest.approx(2 / 3)
-    with pytest.raises(UserError, match=r"'mae' is no form of 'mae'; of several targets, name one: mae\[age\]"):
+    with pytest.raises(UserError, match=r"'mae' is not a form of 'mae'; of several targets, name one: mae\[age\]"):
         make_named(["mae"], None, both, {})
 
 
@@ -301,11 +301,11 @@ def test_numbers_without_a_unit_are_averaged_over_targets_and_others_need_one_in
         ("auprcc", "no metric 'auprcc' for classification; nearest: auprc, "),
         ("rmse", "no metric 'rmse' for classification"),
         ("recall[tumour]", "there is no 'tumour'; near: "),
-        ("kappa_micro", "'kappa_micro' is no form of 'kappa'; there may be kappa, "),
-        ("recall@precision=0.5", "is no form of 'recall'"),  # of four classes, which one?
-        ("fbeta", "is no form of 'fbeta'"),
-        ("nll[a]", "is no form of 'nll'"),
-        ("auroc_samples", "is no form of 'auroc'"),
+        ("kappa_micro", "'kappa_micro' is not a form of 'kappa'; use kappa, "),
+        ("recall@precision=0.5", "is not a form of 'recall'"),  # of four classes, which one?
+        ("fbeta", "is not a form of 'fbeta'"),
+        ("nll[a]", "is not a form of 'nll'"),
+        ("auroc_samples", "is not a form of 'auroc'"),
     ],
 )
 def test_a_name_that_means_nothing_is_answered_with_those_that_do(name: str, message: str) -> None:

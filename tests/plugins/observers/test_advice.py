@@ -249,7 +249,7 @@ def test_texts_are_not_augmented_and_a_network_from_scratch_is_not_frozen() -> N
 
     ((_, text),) = check_overfitting(run(PETS, reads_text=True), scratch, epochs)
 
-    assert text.endswith("by heart; train.patience=3 stops early")
+    assert text.endswith("overfitting; train.patience=3 stops early")
 
 
 JUMP = [(0.9, 0.5), (0.8, 0.45), (0.79, 1.4), (0.75, 1.3), (0.7, 1.2)]

@@ -198,7 +198,7 @@ def test_a_quiet_run_shows_its_warnings_and_writes_all_else_into_its_folder(tmp_
 
     assert said.out == ""
     assert len(said.err.splitlines()) == 1
-    assert "stays at 0.6931, that of guessing" in said.err
+    assert "stays at 0.6931, chance level" in said.err
     assert len((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 2
 
 
