@@ -160,11 +160,12 @@ def make_loss(task: Task, config: RunConfig, ctx: Context) -> Loss | Any | None:
 def make_metrics(task: Task, config: RunConfig, ctx: Context) -> Mapping[str, Any] | None:
     """Make validation metrics: name -> `torchmetrics.Metric`, updated with outputs and targets in the target's unit.
 
-    All results are used, those of default plugins first. The first metric is monitored unless ``train.monitor`` names
-    another. A value that is not finite is never the best. A metric that is undefined for some splits can have a method
-    ``undefined_for``, called before training: targets (N,) or (N, K) of a split -> indices of the labels or targets
-    without a value. A metric that is the fraction of correct images has an attribute ``is_proportion = True`` and gets
-    Wilson's interval; others get a bootstrap interval.
+    All results are used, those of default plugins first; a metric of an enabled plugin replaces a default one with the
+    same name. The first metric is monitored unless ``train.monitor`` names another. A value that is not finite is never
+    the best. A metric that is undefined for some splits can have a method ``undefined_for``, called before training:
+    targets (N,) or (N, K) of a split -> indices of the labels or targets without a value. A metric that is the fraction
+    of correct images has an attribute ``is_proportion = True`` and gets Wilson's interval; others get a bootstrap
+    interval.
     """
 
 

@@ -61,6 +61,8 @@ def convert(source: Path, target: Path) -> str:
 
 def _import_all() -> None:
     """Read and write small files of both formats, so that all that is imported on the way is there."""
+    import encodings.cp437  # noqa: F401 - of the names in a zip archive
+
     import torch
     from safetensors.torch import save
 

@@ -156,15 +156,18 @@ class HookCalls:
         from torchmetrics import Metric
 
         metrics: dict[str, Any] = {}
+        of_defaults: set[str] = set()
         answers = self._call_all("make_metrics", Mapping, task=task)
         for plugin, answer in zip(self.host.record["make_metrics"].answered, answers, strict=True):
             self._expect("make_metrics", list(answer.values()), Metric, by=plugin)
             for name in answer:
-                if name in metrics or name in {"loss", "epoch"} or name.startswith("train_"):
+                taken = name in metrics and (plugin.is_default or name not in of_defaults)
+                if taken or name in {"loss", "epoch"} or name.startswith("train_"):
                     raise UserError(
                         f"make_metrics: {name!r} of {plugin} is already used; choose another name for the metric"
                     )
             metrics |= answer
+            of_defaults = of_defaults | set(answer) if plugin.is_default else of_defaults - set(answer)
         return metrics
 
     def make_schedule(

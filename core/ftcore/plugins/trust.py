@@ -127,7 +127,7 @@ def record(code: Iterable[tuple[Path, str]]) -> Path | None:
     new = [(str(path), digest) for path, digest in code if (str(path), digest) not in _trusted().items()]
     if not new:
         return None
-    lines = "".join(json.dumps({"path": path, "sha256": digest}) + "\n" for path, digest in new)
+    lines = "".join(json.dumps({"path": path, "sha256": digest}, allow_nan=False) + "\n" for path, digest in new)
     target = trust_file()
     if target is None:
         raise UserError("cannot write what you trust: there is no home folder")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import asdict, evolve
 
-from ftcore.checkpoints import atomic
+from ftcore.checkpoints import atomic, to_json
 from ftcore.config.schema import SECTIONS
 from ftcore.errors import UserError
 from ftcore.runs.prepared import choose_folder
@@ -113,7 +113,7 @@ def _asked(config: RunConfig, runs: Mapping[str, Settings]) -> dict[str, Any]:
     plugins = [reference.text for reference in config.plugins]
     options = {name: dict(values) for name, values in config.options.items()}
     more = {"plugins": plugins, "without": config.without, "options": options, "hooks": dict(config.hooks)}
-    found: dict[str, Any] = json.loads(json.dumps({**sections, **more, "runs": dict(runs)}, default=str))
+    found: dict[str, Any] = json.loads(to_json({**sections, **more, "runs": dict(runs)}, default=str))
     return found
 
 
