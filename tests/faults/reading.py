@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import safetensors.torch
 import torch
 from attrs import frozen
 from torch import nn
@@ -14,7 +15,7 @@ from torch import nn
 from ftcore import UserError
 from ftcore.inference import load
 from ftcore.model import safe_unpickle
-from ftcore.model.weights import load_weights
+from ftcore.model.weights import load_state_dict, load_weights
 from ftcore.runs.run import resume
 
 if TYPE_CHECKING:
@@ -45,10 +46,16 @@ class Outcome:
 
 
 def read_pickled(file: Path) -> None:
-    reason = safe_unpickle.convert(file, file.with_name("converted.safetensors"))
-    if reason:
-        raise UserError(f"weights {file} {reason}")
-    load_weights(net(), file.with_name("converted.safetensors"))
+    target = file.with_name("converted.safetensors")
+    with target.open("w+b") as written:  # opened now: once it has read the file, this process can open none
+        reason = safe_unpickle.convert(file, target)
+        if reason:
+            raise UserError(f"weights {file} {reason}")
+        state = safetensors.torch.load(written.read())
+    try:
+        load_state_dict(net(), state)
+    except RuntimeError as error:
+        raise UserError(f"weights {file} do not fit: {error}") from None
 
 
 def read_safetensors(file: Path) -> None:
