@@ -19,7 +19,7 @@ from .killing import end, forked
 BAD = Path(__file__).parent / "bad_plugins"
 FAILURES = {
     "seeds_at_import": ("import", "importing it changed the state of Python's random generator", "do that in the hook"),
-    "options_that_change:OptionsThatChange": ("config", "Options.smoothing can be changed later", "@attrs.frozen"),
+    "options_that_change:OptionsThatChange": ("config", "Options.smoothing is mutable", "@attrs.frozen"),
     "misspelt_argument": ("lint", "make_loss: unknown argument 'tsk'", "did you mean 'task'?"),
     "loss_per_sample": (
         "contract",
@@ -34,7 +34,7 @@ FAILURES = {
     "leaves_a_thread": (
         "effects",
         "a run with the plugin changed running threads",
-        "restore it at the end of the run is over",
+        "restore it at the end of the run",
     ),
     "own_dice": ("determinism", "two runs of the same configuration differ", "use only the global"),
     "transforms_in_a_function": ("spawn", "it cannot be sent to loader processes", "define it at the top of a module"),

@@ -197,7 +197,7 @@ def test_of_damaged_checkpoints_the_one_before_is_used_and_that_is_said(
     harm(bad)
 
     assert latest_checkpoint(tmp_path) == good
-    assert f"{bad} is damaged, {good.name} is used" in capsys.readouterr().err
+    assert f"{bad} is damaged; using {good.name}" in capsys.readouterr().err
 
 
 def test_where_all_checkpoints_are_damaged_each_is_named(tmp_path: Path) -> None:

@@ -318,7 +318,10 @@ FOLDERS_REFUSED: dict[str, tuple[Make, str]] = {
     "class in validation alone": (class_in_validation_alone, "class 'owl' is in validation but not in training"),
     "val without train": (validation_alone, r"{root}: no training split; expected .*train.*, found 'test' \(8\), 'val"),
     "splits without classes": (split_without_classes, "{root} has no class folders; expected {root}/train/CLASS/PICT"),
-    "class of a split without pictures": (class_of_a_split_without_pictures, "class folder {root}/val/dog has no pict"),
+    "class of a split without pictures": (
+        class_of_a_split_without_pictures,
+        "class folder {root}/val/dog has no images",
+    ),
     "what an archive left": (archive_leftovers, "class folder {root}/__MACOSX has no images"),
     "loop of links": (loop, "folder {root}/cat/again is a link to a folder above it"),
     "link to itself": (link_to_itself, "cannot read image {root}/cat/9.jpg: Too many levels of symbolic links"),
@@ -327,7 +330,7 @@ FOLDERS_REFUSED: dict[str, tuple[Make, str]] = {
     "socket": (open_socket, "cannot read image {root}/cat/9.jpg: it is a socket"),
     "empty picture": (empty_file, "cannot read image {root}/cat/9.jpg: 0 bytes cannot be an image"),
     "class whose name is no UTF-8": (bytes_in_a_class, r"class folder '{root}/d\\udcf6g' is not UTF-8; rename it"),
-    "page for a picture": (page, r"cannot read image {root}/cat/9\\n.jpg: it is none of JPEG"),
+    "page for a picture": (page, r"cannot read image {root}/cat/9\\n.jpg: it is not one of JPEG"),
 }
 
 
@@ -464,7 +467,7 @@ TABLES_REFUSED: dict[str, tuple[bytes, tuple[str, ...], str]] = {
     "semicolons unsaid": (
         table().replace(",", ";").encode(),
         (),
-        ":1: one column.* looks separated by semicolon: table",
+        ":1: only one column.* looks separated by semicolon: table",
     ),
     "latin-1": (table("9.png,caf\xe9\n").encode("latin-1"), (), ":10: not UTF-8 at byte"),
     "latin-1 with old line ends": (
@@ -487,7 +490,7 @@ TABLES_REFUSED: dict[str, tuple[bytes, tuple[str, ...], str]] = {
     "which target": (
         column("label,age", "a,1", "b,2"),
         (),
-        r"2 columns that could be the target \(label, age\); say wh",
+        r"2 columns that could be the target \(label, age\); choose: table.target=COLUMN",
     ),
     "no target": (column("split", "train", "val"), (), r"0 columns that could be the target \(none\)"),
     "column for two things": (
@@ -562,7 +565,7 @@ TABLES_REFUSED: dict[str, tuple[bytes, tuple[str, ...], str]] = {
     "a picture by two paths": (
         row("./1.png,cat"),
         (),
-        ":10: './1.png' occurs twice, first in .*:3|:3: '1.png' is the.*:10",
+        ":10: './1.png' occurs twice, first in .*:3|:3: '1.png' occurs twice, first in .*:10",
     ),
     "path out of the folder": (
         row("../8.png,cat"),
@@ -593,8 +596,8 @@ TABLES_REFUSED: dict[str, tuple[bytes, tuple[str, ...], str]] = {
         ":12: path 'gone.png'",
     ),
     "missing picture behind blank lines": (table("\n\ngone.png,cat\n").encode(), (), ":12: path 'gone.png': No such"),
-    "folder for a picture": (row("sub,cat"), (), ":10: path 'sub': is no file"),
-    "page for a picture": (row("page.png,cat"), (), ":10: cannot read image .*page.png: it is none of JPEG"),
+    "folder for a picture": (row("sub,cat"), (), ":10: path 'sub': is not a file"),
+    "page for a picture": (row("page.png,cat"), (), ":10: cannot read image .*page.png: it is not one of JPEG"),
     "too few cells": (row("8.png"), (), r":10: 1 cells, but the header has 2 \(path, label\)"),
     "too many cells": (row("8.png,cat,big"), (), r":10: 3 cells, but the header has 2 \(path, label\)"),
     "unknown splits": (
@@ -607,13 +610,13 @@ TABLES_REFUSED: dict[str, tuple[bytes, tuple[str, ...], str]] = {
     "group in both splits": (
         column("label,split,who", "a,train,x", "b,train,y", "a,val,y"),
         ("table.group=who",),
-        "group 'y' is in training and in validation",
+        "group 'y' is in both training and validation",
     ),
     "group half empty": (column("label,who", "a,x", "b,"), ("table.group=who",), ":3: who is empty"),
     "one group": (
         column("label,who", *["a,x", "b,x"] * 2),
         ("table.group=who",),
-        r"1 groups \(x\\), which may not",
+        r"1 groups \(x\)",
     ),
     "fraction beside splits": (
         column("label,split", "a,train", "b,train", "a,val"),

@@ -162,12 +162,12 @@ def test_the_limit_of_pixels_is_an_error_and_no_warning(kinds: dict[str, Path]) 
         ("link_loop", "Too many levels of symbolic links"),
         ("empty", "0 bytes cannot be an image"),
         ("sparse", "68719476736 bytes cannot be an image"),
-        ("text", "it is none of JPEG, PNG, BMP, GIF, PPM, WEBP, TIFF, AVIF, or its header is corrupt"),
+        ("text", "it is not one of JPEG, PNG, BMP, GIF, PPM, WEBP, TIFF, AVIF, or its header is corrupt"),
         ("jpeg_half_zeros", r"image file is truncated: its \d+ bytes do not contain the end of the JPEG data"),
         ("jpeg_stuffing", r"JPEG data is damaged at byte \d+"),
         ("png_pixels_checksum", r"broken PNG file \(bad header checksum in b'IDAT'\)"),
-        ("float_to_255", "grey values of mode F must be 0 to 1; these are 0.0 to 255.0"),
-        ("float_not_a_number", "grey values of mode F must be 0 to 1; these are nan to nan"),
+        ("float_to_255", "grey values of mode F must be 0 to 1, got 0.0 to 255.0"),
+        ("float_not_a_number", "grey values of mode F must be 0 to 1, got nan to nan"),
     ],
 )
 def test_the_reason_is_given(kinds: dict[str, Path], kind: str, reason: str) -> None:

@@ -125,8 +125,8 @@ def test_each_halving_is_said_and_written_down(tmp_path: Path) -> None:
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
     assert json.loads((newest / "state.json").read_text())["progress"]["micro_batch_splits"] == 4
     said = [log for log in logs if log["event"].startswith("out of memory in step 1: each micro-batch")]
-    assert ["in 2 pieces" in log["event"] for log in said] == [True, False]
-    assert ["in 4 pieces" in log["event"] for log in said] == [False, True]
+    assert ["into 2 pieces" in log["event"] for log in said] == [True, False]
+    assert ["into 4 pieces" in log["event"] for log in said] == [False, True]
     assert {(log["log_level"], log["reason"]) for log in said} == {("warning", MESSAGE)}
 
 
@@ -224,7 +224,7 @@ class Synchronised:
 
 
 def test_batch_norm_over_processes_may_not_be_halved(tmp_path: Path) -> None:
-    message = r"^train.on_oom = 'halve' does not work with SyncBatchNorm \(--set train.on_oom"
+    message = r"^train.on_oom = 'halve' does not work with batch norm over processes \(--set train.on_oom"
     with pytest.raises(UserError, match=message):
         fit(config(tmp_path / "run", "train.on_oom=halve", plugins=(f"{__name__}:Synchronised",)))
 

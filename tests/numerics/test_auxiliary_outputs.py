@@ -80,7 +80,7 @@ def test_every_head_learns_and_the_first_is_what_is_measured() -> None:
 
 
 def test_outputs_that_no_provider_declared_are_refused_before_the_first_step() -> None:
-    message = r"returns \[\(2, 2\), \(2, 2\)\] for 2 images in train mode, not \[\(2, 2\)\]; `aux_weights`"
+    message = r"returns \[\(2, 2\), \(2, 2\)\] for 2 images in train mode, not \[\(2, 2\)\]; `aux_loss_weights`"
     with pytest.raises(UserError, match=message):
         parts_of("own/silent")
 

@@ -212,7 +212,7 @@ def test_inductor_learns_the_same(others: tuple[str, ...]) -> None:
     [
         (("dp", "compile"), (), "compile does not work with dp"),
         (("compile", "dp"), (), "compile does not work with dp"),
-        (("compile",), ("compile.backend=inductr",), r"'inductr' is none of .*aot_eager.*eager.*inductor"),
+        (("compile",), ("compile.backend=inductr",), r"'inductr' is not one of .*aot_eager.*eager.*inductor"),
         (
             ("compile",),
             ("compile.backend=eager", "compile.mode=max-autotune"),

@@ -188,7 +188,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
         loss = functional.cross_entropy(outputs, targets)
         return loss * math.nan if len(seen) == 3 else loss
 
-    with pytest.raises(UserError, match=r"loss is nan .* in step 3 \(epoch 1\\); the update was skipped"):
+    with pytest.raises(UserError, match=r"loss is nan .* in step 3 \(epoch 1\); the update was skipped"):
         train(attrs.evolve(parts, objective=attrs.evolve(parts.objective, loss=Loss(fails_in_the_third_step))))
 
     assert all(torch.equal(p, seen[2][name]) for name, p in parts.network.named_parameters())

@@ -163,7 +163,7 @@ def test_focal_shows_its_factors_where_there_are_any() -> None:
     [
         ((1.0, 2.0), CLASSES, r"focal.alpha has 2 numbers for 3 classes \(healthy, mild, severe\)"),
         ({"sever": 2.0}, CLASSES, "focal.alpha: no class 'sever'; did you mean 'severe'"),
-        ({"car": 0.0}, LABELS, "focal.alpha: that of 'car' must be a positive number, got 0"),
+        ({"car": 0.0}, LABELS, "focal.alpha: the value of 'car' must be a positive number, got 0.0"),
         (0.25, CLASSES, r"in \(0, 1\) for labels; for classes a list .* got 0.25 for classification"),
         (1.0, LABELS, r"in \(0, 1\) for labels; .* got 1.0 for multilabel"),
     ],

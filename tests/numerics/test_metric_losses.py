@@ -113,7 +113,7 @@ def test_a_run_that_accumulates_is_warned(plugin: str, tmp_path: Path) -> None:
         return result.err
 
     assert "micro-batch" not in run("one")
-    assert f"which differs from its value over all images per step (plugin={plugin}, " in run(
+    assert f"which differs from its value over all images of a step (plugin={plugin}, " in run(
         "two", "train.accumulate=2"
     )
 

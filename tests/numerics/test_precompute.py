@@ -440,7 +440,7 @@ def test_a_network_of_our_own_is_computed_once_too(tmp_path: Path) -> None:
     parts = built(tmp_path, *SIZE, plugins=OWN, model="own/linear")
 
     assert isinstance(parts.frozen_features, FrozenFeatures)
-    assert parts.frozen_features.note == "what 2 for each image, 16 numbers, 0.0 MB"
+    assert parts.frozen_features.note == "the input of 2 for each image, 16 numbers, 0.0 MB"
 
 
 def test_a_network_that_goes_on_behind_its_head_learns_the_same_from_what_that_sees(tmp_path: Path) -> None:
@@ -486,4 +486,4 @@ def test_a_run_says_what_is_computed_once(tmp_path: Path) -> None:
                     f"run.folder={tmp_path / 'run'}", "--set", "train.epochs=4")  # fmt: skip
 
     assert result.code == 0
-    assert "feature caching       what head for each image, 64 numbers, 0.1 MB, up to epoch 3" in result.err
+    assert "feature caching       the input of head for each image, 64 numbers, 0.1 MB, up to epoch 3" in result.err

@@ -144,7 +144,7 @@ def test_a_network_that_goes_on_behind_its_head_is_computed_once_up_to_it(tmp_pa
         sets = (*SQUEEZENET, "--set", f"train.precompute={mode}", "--set", "probe_solver.tol=1e-5")
         result = run(tmp_path / mode, *sets, "--data", str(data))
         assert result.code == 0, result.err
-        assert ("what classifier.1 for each image, 512 x 3 x 3 numbers" in result.err) == (mode == "auto")
+        assert ("the input of classifier.1 for each image, 512 x 3 x 3 numbers" in result.err) == (mode == "auto")
         seen[mode] = result.report["best"]
 
     assert seen["auto"]["loss"] == pytest.approx(seen["never"]["loss"], abs=1e-3)

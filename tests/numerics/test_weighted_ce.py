@@ -165,7 +165,7 @@ def test_a_heavy_class_does_not_take_all_images_but_by_torchs_rule_of_which_is_w
 
     done = invoke("run", "--data", "digits:5-9", "--model", "digits/cnn", "--plugin", "weighted_ce", *words, "--json")
 
-    warned = "an image of '5' has the lowest loss if '9' is answered" in done.err
+    warned = "an image of '5' has the lowest loss if '9' is predicted" in done.err
     assert (done.report["best"]["accuracy"] > 0.5, warned) == (rule == "true_class", rule == "torch")
 
 
@@ -248,7 +248,7 @@ def test_an_unknown_class_is_an_error_with_the_nearest_name() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf])
 def test_a_weight_that_is_no_positive_number_is_an_error(weight: float) -> None:
-    with pytest.raises(UserError, match="that of 'cyst' must be a positive number"):
+    with pytest.raises(UserError, match="the value of 'cyst' must be a positive number"):
         class_weights({"cyst": weight}, TASK)
 
 

@@ -133,7 +133,7 @@ def test_an_empty_name_does_not_mean_everything(model: nn.Module) -> None:
 def test_a_type_that_matches_nothing_is_an_error_with_the_nearest(model: nn.Module) -> None:
     with pytest.raises(
         UserError,
-        match=r"no module with .* is a 'BatchNorm1d'; did you mean 'BatchNorm2d'\?; there are .*Conv2d",
+        match=r"no module with .* is a 'BatchNorm1d'; did you mean 'BatchNorm2d'\?; the types are .*Conv2d",
     ):
         plan(model, types=("BatchNorm1d",))
 

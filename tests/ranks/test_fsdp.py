@@ -255,7 +255,7 @@ def test_the_blocks_are_the_architectures_own(build: Any, expected: list[str]) -
     [
         (
             ("--set", "train.on_oom=halve"),
-            "train.on_oom = 'halve' does not work with fsdp, whose forward passes synchronise for all",
+            "train.on_oom = 'halve' does not work with fsdp, whose forward passes synchronise all",
         ),
         (
             ("--set", "run.async_save=true"),
@@ -267,9 +267,9 @@ def test_the_blocks_are_the_architectures_own(build: Any, expected: list[str]) -
         ),
         (
             ("--set", "train.batch_size=1"),
-            "train.batch_size = 1 is the total over all processes, together",
+            "train.batch_size = 1 is the total over all processes, but there are ",
         ),
-        (("--set", "sgd.fused=true"), "sgd.fused = true: the kernel takes real parameters on cpu or cuda, here are "),
+        (("--set", "sgd.fused=true"), "sgd.fused = true: the kernel takes real parameters on cpu or cuda, not "),
     ],
 )
 def test_what_cannot_be_spread_is_refused(options: tuple[str, ...], message: str, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from attrs import define, field
 
 from ftcore import hooks
 from ftcore.distributed.ranks import ProcessInfo
-from ftcore.errors import UserError, blame_plugin, did_you_mean
+from ftcore.errors import UserError, blame_plugin, did_you_mean, is_plugin_error
 from ftcore.hooks import HOOK_ARGUMENTS
 from ftcore.types.context import Context
 
@@ -277,7 +277,9 @@ def _annotate_errors(plugin: Plugin, impl: Implementation) -> Generator[None, No
     except SystemExit as error:
         raise _fault(plugin, f"{plugin.location(impl)} tried to exit the process: SystemExit: {error}") from error
     except Exception as error:
-        if not isinstance(error, UserError | StopIteration):
+        if not (
+            isinstance(error, UserError | StopIteration) or is_plugin_error(error)
+        ):  # of a hook that this one asked
             blame_plugin(error, f"raised by plugin {plugin} in {impl.hook} ({impl.where})")
         raise
 

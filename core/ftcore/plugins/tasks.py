@@ -26,8 +26,8 @@ def find_task(host: Any, name: str) -> type[Task]:
         known = [plugin.name for plugin in record.passed]
         origin = f" ({host.config.origin('data.task')})" if host.config.data.task == name else ""
         raise UserError(
-            f"no plugin answered make_task for a task {name!r}{origin}{did_you_mean(name, known)}; "
-            f"asked: {', '.join(known) or 'nobody'}"
+            f"no plugin supplies make_task for a task {name!r}{origin}{did_you_mean(name, known)}; "
+            f"called: {', '.join(known) or 'nobody'}"
         )
     if not (isinstance(answer, type) and issubclass(answer, Task) and answer.name == name):
         expected = f"ftcore.Task, or one derived from it, whose name is {name!r}"

@@ -83,7 +83,7 @@ def test_images_targets_and_indices_belong_together() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_sample_that_cannot_be_read_is_an_error_that_names_it(workers: int) -> None:
-    with pytest.raises(DataError, match=r"^cannot read image seven\.jpg: truncated\n.*on_corrupt=skip leaves"):
+    with pytest.raises(DataError, match=r"^cannot read image seven\.jpg: truncated\n.*on_corrupt=skip skips"):
         list(loader(4, seed=0, workers=workers, broken=True).epoch(0))
 
 

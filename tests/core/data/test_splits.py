@@ -227,7 +227,7 @@ def test_what_is_only_measured_is_not_split_whatever_its_classes_are() -> None:
         (
             {"folds": 2},
             ["train", "val"],
-            r"data\.folds does nothing: photos has a val.* own \(--set data\.folds",
+            r"data\.folds has no effect: photos has a val.* own \(--set data\.folds",
         ),
         ({"folds": 2, "fold": 2}, None, r"data\.fold = 2 must be below data\.folds = 2 \(--set data\.fold=2\)"),
         ({"folds": 3}, None, r"data\.folds = 3, but there are 2 of 'images' \(--set data\.folds=3\)"),
@@ -252,7 +252,7 @@ def test_what_cannot_be_split_is_refused() -> None:
         split(35, CLASSES, val_fraction=0.01)
     with pytest.raises(UserError, match=r"data\.val_fraction = 0\.2 is not possible with 1 images"):
         split(1)
-    with pytest.raises(UserError, match="photos: group 'x' is in training and in validation"):
+    with pytest.raises(UserError, match="photos: group 'x' is in both training and validation"):
         split(3, groups=["x", "y", "x"], splits=["train", "train", "val"])
-    with pytest.raises(UserError, match="photos: group 'y' is in validation and in test"):
+    with pytest.raises(UserError, match="photos: group 'y' is in both validation and test"):
         split(3, groups=["x", "y", "y"], splits=["train", "val", "test"])

@@ -77,7 +77,7 @@ def test_a_worker_that_dies_or_is_stopped_is_said_with_the_samples_in_flight(tmp
     assert ended.returncode == 2, ended.stderr
     assert "samples in flight: " in ended.stdout
     assert "sample-13.jpg" in ended.stdout
-    assert ("was stopped" in ended.stdout) == (fate == "SIGSTOP")
+    assert ("is stopped" in ended.stdout) == (fate == "SIGSTOP")
     assert float(ended.stdout.split()[1]) < 10
 
 

@@ -277,7 +277,7 @@ def test_another_task_is_an_error(colours: Path, tmp_path: Path) -> None:
     result = invoke("ensemble", colours / "a", other, "--out", tmp_path / "out")
 
     assert result.code == 2
-    assert f"{colours / 'a'} is for classification, and {other} for regression" in result.err
+    assert f"{colours / 'a'} is for classification, but {other} for regression" in result.err
 
 
 @pytest.mark.parametrize(
@@ -324,6 +324,6 @@ def test_a_run_without_its_weights_is_named(colours: Path, tmp_path: Path) -> No
     shutil.copytree(colours / "b", tmp_path / "b")
     (tmp_path / "b" / "model" / "model.safetensors").unlink()
 
-    with pytest.raises(UserError, match=r"there is no .*b/model/model\.safetensors; the folder is incomplete"):
+    with pytest.raises(UserError, match=r".*b/model/model\.safetensors is missing; the folder is incomplete"):
         create_ensemble([colours / "a", tmp_path / "b"], tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -249,7 +249,7 @@ def test_data_for_another_task_is_an_error(run: Path, tmp_path: Path) -> None:
     result = invoke("evaluate", tmp_path)
 
     assert result.code == 2
-    assert "was trained for classification, and digits:5-9 is for regression" in result.err
+    assert "was trained for classification, but digits:5-9 is for regression" in result.err
 
 
 def test_regression_needs_the_very_targets_of_the_model(tmp_path: Path) -> None:

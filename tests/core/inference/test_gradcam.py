@@ -183,7 +183,7 @@ def test_an_ensemble_is_asked_network_by_network(run: Path, tmp_path: Path) -> N
     said = invoke("predict", tmp_path / "both", run.parent / "pictures" / "spot" / "3.png", "--why", tmp_path / "why")
 
     assert said.code == 2
-    assert "--why needs one network, but an ensemble has 2; export one of its runs" in said.err
+    assert "--why needs one network, but an ensemble has 2; use one of its runs" in said.err
 
 
 def test_the_colours_are_those_of_matplotlib() -> None:

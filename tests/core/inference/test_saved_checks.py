@@ -50,7 +50,7 @@ def test_a_value_that_no_run_writes_is_refused_by_name(digits: Path, tmp_path: P
 
 
 WRONG_TASKS: dict[str, tuple[Any, str]] = {
-    "a task that there is not": ({"name": "x", "state": {}}, "no plugin answered make_task for a task 'x'"),
+    "a task that there is not": ({"name": "x", "state": {}}, "no plugin supplies make_task for a task 'x'"),
     "a task that is a list": (["classification"], "cannot read"),
     "no names": ({"names": []}, "names must be unique strings, at least one, not []"),
     "names that are lists": ({"names": [["a"], ["b"], ["c"]]}, "names must be unique strings"),

@@ -106,7 +106,7 @@ def test_a_request_that_is_too_large_is_refused(server: Server, *, in_pieces: bo
 
     status, found = server.predict((body[at : at + 1000] for at in range(0, 10_001, 1000)) if in_pieces else body)
 
-    assert (status, found) == (413, {"error": "more than 10,000 bytes"})
+    assert (status, found) == (413, {"error": "the request exceeds the limit of 10,000 bytes"})
 
 
 def test_a_length_that_is_too_large_is_refused_before_anything_is_sent(server: Server) -> None:

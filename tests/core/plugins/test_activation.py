@@ -121,7 +121,7 @@ def test_a_class_that_is_called_like_a_section_is_refused_because_set_could_not_
 ) -> None:
     file = write("section_hooks.py", CLASS.format(name))
 
-    with pytest.raises(UserError, match=f"called '{name.lower()}'"):
+    with pytest.raises(UserError, match=f"invalid plugin name '{name.lower()}'"):
         activated(f"{file}:{name}")
 
 

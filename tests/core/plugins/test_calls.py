@@ -203,7 +203,7 @@ def test_an_optimizer_with_a_parameter_of_its_own_is_refused() -> None:
     def inventive(param_groups: Sequence[ParamGroup]) -> torch.optim.Optimizer:
         return torch.optim.SGD([*param_groups[0].params.values(), nn.Parameter(torch.zeros(1))], lr=0.1)
 
-    with pytest.raises(UserError, match="missing none, strange 1"):
+    with pytest.raises(UserError, match="missing none, unexpected 1"):
         call("make_optimizer", calls(answering("make_optimizer", inventive)))
 
 
@@ -281,7 +281,9 @@ def test_two_metrics_of_one_name_are_refused_with_the_plugin_that_came_second() 
     first = answering("make_metrics", lambda: {"f1": metric()}, "first")
     second = answering("make_metrics", lambda: {"f1": metric()}, "second")
 
-    with pytest.raises(UserError, match=r"make_metrics: 'f1' of second \(second 1\.0, --plugin second\) is taken"):
+    with pytest.raises(
+        UserError, match=r"make_metrics: 'f1' of second \(second 1\.0, --plugin second\) is already used"
+    ):
         calls(first, second).make_metrics(TASK)
 
 

@@ -215,7 +215,7 @@ def test_a_built_ins_name_in_another_distribution_does_not_disturb_the_default(s
 
 
 def test_a_distribution_that_does_not_have_the_plugin_is_refused() -> None:
-    with pytest.raises(UserError, match="plugin 'sgd' is not in distribution 'acme'; it is in ftcore"):
+    with pytest.raises(UserError, match="plugin 'sgd' is not in distribution 'acme'; it is provided by ftcore"):
         find_installed("sgd", "acme", discover())
 
 
@@ -255,7 +255,7 @@ def test_an_installed_plugin_that_is_called_like_a_section_is_refused_when_it_is
     plugin = InstalledPlugin(name, "acme-losses", "1.0", "acme_losses:Focal")
 
     with pytest.raises(
-        UserError, match=rf"acme-losses 1\.0 has an invalid plugin name '{name}': .* is none of data, hooks"
+        UserError, match=rf"acme-losses 1\.0 has an invalid plugin name '{name}': .* use none of data, hooks"
     ):
         resolve(PluginRef(name, "--plugin", Path()), (plugin,))
 

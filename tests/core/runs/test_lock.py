@@ -91,7 +91,10 @@ def test_without_locks_of_the_file_system_a_file_stands_for_one_and_that_is_said
         assert is_locked(tmp_path)
         assert "the file system does not support locks" in "".join(capsys.readouterr())
         with (
-            pytest.raises(UserError, match=rf"is in use by process {os.getpid()} on .*no locks.*remove .*\.lock\.held"),
+            pytest.raises(
+                UserError,
+                match=rf"is in use by process {os.getpid()} on .*does not support locks.*remove .*\.lock\.held",
+            ),
             lock_run_folder(tmp_path),
         ):
             pass

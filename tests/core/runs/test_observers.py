@@ -163,7 +163,7 @@ def test_of_two_observers_each_is_told_whatever_the_other_raises(tmp_path: Path)
     firsts = [event["event"] for event in logged if "failed at RunStarted" in event["event"]]
     assert len(firsts) == 2
     assert all("fail, which was passed to the run; the run continues" in text for text in firsts)
-    counted = [event["event"].partition(";")[0] for event in logged if "in all" in event["event"]]
+    counted = [event["event"].partition(";")[0] for event in logged if "in total" in event["event"]]
     assert counted == [f"an observer failed {len(heard)} times in total"] * 2
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def test_a_split_smaller_than_a_batch_is_an_error() -> None:
     with pytest.raises(
-        UserError, match=r"train.batch_size = 999 is more than the 290 images of the training split\)\)"
+        UserError,
+        match=r"train.batch_size = 999 is more than the 290 images of the training split; a range test needs",
     ):
         lr_range_test(ready(sets=("train.batch_size=999",)).assembly, exponential_lrs(1e-6, 1, 10))
 

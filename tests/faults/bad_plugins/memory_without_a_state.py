@@ -1,10 +1,13 @@
 from itertools import count
 
-from ftcore import Loss, hookimpl
+from ftcore import Loss, Task, hookimpl
+from ftcore_plugins.tasks import Classification
 
 
 @hookimpl
-def make_loss() -> Loss:
+def make_loss(task: Task) -> Loss | None:
+    if not isinstance(task, Classification):
+        return None
     from torch.nn.functional import cross_entropy
 
     calls = count(1)

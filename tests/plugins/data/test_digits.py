@@ -56,7 +56,7 @@ def test_a_source_in_another_form_is_left_to_others(source: str | None) -> None:
 
 
 def test_a_single_digit_is_nothing_to_tell_apart() -> None:
-    with pytest.raises(UserError, match="at least two classes; there is 7"):
+    with pytest.raises(UserError, match="at least two classes; the data has 7"):
         digits("digits:7")
 
 

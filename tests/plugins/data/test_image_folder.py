@@ -116,7 +116,7 @@ def test_files_that_are_no_pictures_are_left_out_and_said(tmp_path: Path) -> Non
 
     warnings = [line for line in result.err.splitlines() if line.startswith("ftcore: warning: ")]
     assert len(warnings) == 1
-    assert "left out" in warnings[0]
+    assert "ignored" in warnings[0]
     assert "files=2" in warnings[0]
 
 
@@ -129,7 +129,7 @@ def test_pictures_outside_the_class_folders_are_left_out_and_said(tmp_path: Path
 
     warnings = [line for line in result.err.splitlines() if line.startswith("ftcore: warning: ")]
     assert len(warnings) == 1
-    assert "left out" in warnings[0]
+    assert "ignored" in warnings[0]
 
 
 def test_a_clean_folder_gives_no_warning(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_a_parquet_file_is_refused_with_its_row(pictures: Path) -> None:
         ({"path": ["0.png", "1.png"], "label": ["a", None]}, (), r"t\.parquet, row 1: label is missing"),
         ({"path": ["0.png"], "age": [float("nan")]}, ("data.task=regression",), "row 0: age must be a finite number"),
         ({"path": [], "label": []}, (), r"t\.parquet has no rows"),
-        ({"path": ["0.png"], "label": ["a"]}, ("table.separator=;",), r"table\.separator = ';' does nothing"),
+        ({"path": ["0.png"], "label": ["a"]}, ("table.separator=;",), r"table\.separator = ';' has no effect"),
     ):
         parquet.write_table(pyarrow.table(columns), file)
         with pytest.raises(UserError, match=message):

@@ -105,7 +105,7 @@ def test_a_run_that_goes_well_is_warned_of_nothing(tmp_path: Path) -> None:
 def test_a_run_that_learns_nothing_is_warned_of_once(tmp_path: Path) -> None:
     found = trained("digits:5-9", tmp_path / "run", "train.epochs=4", "adamw.lr=1e-12")
 
-    assert sum("stays at 1.6094, that of guessing" in text for text in found) == 1
+    assert sum("stays at 1.6094, chance level" in text for text in found) == 1
 
 
 def test_a_class_that_is_never_predicted_and_an_accuracy_that_one_class_has_are_warned_of(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_class_that_is_never_predicted_and_an_accuracy_that_one_class_has_are_
 
     assert never.startswith("never predicted on validation: 'rare' (2 images); ")
     assert best.startswith(
-        "accuracy 0.9091 in the best epoch is no better than 0.9091, the majority-class baseline ( 'common'"
+        "accuracy 0.9091 in the best epoch is no better than 0.9091, the majority-class baseline ('common'"
     )
 
 
@@ -301,7 +301,7 @@ def waiting(val: Any, workers: int, cache: Any) -> str:
 def test_more_processes_and_a_cache_are_advised_where_there_are_none() -> None:
     files: Any = ImageSplit(ImageFiles.__new__(ImageFiles), np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
 
-    assert "train.workers, and data.cache=ram" in waiting(files, 0, None)
+    assert "increase train.workers, and set data.cache=ram" in waiting(files, 0, None)
     assert "train.workers" not in waiting(files, 1000, None)
     assert "data.cache" not in waiting(files, 0, "ram")
     assert "data.cache" not in waiting([], 0, None)  # other samples are not cached
@@ -450,7 +450,7 @@ def test_a_run_tells_what_it_does(name: str, tmp_path: Path) -> None:
 def test_an_accuracy_that_one_class_has_is_found() -> None:
     ((_, text),) = check_accuracy(PETS, {"confusion_matrix": [[4, 2, 0], [0, 2, 0], [0, 2, 0]]})
 
-    assert text == "accuracy 0.6000 in the best epoch is no better than 0.6000, the majority-class baseline ( 'cat'"
+    assert text == "accuracy 0.6000 in the best epoch is no better than 0.6000, the majority-class baseline ('cat'"
     assert list(check_accuracy(PETS, {"confusion_matrix": [[5, 1, 0], [0, 2, 0], [0, 2, 0]]})) == []
     assert list(check_accuracy(PETS, {"accuracy": 0.1})) == []
     assert list(check_accuracy(PETS, {"confusion_matrix": [[6, 0, 0], [0, 0, 0], [0, 0, 0]]})) == []  # one class alone

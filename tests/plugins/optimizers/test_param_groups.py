@@ -118,8 +118,8 @@ def test_rates_by_name_multiply_with_the_others() -> None:
 @pytest.mark.parametrize(
     ("sets", "plugins", "message"),
     [
-        (("groups.backbone_lr=0.1",), ("freeze_backbone",), "groups.backbone_lr = 0.1 changes nothing"),
-        (("groups.layer_decay=0.5",), ("freeze_backbone",), "groups.layer_decay = 0.5 changes nothing"),
+        (("groups.backbone_lr=0.1",), ("freeze_backbone",), "groups.backbone_lr = 0.1 has no effect"),
+        (("groups.layer_decay=0.5",), ("freeze_backbone",), "groups.layer_decay = 0.5 has no effect"),
         (('groups.lr={"layer5" = 0.1}',), (), "groups.lr: 'layer5' matches no module .* mean 'layer[1-4]'"),
         (('groups.lr={"layer1" = 0.1}',), ("freeze_backbone",), "'layer1' matches only frozen parameters"),
         (("groups.backbone_lr=0",), (), "'backbone_lr' must be > 0"),

@@ -201,14 +201,18 @@ def test_what_cannot_be_used_is_little() -> None:
         ("lion", {"betas": [0.9]}, r"options\.betas: expected 2 numbers, got \[0\.9\]"),
         ("lion", {"betas": 0.9}, r"options\.betas: expected 2 numbers, got 0\.9"),
         ("lion", {"betas": ["a", "b"]}, r"options\.betas: expected 2 numbers"),
-        ("lion", {"betas": [1.5, 0.9]}, r"timm_optim\.options = \{'betas': \[1\.5, 0\.9\]\}: lion says: Invalid beta"),
+        (
+            "lion",
+            {"betas": [1.5, 0.9]},
+            r"timm_optim\.options = \{'betas': \[1\.5, 0\.9\]\}: lion rejects them: Invalid beta",
+        ),
         ("lion", {"caution": "false"}, r"options\.caution: expected true or false, got 'false'"),
         ("lamb", {"eps": "a"}, r"options\.eps: expected a finite number, got 'a'"),
         ("lamb", {"eps": float("inf")}, r"options\.eps: expected a finite number, got inf"),
         ("muon", {"ns_steps": 2.5}, r"options\.ns_steps: expected an integer, got 2\.5"),
-        ("muon", {"conv_mode": "x"}, r"muon says: Invalid conv_mode: x"),
-        ("mars", {"mars_type": "x"}, r"mars says: MARS type not supported"),
-        ("sgd", {"momentum": 0.0}, r"sgd says: Nesterov momentum requires a momentum and zero dampening"),
+        ("muon", {"conv_mode": "x"}, r"muon rejects them: Invalid conv_mode: x"),
+        ("mars", {"mars_type": "x"}, r"mars rejects them: MARS type not supported"),
+        ("sgd", {"momentum": 0.0}, r"sgd rejects them: Nesterov momentum requires a momentum and zero dampening"),
     ],
 )
 def test_what_an_optimizer_does_not_take_is_refused(name: str, options: dict[str, Any], message: str) -> None:

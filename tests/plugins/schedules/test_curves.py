@@ -276,7 +276,7 @@ def test_warm_up_rises_to_where_the_curve_is() -> None:
 
 @pytest.mark.parametrize("plugin", [Constant(ConstantConfig(0.9)), Cosine(CosineConfig(0.9))])
 def test_a_warm_up_that_leaves_nothing_of_the_run_is_an_error(plugin: Any) -> None:
-    with pytest.raises(UserError, match=r"a warm-up of 2 steps \(warmup = 0\.9\\) takes all of the 2 steps"):
+    with pytest.raises(UserError, match=r"a warm-up of 2 steps \(warmup = 0\.9\) takes all of the 2 steps"):
         plugin.make_schedule(optimizer(), 1, 2)
 
 

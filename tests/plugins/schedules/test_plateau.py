@@ -134,7 +134,7 @@ def test_a_lowest_rate_that_no_group_is_above_is_refused() -> None:
 
 
 def test_a_warm_up_that_leaves_nothing_is_refused() -> None:
-    with pytest.raises(UserError, match=r"a warm-up of 20 steps \(warmup = 0\.99\\) takes all of the 20"):
+    with pytest.raises(UserError, match=r"a warm-up of 20 steps \(warmup = 0\.99\) takes all of the 20"):
         Plateau(PlateauConfig(warmup=0.99)).make_schedule(optimizer(), 20, 1, higher_is_better=True)
 
 
