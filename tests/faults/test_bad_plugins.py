@@ -45,10 +45,10 @@ FAILURES = {
     ),
     "memory_without_a_state": (
         "resume",
-        "a run interrupted in step 3 and resumed)",
+        "a run interrupted in step 3 and resumed differs",
         "state_dict and load",
     ),
-    "only_with_adamw": ("combination", "beside sgd: KeyError: 'betas'", "do not depend on other plugins"),
+    "only_with_adamw": ("combination", "with sgd: KeyError: 'betas'", "do not depend on other plugins"),
     "weights_of_a_share": (
         "ranks",
         "two processes that split each batch end with other weights than",
@@ -158,7 +158,7 @@ def test_a_check_is_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
     assert [why for state, why in found.values() if state == "failed"] == []
     assert found["ranks"] == ("not applicable", "skipped by --but ranks")
     assert unknown.code == 2
-    assert "--but rank: no such check; did you mean 'ranks'?; there are import, " in unknown.err
+    assert "--but rank: no such check; did you mean 'ranks'?; the checks are import, " in unknown.err
 
 
 def test_a_plugin_that_is_not_there_is_an_error_before_any_check() -> None:

@@ -227,7 +227,7 @@ def test_what_is_only_measured_is_not_split_whatever_its_classes_are() -> None:
         (
             {"folds": 2},
             ["train", "val"],
-            r"data\.folds has no effect: photos has a val.* own \(--set data\.folds",
+            r"data\.folds has no effect: photos has its own validation split \(--set data\.folds",
         ),
         ({"folds": 2, "fold": 2}, None, r"data\.fold = 2 must be below data\.folds = 2 \(--set data\.fold=2\)"),
         ({"folds": 3}, None, r"data\.folds = 3, but there are 2 of 'images' \(--set data\.folds=3\)"),

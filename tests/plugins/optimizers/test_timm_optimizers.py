@@ -190,7 +190,7 @@ def test_what_cannot_be_used_is_little() -> None:
         (
             "lamp",
             {},
-            r"timm_optim\.name = 'lamp' is not an optimizer of timm; did you mean 'lamb'\? \(there are adabelief",
+            r"timm_optim\.name = 'lamp' is not an optimizer of timm; did you mean 'lamb'\? \(available: adabelief",
         ),
         ("lookahead_adamv", {}, r"'lookahead_adamv' is not an optimizer of timm; did you mean 'lookahead_adam"),
         ("lion", {"beta": [0.9, 0.99]}, r"timm_optim\.options\.beta: lion takes no 'beta'; did you mean 'betas'\?"),
