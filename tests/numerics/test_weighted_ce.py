@@ -127,7 +127,7 @@ def test_where_torchs_rule_answers_the_heavy_class_it_is_said_with_the_formula(
     said = how_smoothing_inverts(TASK.names, weights, smoothing)
 
     heavy, light = (TASK.names[weights.index(extreme(weights))] for extreme in (max, min))
-    assert f"an image of {light!r} has the lowest loss if {heavy!r} is answered" in said
+    assert f"an image of {light!r} has the lowest loss if {heavy!r} is predicted" in said
     assert f" = {wrong:.4g} > w[y] (1 - e + e/K) = " in said
     assert f" = {right:.4g}; " in said
 
