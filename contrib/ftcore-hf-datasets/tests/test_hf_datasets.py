@@ -281,7 +281,7 @@ def test_a_damaged_picture_is_named_by_split_and_row(workers: int, tmp_path: Pat
     ("cell", "reason"),
     [
         (None, r"train\[0\]: it is missing"),
-        ({"bytes": b"", "path": None}, r"train\[0\]: it is empty"),
+        ({"bytes": b"", "path": None}, r"train\[0\]: the file is empty"),
         ({"bytes": None, "path": "https://example.org/1.jpg"}, r"train\[0\]: only its address is there, https"),
         ({"bytes": None, "path": "/none/1.jpg"}, r"train\[0\]: cannot read image /none/1\.jpg"),
     ],
@@ -346,7 +346,7 @@ def test_other_targets(values: list[Any], feature: Any, settings: tuple[str, ...
         ([["a"]] * 18, datasets.List(datasets.Value("string")), (), "multilabel needs two labels; the data has a"),
         ([1, 2, 3] * 6, datasets.Value("int64"), (), "set data.task=classification or regression"),
         (["a", "b", "c"] * 6, datasets.Value("string"), ("data.task=regression",), "which means classification"),
-        ([{"x": 1}] * 18, {"x": datasets.Value("int64")}, (), "column 'goal' cannot be learnt"),
+        ([{"x": 1}] * 18, {"x": datasets.Value("int64")}, (), "column 'goal' cannot be a target"),
     ],
 )
 def test_a_target_that_cannot_be_learnt_is_named(

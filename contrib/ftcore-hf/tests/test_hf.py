@@ -217,7 +217,7 @@ def test_a_head_that_transformers_does_not_build_is_no_folder_for_the_hub(vit: P
     said = invoke("export", tmp_path / "run", "--format", "hf", "--out", tmp_path / "hub")
 
     assert said.code == 2
-    assert "transformers does not rebuild this network: " in said.err
+    assert "transformers does not build this network again: " in said.err
     assert not (tmp_path / "hub").exists()
 
 

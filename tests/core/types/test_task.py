@@ -107,13 +107,13 @@ DATA = ("--data", "digits:1-9", "--model", "digits/cnn", "--set", "data.task=cou
 
 def train(folder: Path, *more: str) -> Result:
     settings = ("--set", "train.epochs=3", "--set", f"run.folder={folder / 'run'}")
-    return invoke("run", *DATA, "--plugin", folder / "hooks.py", *settings, *more)
+    return invoke("run", *DATA, "--plugin", folder / "count_hooks.py", *settings, *more)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("count")
-    (folder / "hooks.py").write_text(HOOKS, encoding="utf-8")
+    (folder / "count_hooks.py").write_text(HOOKS, encoding="utf-8")
     result = train(folder)
     assert result.code == 0, result.err
     assert "warning" not in result.err.lower()
@@ -155,7 +155,7 @@ def test_its_state_is_in_the_model_and_read_again(run: Path) -> None:
     task = ftcore.load(run).task
     assert (description["format"], description["task"]["name"]) == (2, "count")
     assert task.state() == description["task"]["state"]
-    assert description["plugins"][0].endswith("hooks.py")
+    assert description["plugins"][0].endswith("count_hooks.py")
 
 
 def test_predict_says_it_as_text_as_csv_and_as_json(run: Path) -> None:
@@ -201,13 +201,13 @@ def test_a_report_is_drawn_without_what_it_does_not_know(run: Path) -> None:
 
 
 def test_check_spells_its_targets(run: Path) -> None:
-    result = invoke("check", "digits:1-9", "--plugin", run.parent / "hooks.py", "--set", "data.task=count")
+    result = invoke("check", "digits:1-9", "--plugin", run.parent / "count_hooks.py", "--set", "data.task=count")
 
     assert result.code == 0, result.err
 
 
 def refusals(run: Path) -> dict[str, tuple[Sequence[Any], str]]:
-    hooks, other = run.parent / "hooks.py", run.parent / "out"
+    hooks, other = run.parent / "count_hooks.py", run.parent / "out"
     new = ("run", *DATA, "--plugin", hooks, "--set", f"run.folder={other}")
     return {
         "compare": (("compare", run, run), "compare needs a score of each image, and a task 'count' has none"),
@@ -245,7 +245,7 @@ def test_a_cell_that_is_none_is_refused_with_its_row(run: Path, tmp_path: Path) 
     (tmp_path / "table.csv").write_text(f"path,cells\n{rows}\n", encoding="utf-8")
 
     result = invoke(
-        "run", "--data", tmp_path / "table.csv", "--model", "digits/cnn", "--plugin", run.parent / "hooks.py",
+        "run", "--data", tmp_path / "table.csv", "--model", "digits/cnn", "--plugin", run.parent / "count_hooks.py",
         "--set", "data.task=count", "--set", f"run.folder={tmp_path / 'run'}",
     )  # fmt: skip
 
