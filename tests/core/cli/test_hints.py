@@ -25,7 +25,7 @@ GUESSES = {
     "run --optimizer lion": "type --plugin NAME (`ftcore plugins --kind optimizer` lists them)",
     "run --loss focal": "focal is a plugin: type --plugin focal",
     "run --scheduler step": "step is a plugin: type --plugin step",
-    "run --freeze": "freeze_backbone: ",
+    "run --freeze": "freeze_backbone: Trains only the new head",
     "run --mixup": "mixup: ",
     "run --amp": "bf16: ",
     "run --num-epochs 3": "did you mean --epochs (the option train.epochs)?",

@@ -63,10 +63,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "ftcore" / "parameters-2.json"
 
 
-def rows(*arguments: str | Path) -> list[dict[str, Any]]:
+def rows(*arguments: str | Path, err: str = "") -> list[dict[str, Any]]:
     result = invoke("models", *arguments, "--json")
-    assert result.code == 0
-    assert [line for line in result.err.splitlines() if not line.startswith("executes the hooks file ")] == []
+    assert (result.code, result.err) == (0, err)
     found: list[dict[str, Any]] = json.loads(result.out)
     return found
 
@@ -403,7 +402,7 @@ def test_a_hooks_file_can_list_networks(tmp_path: Path) -> None:
     file = tmp_path / "listing_hooks.py"
     file.write_text(HOOKS, encoding="utf-8")
 
-    assert rows("mine/", "--plugin", file) == [
+    assert rows("mine/", "--plugin", file, err=f"executes the hooks file {file}\n") == [
         {
             "name": "mine/resnet5O",
             "parameters": 25,

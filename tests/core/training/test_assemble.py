@@ -178,5 +178,5 @@ def test_a_target_of_another_form_is_refused_with_its_plugin_and_its_sample(
     result = invoke("run", "--data", "digits:5-6", "--model", "digits/cnn", "--plugin", file, *sets)
 
     assert result.code == 2
-    assert re.search(r"acme_halves.*: the target of sample \d+, row \d+, is 0\.5, a float; ", result.err)
+    assert re.search(r"acme_halves.*: the target of sample \d+, row \d+, is 0\.5, a float; a class must be", result.err)
     assert not (tmp_path / "run").exists()

@@ -123,7 +123,7 @@ def test_another_error_than_full_memory_comes_through() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"most": 291}, r"--max 291: the batch size must be from 1 to 290, the size of the training split"),
+        ({"most": 291}, r"--max 291: the batch size must be from 1 to 290, the size of the training split$"),
         ({"most": 0}, r"--max 0: the batch size must be from 1 to 290"),
         ({"share": 0.0}, r"--memory 0 is a fraction of the free memory, > 0 and <= 1"),
         ({"share": 1.1}, r"--memory 1.1 is a fraction of the free memory"),
